@@ -183,7 +183,7 @@ impl Systems {
     pub fn check_adapters(&self, respondents: &[Respondent]) -> Result<()> {
         let open = respondents.iter().filter(|one| one.num_open() > 0);
         open.filter_map(|one| one.adapter.as_deref())
-            .try_for_each(|folder| Trained::check(folder, &self.config))
+            .try_for_each(|folder| Trained::check(folder, &self.config).map(drop))
     }
 
     /// The weights of a system; `note` is given what its adapter's folder says.

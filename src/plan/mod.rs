@@ -104,6 +104,7 @@ impl Opened {
         let config = Config::load(dir)?;
         let loader = Loader::new(dir, &config, recipe.max_audio_s)?;
         let (parts, plan) = recipe.adapters(&config, schedule)?;
+        recipe.check_init(&plan, &config)?;
         Ok(Self {
             config,
             loader,

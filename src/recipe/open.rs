@@ -27,6 +27,7 @@ use crate::models::sizes::Sizes;
 use crate::models::trained::Trained;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
+use crate::nn::peft::Adapter;
 use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Precision;
@@ -121,6 +122,7 @@ impl Recipe {
             suite.check_language(&loader)?;
         }
         let (parts, plan) = self.adapters(&config, &rows.schedule)?;
+        self.check_init(&plan, &config)?;
         let loss: Vec<loss_weights::Settings> = rows
             .schedule
             .stages()
@@ -348,19 +350,43 @@ impl Recipe {
     /// The PEFT folder or checkpoint to continue from; its adapter must have the recipe's shape. Without an adapter in it, fresh adapters start from
     /// its weights.
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
-        let dir = Path::new(&self.lora.init);
-        if !dir.is_dir() {
-            return Err(Error::input(format!(
-                "`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run",
-                self.lora.init
-            )));
+        let trained = Trained::load(self.init_folder()?, config)?;
+        match &trained.adapter {
+            Some(adapter) => self.expect_shape(adapter, plan, config)?,
+            None => {}
         }
-        let trained = Trained::load(dir, config)?;
-        let Some(adapter) = &trained.adapter else {
-            return Ok(trained);
-        };
+        Ok(trained)
+    }
+
+    /// Checks that what the run continues from fits the model and the recipe. The weights of parts in full fine-tuning are not read.
+    ///
+    /// # Errors
+    /// A folder that does not exist or does not fit.
+    pub fn check_init(&self, plan: &Plan, config: &Config) -> Result<()> {
+        if ["default", "gaussian"].contains(&self.lora.init.as_str()) {
+            return Ok(());
+        }
+        match Trained::check(self.init_folder()?, config)? {
+            Some(adapter) => self.expect_shape(&adapter, plan, config),
+            None => Ok(()),
+        }
+    }
+
+    fn init_folder(&self) -> Result<&Path> {
+        let dir = Path::new(&self.lora.init);
+        if dir.is_dir() {
+            return Ok(dir);
+        }
+        Err(Error::input(format!(
+            "`lora.init` is `{}`, expected `default`, `gaussian`, a PEFT folder or a checkpoint of a run",
+            self.lora.init
+        )))
+    }
+
+    /// Checks that an adapter has the recipe's shape.
+    fn expect_shape(&self, adapter: &Adapter, plan: &Plan, config: &Config) -> Result<()> {
         if adapter.plan.modules == plan.modules {
-            return Ok(trained);
+            return Ok(());
         }
         let parts = parts_of(&adapter.plan, config.names);
         let differs =
@@ -381,7 +407,7 @@ impl Recipe {
                 })
         };
         Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
-            .at_path(dir)
+            .at_path(Path::new(&self.lora.init))
             .hint(format!("continue with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe", parts.join(", "), self.lora.init, adapter.plan.as_yaml(adapter.variant))))
     }
 }

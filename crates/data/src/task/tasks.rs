@@ -74,7 +74,7 @@ impl Tasks {
                 .map(|near| format!("did you mean `{near}`? "))
                 .unwrap_or_default();
             let hint = format!(
-                "{nearest}known tasks: {}; `prompts: DIR` adds DIR/{name}.yaml",
+                "{nearest}known tasks: {}; `prompts: DIR` in a recipe, or `--prompts DIR`, adds DIR/{name}.yaml",
                 known.join(", ")
             );
             Error::input(format!("unknown task `{}`", visible(name))).hint(hint)

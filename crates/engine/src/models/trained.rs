@@ -71,18 +71,17 @@ impl Trained {
         })
     }
 
-    /// Checks that a folder fits a model of this shape. Of parts in full fine-tuning, which are as large as a checkpoint, it reads
-    /// names and shapes alone.
+    /// Checks that a folder fits a model of this shape, and returns its adapter. Of parts in full fine-tuning, which are as large as a
+    /// checkpoint, it reads names and shapes alone.
     ///
     /// # Errors
     /// As [`Trained::load`], except for the values of parts in full fine-tuning.
-    pub fn check(dir: &Path, config: &Config) -> Result<()> {
+    pub fn check(dir: &Path, config: &Config) -> Result<Option<Adapter>> {
         let path = dir.join(FILE);
         if path.is_file() {
             check_full(&path, config)?;
         }
-        adapter(dir, config)?;
-        Ok(())
+        adapter(dir, config)
     }
 }
 

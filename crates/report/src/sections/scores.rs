@@ -119,10 +119,10 @@ fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
     let mut text = "Arrows say which way is better.".to_owned();
     if let Some(best) = standing::best(chapter.run).filter(|best| best.step != last) {
         let keep = chapter.run.keep_best();
-        text += &format!(
-            " The best evaluation by {keep} was after {} steps.",
-            best.step
-        );
+        text += &match best.step {
+            0 => format!(" By {keep}, no evaluation is better than the one before training."),
+            step => format!(" The best evaluation by {keep} was after {step} steps."),
+        };
     }
     if chapter
         .run
