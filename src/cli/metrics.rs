@@ -36,7 +36,7 @@ pub struct Arguments {
     /// by side.
     #[arg(long)]
     normaliser: Vec<Normaliser>,
-    /// Labels that answers are read by: a task's name or file, or a file with one label per line. Without it they are those of --task, if every reference is one of them; other labels are compared as they are.
+    /// Labels that answers are read by: a task's name or file, or a file with one label per line. Without it labels are compared as they are.
     #[arg(long, value_name = "FILE|TASK")]
     labels: Option<String>,
     /// How labels are read from answers.

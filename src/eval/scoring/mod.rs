@@ -68,8 +68,7 @@ pub struct Scoring<'a> {
 }
 
 impl<'a> Scoring<'a> {
-    /// Scores predictions of a task. Labels are read by the inventory; without one by the task's own, if every reference names a label of
-    /// it, and otherwise they are compared as they are.
+    /// Scores predictions of a task. Labels are read by the inventory, and compared as they are without one.
     ///
     /// # Errors
     /// As [`rows::read`]; a reference label that the inventory does not have.
@@ -80,7 +79,6 @@ impl<'a> Scoring<'a> {
         settings: &'a Settings,
     ) -> Result<Self> {
         let rows = rows::read(predictions, settings.references.as_deref(), task)?;
-        let inventory = inventory.or_else(|| names_every_reference(task, &rows).then_some(task));
         let place = |row: &Row| match &settings.references {
             Some(path) => path.display().to_string(),
             None => format!("{}:{}", predictions.display(), row.line),
@@ -209,14 +207,6 @@ fn labels_tallied(rows: &[Row], task: &Task, parse: Parse) -> Result<Vec<Tally>>
         .zip(answers.iter().map(Option::as_deref))
         .collect();
     Ok(classify::tallies(&pairs, Some(&names), parse.name())?.to_vec())
-}
-
-/// Whether each row's reference is a label of the task.
-fn names_every_reference(task: &Task, rows: &[Row]) -> bool {
-    task.kind == Kind::Classify
-        && rows
-            .iter()
-            .all(|row| task.label_of(&row.references[0]).is_some())
 }
 
 /// Names of the labels of an inventory.
