@@ -590,6 +590,26 @@ fn the_hint_for_adapter_patterns_works() {
 }
 
 #[test]
+fn an_adapter_that_does_not_fit_is_refused_by_plan_too() {
+    let place = with_model("qwen_omni");
+    place.write_rows("rows.jsonl", &command::asr_rows());
+    place.copy("adapters/thinker_pattern_caret_rank", "adapter");
+    for (train, init, expected) in [
+        ("decoder: lora", "adapter", "the recipe asks for"),
+        ("decoder: lora", "nowhere", "`lora.init` is `nowhere`"),
+    ] {
+        place.write("recipe.yaml", recipe(train, &format!("init: {init}")));
+        for command in ["plan", "train"] {
+            place.run(&[command, "recipe.yaml"]).fails(2, &[expected]);
+            assert!(
+                !place.path("runs/on/recipe.yaml").exists(),
+                "{command} {init}"
+            );
+        }
+    }
+}
+
+#[test]
 fn other_formats_are_named_with_a_hint() {
     let config = |change: &dyn Fn(&mut Value)| {
         let place = with_model("qwen_omni");
