@@ -21,8 +21,8 @@
 using Status = int;
 
 extern "C" void maqam_gpu_require(const char* what, const void* pointer, size_t bytes);
-extern "C" void maqam_card_account(const char* name, double seconds);
-extern "C" int maqam_card_fault(const char* name);
+extern "C" void maqam_gpu_account(const char* name, double seconds);
+extern "C" int maqam_gpu_fault(const char* name);
 
 namespace {
 
@@ -253,7 +253,7 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     if (const char* why = fault(operands)) return refuse("cublasLtMatmul", why);
     if (algorithm != nullptr && algorithm[0] != ALGORITHM) return refuse("cublasLtMatmul", "an algorithm that was never given out");
     if (is_plain() && (of_a->type == E4M3 || of_d->type == F32) && *beta != 0.0f) return NOT_SUPPORTED;
-    switch (maqam_card_fault("product")) {
+    switch (maqam_gpu_fault("product")) {
         case 1: return SUCCESS;
         case 2: return EXECUTION_FAILED;
     }
@@ -272,6 +272,6 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     if (operands.has_bias()) vector("cublasLtMatmul reads a bias outside of an allocation", BIAS_POINTER, of_d->rows * 2);
     multiply(operands, *alpha, a, b, *beta, c, d);
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    maqam_card_account(of_a->type == E4M3 ? "product of fp8" : of_a->type == BF16 ? "product of bf16" : "product of f32", seconds);
+    maqam_gpu_account(of_a->type == E4M3 ? "product of fp8" : of_a->type == BF16 ? "product of bf16" : "product of f32", seconds);
     return SUCCESS;
 }

@@ -90,7 +90,7 @@ long maqam_emulate_parameters(const char*, const char**, const size_t**);
 
 // For the emulated libraries beside this one.
 EXPORTED void maqam_gpu_require(const char* what, const void* pointer, size_t bytes) { gpu::memory().require(what, pointer, bytes); }
-EXPORTED void maqam_card_account(const char* name, double seconds) {
+EXPORTED void maqam_gpu_account(const char* name, double seconds) {
     std::lock_guard<std::mutex> held(lock);
     Account& account = (*accounts)[name];
     account.launches++;
@@ -99,7 +99,7 @@ EXPORTED void maqam_card_account(const char* name, double seconds) {
 
 // Before a launch or a product of that name: 0 where it is to run, 1 where it faults now and is accepted all the same, 2 where the context
 // is dead already.
-EXPORTED int maqam_card_fault(const char* name) {
+EXPORTED int maqam_gpu_fault(const char* name) {
     static const char* faulting = getenv("MAQAM_EMULATED_FAULT");
     if (is_dead) return 2;
     if (faulting == nullptr || strcmp(faulting, name) != 0) return 0;
@@ -124,7 +124,7 @@ Result settle() {
 Result wait(const char* name) {
     LIVING;
     gpu::memory().trim();
-    maqam_card_account(name, 0.0);
+    maqam_gpu_account(name, 0.0);
     return settle();
 }
 
@@ -368,7 +368,7 @@ EXPORTED Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigne
         complain("cuLaunchKernel", launched.name + " has more dynamic shared memory than it was allowed");
         return INVALID_VALUE;
     }
-    switch (maqam_card_fault(launched.name.c_str())) {
+    switch (maqam_gpu_fault(launched.name.c_str())) {
         case 1: return SUCCESS;
         case 2: return ILLEGAL_ADDRESS;
     }
@@ -383,6 +383,6 @@ EXPORTED Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigne
             return LAUNCH_FAILED;
         }
     }
-    maqam_card_account(launched.name.c_str(), now() - start);
+    maqam_gpu_account(launched.name.c_str(), now() - start);
     return SUCCESS;
 }
