@@ -41,7 +41,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
         // reading takes for a list or for fields.
         match strict.to_string().contains(&lenient.inner().to_string()) {
             true => describe_in(strict, path),
-            false => place::describe(lenient, text, path),
+            false => describe_tree(lenient, text, path),
         }
     })
 }
@@ -53,7 +53,8 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
 pub fn from_value<T: DeserializeOwned>(value: Value, place: &str) -> Result<T> {
     yaml_serde::from_value(value.clone()).or_else(|_| {
         serde_path_to_error::deserialize(Lenient(value)).map_err(|lenient| {
-            let what = place::with_path(&lenient);
+            let message = lenient.inner().to_string();
+            let what = place::with_path(&lenient, unknown_key(&message));
             explain(&what).at(place).caused_by(lenient.into_inner())
         })
     })
@@ -264,6 +265,22 @@ fn describe_in(error: yaml_serde::Error, path: &Path) -> Error {
     describe(error, place)
 }
 
+/// The error of a tree, in front of it the file, the line and the column as far as they are found again in its text.
+fn describe_tree(
+    error: serde_path_to_error::Error<yaml_serde::Error>,
+    text: &str,
+    path: &Path,
+) -> Error {
+    let message = error.inner().to_string();
+    let unknown = unknown_key(&message);
+    let place = match place::find(&error, unknown, text) {
+        Some((line, column)) => format!("{}:{line}:{column}", path.display()),
+        None => path.display().to_string(),
+    };
+    let what = place::with_path(&error, unknown);
+    explain(&what).at(place).caused_by(error.into_inner())
+}
+
 fn describe(error: yaml_serde::Error, place: String) -> Error {
     let message = error.to_string();
     // The place is said once, in front.
@@ -372,6 +389,12 @@ fn kind(wanted: &str) -> &str {
         }
         other => other,
     }
+}
+
+/// The key that no field has, from serde's "unknown field `a`".
+fn unknown_key(message: &str) -> Option<&str> {
+    let (name, _) = unknown_name(message)?;
+    message.starts_with("unknown field").then_some(name)
 }
 
 /// The name and the ones that were expected, from serde's "unknown field `a`, expected one of `b`, `c`".

@@ -1,7 +1,6 @@
 //! The place of an error of a tree, which has forgotten its lines, in the text that the tree was read from.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::de::DeserializeSeed;
 use serde::de::Deserializer;
@@ -12,44 +11,33 @@ use serde::de::SeqAccess;
 use serde::de::Visitor;
 use serde_path_to_error::Segment;
 
-use crate::error::Error;
-use crate::yaml::explain;
-use crate::yaml::unknown_name;
-
-/// The error of a tree, in front of it the file, the line and the column, as far as they are found again.
-pub fn describe(
-    error: serde_path_to_error::Error<yaml_serde::Error>,
+/// Line and column, from 1, of the key or value that an error is about, in the text of the tree; `unknown` is the key that no field has.
+pub fn find(
+    error: &serde_path_to_error::Error<yaml_serde::Error>,
+    unknown: Option<&str>,
     text: &str,
-    path: &Path,
-) -> Error {
-    let message = error.inner().to_string();
+) -> Option<(usize, usize)> {
     let mut steps: Vec<Step<'_>> = error.path().iter().filter_map(Step::of).collect();
-    if let Some((unknown, _)) =
-        unknown_name(&message).filter(|_| message.starts_with("unknown field"))
+    // The path may end at the unknown key or at the fields around it.
+    if let Some(unknown) = unknown
+        && !matches!(steps.last(), Some(Step::Key(last)) if *last == unknown)
     {
-        // The path may end at the unknown key or at the fields around it.
-        if !matches!(steps.last(), Some(Step::Key(last)) if *last == unknown) {
-            steps.push(Step::Key(unknown));
-        }
+        steps.push(Step::Key(unknown));
     }
-    let place = match found(&steps, text) {
-        Some((line, column)) => format!("{}:{line}:{column}", path.display()),
-        None => path.display().to_string(),
-    };
-    let what = with_path(&error);
-    explain(&what).at(place).caused_by(error.into_inner())
+    found(&steps, text)
 }
 
-/// The message, in front of it the path of the key.
-pub fn with_path(error: &serde_path_to_error::Error<yaml_serde::Error>) -> String {
+/// The message of an error, in front of it the path of the key; of an unknown key, the path of the fields around it.
+pub fn with_path(
+    error: &serde_path_to_error::Error<yaml_serde::Error>,
+    unknown: Option<&str>,
+) -> String {
     let message = error.inner();
-    let mut path = error.path().to_string();
-    if let Some((unknown, _)) = unknown_name(&message.to_string())
-        && let Some(around) = path.strip_suffix(unknown)
-    {
-        path = around.trim_end_matches('.').to_owned();
-    }
-    match path.as_str() {
+    let path = error.path().to_string();
+    let path = unknown
+        .and_then(|unknown| path.strip_suffix(unknown))
+        .map_or(path.as_str(), |around| around.trim_end_matches('.'));
+    match path {
         "" | "." | "?" => message.to_string(),
         path => format!("{path}: {message}"),
     }
