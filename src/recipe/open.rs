@@ -351,9 +351,8 @@ impl Recipe {
     /// its weights.
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let trained = Trained::load(self.init_folder()?, config)?;
-        match &trained.adapter {
-            Some(adapter) => self.expect_shape(adapter, plan, config)?,
-            None => {}
+        if let Some(adapter) = &trained.adapter {
+            self.expect_shape(adapter, plan, config)?;
         }
         Ok(trained)
     }
