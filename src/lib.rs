@@ -1,6 +1,6 @@
 //! maqam fine-tunes audio language models on several speech tasks at once.
 //!
-//! The modules below stand in the order in which a row passes through them. A module uses only modules above it.
+//! A module of this package uses only modules of it that stand above; the crates, under their short names, are free to all.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 

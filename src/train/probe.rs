@@ -1,4 +1,4 @@
-//! The gradient of each task apart: how long it is, and how far two tasks pull the same way. It looks and changes nothing.
+//! The gradient of each task apart: how long it is, and how far two tasks pull the same way. It changes no parameter.
 //!
 //! A task's gradient is that of the mean loss over its own examples of the step, so lengths can be compared whatever share of the batch a
 //! task has. A negative cosine says that a step which lowers one task's loss raises the other's, to first order: negative transfer

@@ -30,7 +30,7 @@ use crate::train::settings::EvaluateSettings;
 use crate::train::settings::MemorySettings;
 use crate::train::settings::ProbeSettings;
 
-/// A resolved run: everything that a step needs beside the schedule.
+/// A resolved run: everything that a step needs beside schedule, model and optimiser.
 pub struct Run {
     /// Folder of the run.
     pub folder: PathBuf,
@@ -108,7 +108,7 @@ impl Run {
     }
 }
 
-/// The stage of a step, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
+/// The place of a step's stage, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
 pub fn learning_rate(
     schedule: &Schedule,
     settings: &optimiser::Settings,

@@ -63,7 +63,7 @@ pub struct StepRecord {
     /// Rows left out because they could not be read.
     #[serde(default)]
     pub skipped: usize,
-    /// The same by task.
+    /// Mean losses and numbers by task, without weights and label smoothing.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskRecord>,
     /// Of an encoder that learns ids: share of masked frames whose id was predicted.

@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_holds_the_numbers_that_are_known_by_hand() {
+    fn a_gpu_holds_the_numbers_that_are_known_by_hand() {
         with_seven_billion(|config, sizes| {
             let model = |save| Model {
                 config,

@@ -46,7 +46,7 @@ impl Decoder {
         Ok((x, saved))
     }
 
-    /// As [`Decoder::forward`] where no backward follows: nothing is saved.
+    /// As [`Decoder::forward`] where no backward follows: nothing is kept.
     pub fn states(&self, mut x: Tensor, packing: &Packing, keep: Option<&[u32]>) -> Result<Tensor> {
         for (i, layer) in self.layers.iter().enumerate() {
             x = layer

@@ -63,7 +63,7 @@ pub enum Reading {
     There(Vec<Vec<f64>>),
     /// Numbers on their way from a GPU.
     #[cfg(feature = "cuda")]
-    OnCard(crate::ops::cuda::scalar::Reading),
+    OnGpu(crate::ops::cuda::scalar::Reading),
 }
 
 impl Reading {
@@ -72,16 +72,17 @@ impl Reading {
         match self {
             Self::There(numbers) => Ok(numbers),
             #[cfg(feature = "cuda")]
-            Self::OnCard(reading) => reading.wait(),
+            Self::OnGpu(reading) => reading.wait(),
         }
     }
 }
 
-/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. What is asked of a GPU after it delays nothing of it.
+/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. On a GPU, work that is queued later does not delay
+/// the read.
 pub fn read(tensors: &[&Tensor]) -> Result<Reading> {
     #[cfg(feature = "cuda")]
     if let Some(first) = tensors.first().filter(|first| first.device().is_cuda()) {
-        return crate::ops::cuda::scalar::read(first.device(), tensors).map(Reading::OnCard);
+        return crate::ops::cuda::scalar::read(first.device(), tensors).map(Reading::OnGpu);
     }
     tensors
         .iter()

@@ -26,7 +26,7 @@ const SUM_BLOCKS: usize = 1024;
 /// The kernel's `Segment`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct OnCard {
+struct OnGpu {
     start: i64,
     end: i64,
     rate: f32,
@@ -36,18 +36,18 @@ struct OnCard {
 }
 
 // SAFETY: numbers that fill the structure without a gap.
-unsafe impl Plain for OnCard {}
+unsafe impl Plain for OnGpu {}
 
 /// As `AdamW::update`.
 pub fn update(settings: &AdamW, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
     let gpu = Gpu::of(buffers.values.device())?;
     let total = buffers.values.elem_count();
-    let mut on_gpu: Vec<OnCard> = segments
+    let mut on_gpu: Vec<OnGpu> = segments
         .iter()
         .filter(|segment| !segment.range.is_empty())
         .map(|segment| {
             let (rate, keep, root) = settings.factors(segment);
-            OnCard {
+            OnGpu {
                 start: segment.range.start as i64,
                 end: segment.range.end as i64,
                 rate,
