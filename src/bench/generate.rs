@@ -12,6 +12,7 @@ use crate::batch::Sequence;
 use crate::bench::work::Example;
 use crate::error::Error;
 use crate::error::Result;
+use crate::machine;
 use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::models::generate::Limits;
@@ -85,7 +86,9 @@ impl Settings {
                 (config, Weights::Random { seed: 1 })
             }
         };
-        AudioLlm::new(config, &weights, Plan::default(), false, device)
+        let mut model = AudioLlm::new(config, &weights, Plan::default(), false, device)?;
+        machine::fit::prepare_to_generate(&mut model)?;
+        Ok(model)
     }
 
     /// Times one batch of prompts.
@@ -185,4 +188,36 @@ fn fastest(model: &AudioLlm, prompts: &[Sequence], new_tokens: usize, runs: usiz
         }
     }
     Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn copies_in_bf16_change_no_answer() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/models/maqam-tiny");
+        let config = Config::load(&dir).unwrap();
+        let weights = config.weights(&dir).unwrap();
+        let plan = Plan::default();
+        let mut model = AudioLlm::new(config, &weights, plan, false, &Device::Cpu).unwrap();
+        let prompts = prompts(&model.config, 2, 3);
+        let batch = Batch::pack(
+            &prompts.iter().collect::<Vec<_>>(),
+            model.config.audio.framing(),
+        )
+        .unwrap();
+        let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
+        let limits = Limits {
+            max_new_tokens: 20,
+            ends: Vec::new(),
+        };
+        let without = model.generate(&batch, &keys, &limits, &Sampling::default());
+        assert!(model.bytes_of_halves() > 0);
+        model.add_halves().unwrap();
+        let with = model.generate(&batch, &keys, &limits, &Sampling::default());
+        assert_eq!(with.unwrap(), without.unwrap());
+    }
 }

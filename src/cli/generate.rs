@@ -14,6 +14,7 @@ use crate::eval::answers::Asker;
 use crate::eval::rows::Output;
 use crate::eval::rows::generate::generate;
 use crate::files;
+use crate::machine;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy;
 use crate::stop::Stop;
@@ -77,6 +78,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         .map(|(example, of_task)| (example, arguments.limit(*of_task)))
         .collect();
     let (mut model, loader) = arguments.model.open()?;
+    machine::fit::prepare_to_generate(&mut model)?;
     if arguments.language.is_some() {
         loader
             .codec()

@@ -193,12 +193,14 @@ impl Systems {
     pub fn open(&self, respondent: &Respondent, note: &mut dyn FnMut(&str)) -> Result<AudioLlm> {
         let trained = Trained::of(respondent.adapter.as_deref(), &self.config)?;
         trained.notes().iter().for_each(|text| note(text));
-        trained.open(
+        let mut model = trained.open(
             &self.dir,
             &self.config,
             &self.device,
             Some(self.computes.precision),
-        )
+        )?;
+        machine::fit::prepare_to_generate(&mut model)?;
+        Ok(model)
     }
 }
 

@@ -1,10 +1,11 @@
-//! Whether a model that answers fits the memory of the machine.
+//! Memory of the machine for a model that answers.
 
 use candle_core::Device;
 
 use crate::error::Result;
 use crate::machine::memory::Available;
 use crate::machine::memory::available;
+use crate::models::AudioLlm;
 use crate::models::config::Config;
 use crate::models::memory::HostNeed;
 use crate::models::sizes::Sizes;
@@ -26,4 +27,17 @@ pub fn check_answering(
     }
     HostNeed::answering(&Sizes::of(config, plan), precision)
         .check(available().map(Available::named))
+}
+
+/// Keeps the model's matrices once more in bf16 for generation, if the machine has twice the memory that this takes. The answers are the
+/// same either way ([`AudioLlm::add_halves`]).
+///
+/// # Errors
+/// The device's.
+pub fn prepare_to_generate(model: &mut AudioLlm) -> Result<()> {
+    let needed = 2 * model.bytes_of_halves() as u64;
+    match available() {
+        Some(available) if available.bytes < needed => Ok(()),
+        _ => model.add_halves(),
+    }
 }

@@ -376,10 +376,9 @@ fn joined_layers_without_padding_or_a_new_adapter() {
             let values = Both::new(gpu, "another", exact.value.dims());
             let rows = values.gpu.dim(0).unwrap();
             copy_columns(&weight.value, 0, &values.gpu, 0..rows, 0).unwrap();
-            Weight {
-                value: values.exact,
-                ..exact.clone()
-            }
+            let mut changed = exact.clone();
+            changed.value = values.exact;
+            changed
         };
         let mut other = exact.clone();
         let (of_card, of_exact) = (
@@ -482,10 +481,9 @@ fn layers_in_fp8() {
             assert!(on_card.padding() == 0 && on_card.copies().unwrap().is_empty());
             let mut rounded = exact.clone();
             for weight in rounded.weights_mut() {
-                *weight = Weight {
-                    value: single(&weight.value),
-                    gradient: weight.gradient.as_ref().map(single),
-                    quantised: None,
+                *weight = match &weight.gradient {
+                    Some(gradient) => Weight::trained(single(&weight.value), single(gradient)),
+                    None => Weight::frozen(single(&weight.value)),
                 };
             }
             rounded.quantise().unwrap();

@@ -77,7 +77,12 @@ fn the_loss_is_its_definition() {
     let (x, ids, weights) = (random("x", &[rows, DIM]), ids(rows), weights(rows));
     let head = random("head", &[VOCAB, DIM]);
     let scores = x.matmul(&head.t().unwrap()).unwrap();
-    assert_near("logits", &logits(&x, &head).unwrap(), &scores, 1e-14);
+    assert_near(
+        "logits",
+        &logits(&x, &Weight::frozen(head.clone())).unwrap(),
+        &scores,
+        1e-14,
+    );
     let scores = scores.to_vec2::<f64>().unwrap();
     for smoothing in [0.0, 0.2] {
         let found = linear_cross_entropy(
@@ -219,5 +224,5 @@ fn no_rows_have_no_loss_and_bad_targets_are_refused() {
         )
         .is_err()
     );
-    assert!(logits(&narrow, &head.value).is_err());
+    assert!(logits(&narrow, &head).is_err());
 }

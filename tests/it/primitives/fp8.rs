@@ -232,10 +232,9 @@ fn rows_rounded(x: &Tensor) -> Tensor {
 fn single(mut layer: Linear) -> Linear {
     for weight in layer.weights_mut() {
         let narrow = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap();
-        *weight = Weight {
-            value: narrow(&weight.value),
-            gradient: weight.gradient.as_ref().map(narrow),
-            quantised: None,
+        *weight = match &weight.gradient {
+            Some(gradient) => Weight::trained(narrow(&weight.value), narrow(gradient)),
+            None => Weight::frozen(narrow(&weight.value)),
         };
     }
     layer

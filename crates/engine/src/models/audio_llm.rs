@@ -282,7 +282,7 @@ impl AudioLlm {
 
     pub(crate) fn logits_of(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = self.final_norm.forward(x, Layout::DENSE)?;
-        Ok(logits(&rows, &self.head.value)?)
+        Ok(logits(&rows, &self.head)?)
     }
 
     /// The decoder's output before the final norm, without dropout.

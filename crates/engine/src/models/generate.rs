@@ -178,6 +178,25 @@ impl Answer {
 }
 
 impl AudioLlm {
+    /// Keeps the frozen matrices of the decoder and the head once more in bf16, where that changes no value. A step of generation then reads
+    /// half the bytes and gives the same bits. Takes half of their memory in `f32` once more. Does nothing on a GPU.
+    pub fn add_halves(&mut self) -> Result<()> {
+        for linear in self.decoder.linears_mut() {
+            linear.weight.add_half()?;
+        }
+        Ok(self.head.add_half()?)
+    }
+
+    /// Bytes that [`AudioLlm::add_halves`] takes at most.
+    pub fn bytes_of_halves(&self) -> usize {
+        let layers = &self.decoder.layers;
+        let linears = layers
+            .iter()
+            .flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
+        let weights = linears.map(|linear| &linear.weight).chain([&self.head]);
+        weights.map(|weight| 2 * weight.value.elem_count()).sum()
+    }
+
     /// Answers to the prompts of a packed batch, in their order; `keys` give each its stream of random numbers.
     ///
     /// # Errors

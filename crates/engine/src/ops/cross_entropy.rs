@@ -197,23 +197,21 @@ fn one_row<T: Real>(
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]` -> `[rows, vocab]`
-pub fn logits(rows: &Tensor, head: &Tensor) -> Result<Tensor> {
+pub fn logits(rows: &Tensor, head: &Weight) -> Result<Tensor> {
     let (num_rows, dim) = rows.dims2()?;
-    let (vocab, _) = head.dims2()?;
-    expect_shape("the head", head, &[vocab, dim])?;
+    let (vocab, _) = head.value.dims2()?;
+    expect_shape("the head", &head.value, &[vocab, dim])?;
     on_cuda!(
         rows.device(),
-        crate::ops::cuda::cross_entropy::logits(rows, head)
+        crate::ops::cuda::cross_entropy::logits(rows, &head.value)
     );
     if rows.dtype() == DType::F32 && num_rows <= few_rows::MOST {
-        let xs = slice::<f32>(rows)?;
-        let w = slice::<f32>(head)?;
-        let out = few_rows::product_few(&xs, num_rows, dim, &w);
+        let out = head.product_few(&slice::<f32>(rows)?, num_rows)?;
         return tensor(out, (num_rows, vocab));
     }
     with_real!(rows, T => {
         let xs = slice::<T>(rows)?;
-        let w = slice::<T>(head)?;
+        let w = slice::<T>(&head.value)?;
         let out = product_new(Matrix::new(&xs, num_rows, dim), Matrix::new(&w, vocab, dim).t(), 1.0, Threads::All);
         tensor(out, (num_rows, vocab))
     })

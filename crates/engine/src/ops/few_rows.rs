@@ -2,6 +2,9 @@
 //!
 //! General products first copy the matrix into blocks, which for a few rows takes longer than the product. Every number is summed in one
 //! order whatever it is computed with, so a row's result does not depend on its neighbours.
+//!
+//! Reading the matrix takes most of the time. Published checkpoints are in bf16, so [`HalfMatrix`] holds the same values in half the bytes.
+//! Its products equal those of the matrix in `f32` to the bit.
 
 use pulp::Simd;
 use pulp::WithSimd;
@@ -21,7 +24,12 @@ const CHUNK: usize = 64;
 /// # Shapes
 /// `x`: `[rows, dim]`, `w`: `[outputs, dim]` -> `[rows, outputs]`
 pub fn product_few(x: &[f32], rows: usize, dim: usize, w: &[f32]) -> Vec<f32> {
-    let outputs = w.len().checked_div(dim).unwrap_or(0);
+    product(x, rows, dim, w, dim)
+}
+
+/// `x w^T`, where a row of the matrix has `width` elements.
+fn product<T: Stored>(x: &[f32], rows: usize, dim: usize, w: &[T], width: usize) -> Vec<f32> {
+    let outputs = w.len().checked_div(width).unwrap_or(0);
     let mut out = vec![0.0; outputs * rows];
     if out.is_empty() {
         return out;
@@ -31,8 +39,16 @@ pub fn product_few(x: &[f32], rows: usize, dim: usize, w: &[f32]) -> Vec<f32> {
     let mut columns = vec![0.0; outputs * rows];
     columns
         .par_chunks_mut(CHUNK * rows)
-        .zip(w.par_chunks(CHUNK * dim))
-        .for_each(|(columns, w)| arch.dispatch(Chunk { x, dim, w, columns }));
+        .zip(w.par_chunks(CHUNK * width))
+        .for_each(|(columns, w)| {
+            arch.dispatch(Chunk {
+                x,
+                dim,
+                w,
+                width,
+                columns,
+            });
+        });
     for (row, out) in out.chunks_exact_mut(outputs).enumerate() {
         for (out, column) in out.iter_mut().zip(columns.chunks_exact(rows)) {
             *out = column[row];
@@ -41,29 +57,112 @@ pub fn product_few(x: &[f32], rows: usize, dim: usize, w: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Some rows of the matrix with all rows of the input; `columns`: `[rows of w, rows of x]`.
-struct Chunk<'a> {
+/// A matrix whose values are exact in bf16, two values to a word.
+///
+/// The low half of word `lanes * i + j` of a row is value `2 * lanes * i + j`, and its high half the value `lanes` further. One register of
+/// words thus holds two registers of `f32`, and each is a shift or a mask away.
+#[derive(Debug)]
+pub struct HalfMatrix {
+    words: Vec<u32>,
+    dim: usize,
+}
+
+/// Bits of a word that hold its second value.
+const HIGH: u32 = 0xffff_0000;
+
+impl HalfMatrix {
+    /// The matrix of a frozen weight; `None` if a value is not exact in bf16, or if a row does not fill its registers.
+    ///
+    /// # Shapes
+    /// `w`: `[outputs, dim]`
+    pub fn new(w: &[f32], dim: usize) -> Option<Self> {
+        let lanes = pulp::Arch::new().dispatch(Lanes);
+        if dim == 0 || !dim.is_multiple_of(2 * lanes) {
+            return None;
+        }
+        let is_exact = w
+            .par_chunks(CHUNK * dim)
+            .all(|values| values.iter().all(|value| value.to_bits() & !HIGH == 0));
+        if !is_exact {
+            return None;
+        }
+
+        let mut words = vec![0; w.len() / 2];
+        words
+            .par_chunks_mut(CHUNK * dim / 2)
+            .zip(w.par_chunks(CHUNK * dim))
+            .for_each(|(words, values)| {
+                let pairs = values.chunks_exact(2 * lanes);
+                for (words, values) in words.chunks_exact_mut(lanes).zip(pairs) {
+                    let (low, high) = values.split_at(lanes);
+                    for ((word, low), high) in words.iter_mut().zip(low).zip(high) {
+                        *word = low.to_bits() >> 16 | high.to_bits() & HIGH;
+                    }
+                }
+            });
+        Some(Self { words, dim })
+    }
+
+    /// `x w^T`, equal to [`product_few`] to the bit.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, dim]` -> `[rows, outputs]`
+    pub fn product_few(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        product(x, rows, self.dim, &self.words, self.dim / 2)
+    }
+}
+
+/// Number of `f32` in a register of the processor that the program runs on.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// A form in which the values of the matrix are stored.
+trait Stored: Sized + Sync {
+    /// Products of four rows of the matrix with four of the input.
+    fn block<S: Simd>(simd: S, w: [&[Self]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK];
+}
+
+/// Some rows of the matrix, `width` elements each, with all rows of the input; `columns`: `[rows of w, rows of x]`.
+struct Chunk<'a, T> {
     x: &'a [f32],
     dim: usize,
-    w: &'a [f32],
+    w: &'a [T],
+    width: usize,
     columns: &'a mut [f32],
 }
 
-impl WithSimd for Chunk<'_> {
+impl<T: Stored> WithSimd for Chunk<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, dim, w, columns } = self;
+        let Self {
+            x,
+            dim,
+            w,
+            width,
+            columns,
+        } = self;
         let rows = x.len() / dim;
-        for (w, columns) in w.chunks(BLOCK * dim).zip(columns.chunks_mut(BLOCK * rows)) {
-            let outputs = w.len() / dim;
+        for (w, columns) in w
+            .chunks(BLOCK * width)
+            .zip(columns.chunks_mut(BLOCK * rows))
+        {
+            let outputs = w.len() / width;
             for first in (0..rows).step_by(BLOCK) {
                 let count = BLOCK.min(rows - first);
                 // Rows beyond the last are the last once more, and what they give is left.
-                let of_w = |o: usize| &w[o.min(outputs - 1) * dim..][..dim];
+                let of_w = |o: usize| &w[o.min(outputs - 1) * width..][..width];
                 let of_x = |r: usize| &x[(first + r.min(count - 1)) * dim..][..dim];
-                let sums = block(
+                let sums = T::block(
                     simd,
                     [of_w(0), of_w(1), of_w(2), of_w(3)],
                     [of_x(0), of_x(1), of_x(2), of_x(3)],
@@ -76,45 +175,96 @@ impl WithSimd for Chunk<'_> {
     }
 }
 
-/// Products of four rows with four.
+impl Stored for f32 {
+    #[inline(always)]
+    fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
+        let (w0, rest0) = S::as_simd_f32s(w[0]);
+        let (w1, rest1) = S::as_simd_f32s(w[1]);
+        let (w2, rest2) = S::as_simd_f32s(w[2]);
+        let (w3, rest3) = S::as_simd_f32s(w[3]);
+        let (x0, _) = S::as_simd_f32s(x[0]);
+        let (x1, _) = S::as_simd_f32s(x[1]);
+        let (x2, _) = S::as_simd_f32s(x[2]);
+        let (x3, _) = S::as_simd_f32s(x[3]);
+        let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
+        let of_x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
+        let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+
+        for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
+            multiply_add(simd, [*w0, *w1, *w2, *w3], [*x0, *x1, *x2, *x3], &mut sums);
+        }
+
+        let mut found = reduced(simd, sums);
+        for (rest, found) in [rest0, rest1, rest2, rest3].iter().zip(&mut found) {
+            for (x, found) in x.iter().zip(found) {
+                for (w, x) in rest.iter().zip(&x[x.len() - rest.len()..]) {
+                    *found += w * x;
+                }
+            }
+        }
+
+        found
+    }
+}
+
+/// Two values of bf16, as in [`HalfMatrix`].
+impl Stored for u32 {
+    #[inline(always)]
+    fn block<S: Simd>(simd: S, w: [&[u32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
+        let (w0, _) = S::as_simd_u32s(w[0]);
+        let (w1, _) = S::as_simd_u32s(w[1]);
+        let (w2, _) = S::as_simd_u32s(w[2]);
+        let (w3, _) = S::as_simd_u32s(w[3]);
+        let (x0, _) = S::as_simd_f32s(x[0]);
+        let (x1, _) = S::as_simd_f32s(x[1]);
+        let (x2, _) = S::as_simd_f32s(x[2]);
+        let (x3, _) = S::as_simd_f32s(x[3]);
+        let shift = simd.splat_u32s(16);
+        let high = simd.splat_u32s(HIGH);
+        let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
+        let of_x = x0
+            .chunks_exact(2)
+            .zip(x1.chunks_exact(2))
+            .zip(x2.chunks_exact(2).zip(x3.chunks_exact(2)));
+        let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+
+        for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
+            let words = [*w0, *w1, *w2, *w3];
+            let first =
+                words.map(|w| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(w, shift)));
+            multiply_add(simd, first, [x0[0], x1[0], x2[0], x3[0]], &mut sums);
+            let second = words.map(|w| simd.transmute_f32s_u32s(simd.and_u32s(w, high)));
+            multiply_add(simd, second, [x0[1], x1[1], x2[1], x3[1]], &mut sums);
+        }
+
+        reduced(simd, sums)
+    }
+}
+
+/// `sums[i][j] += w[i] * x[j]`, lane by lane.
 #[inline(always)]
-fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
-    let (w0, rest0) = S::as_simd_f32s(w[0]);
-    let (w1, rest1) = S::as_simd_f32s(w[1]);
-    let (w2, rest2) = S::as_simd_f32s(w[2]);
-    let (w3, rest3) = S::as_simd_f32s(w[3]);
-    let (x0, _) = S::as_simd_f32s(x[0]);
-    let (x1, _) = S::as_simd_f32s(x[1]);
-    let (x2, _) = S::as_simd_f32s(x[2]);
-    let (x3, _) = S::as_simd_f32s(x[3]);
-    let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
-    let of_x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
-    let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
-
-    for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
-        let w = [*w0, *w1, *w2, *w3];
-        let x = [*x0, *x1, *x2, *x3];
-        for (w, sums) in w.iter().zip(&mut sums) {
-            for (x, sum) in x.iter().zip(sums) {
-                *sum = simd.mul_add_f32s(*w, *x, *sum);
-            }
+fn multiply_add<S: Simd>(
+    simd: S,
+    w: [S::f32s; BLOCK],
+    x: [S::f32s; BLOCK],
+    sums: &mut [[S::f32s; BLOCK]; BLOCK],
+) {
+    for (w, sums) in w.iter().zip(sums) {
+        for (x, sum) in x.iter().zip(sums) {
+            *sum = simd.mul_add_f32s(*w, *x, *sum);
         }
     }
+}
 
+/// Sums over the lanes.
+#[inline(always)]
+fn reduced<S: Simd>(simd: S, sums: [[S::f32s; BLOCK]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
     let mut found = [[0.0; BLOCK]; BLOCK];
-    for ((rest, sums), found) in [rest0, rest1, rest2, rest3]
-        .iter()
-        .zip(sums)
-        .zip(&mut found)
-    {
-        for ((x, sum), found) in x.iter().zip(sums).zip(found) {
-            *found = simd.reduce_sum_f32s(sum);
-            for (w, x) in rest.iter().zip(&x[x.len() - rest.len()..]) {
-                *found += w * x;
-            }
+    for (sums, found) in sums.iter().zip(&mut found) {
+        for (sum, found) in sums.iter().zip(found) {
+            *found = simd.reduce_sum_f32s(*sum);
         }
     }
-
     found
 }
 
@@ -163,5 +313,27 @@ mod tests {
         for (x, together) in x.chunks_exact(dim).zip(together.chunks_exact(outputs)) {
             assert_eq!(product_few(x, 1, dim, &w), together);
         }
+    }
+
+    #[test]
+    fn bf16_gives_the_bits_of_f32() {
+        for (rows, dim, outputs) in [(1, 32, 1), (3, 64, 5), (4, 96, 130), (17, 896, 67)] {
+            let x = numbers(Key::new(1, "x"), rows * dim);
+            let w: Vec<f32> = numbers(Key::new(2, "w"), outputs * dim)
+                .iter()
+                .map(|w| f32::from_bits(w.to_bits() & HIGH))
+                .collect();
+            let half = HalfMatrix::new(&w, dim).unwrap();
+            assert_eq!(half.product_few(&x, rows), product_few(&x, rows, dim, &w));
+        }
+    }
+
+    #[test]
+    fn values_that_bf16_would_change_stay_in_f32() {
+        let mut w = vec![0.5; 64 * 32];
+        assert!(HalfMatrix::new(&w, 32).is_some());
+        w[1000] = 0.1;
+        assert!(HalfMatrix::new(&w, 32).is_none());
+        assert!(HalfMatrix::new(&[0.5; 66], 33).is_none());
     }
 }

@@ -107,9 +107,5 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
         transposed: rounded(&weight.t()?.contiguous()?)?,
         scales: None,
     };
-    Ok(Weight {
-        value: rounded(weight)?,
-        gradient: None,
-        quantised: Some(quantised),
-    })
+    Ok(Weight::quantised(rounded(weight)?, quantised))
 }

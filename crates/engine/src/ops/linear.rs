@@ -292,8 +292,7 @@ impl Linear {
             return Ok(self.forward(x, residual, dropout)?.0);
         }
         let xs = slice::<f32>(x)?;
-        let w = slice::<f32>(&self.weight.value)?;
-        let mut y = few_rows::product_few(&xs, rows, inputs, &w);
+        let mut y = self.weight.product_few(&xs, rows)?;
         if let Some(added) = start::<f32>(residual, self.bias.as_ref(), rows, outputs)? {
             y.iter_mut().zip(&added).for_each(|(y, x)| *y += x);
         }

@@ -1,6 +1,14 @@
 //! Weights: frozen or trained, in full precision or in fp8.
 
+use std::sync::Arc;
+
+use candle_core::DType;
+use candle_core::Result;
 use candle_core::Tensor;
+
+use crate::ops::cpu::slice;
+use crate::ops::few_rows;
+use crate::ops::few_rows::HalfMatrix;
 
 /// A frozen weight's other half in fp8.
 #[derive(Clone, Debug)]
@@ -29,6 +37,8 @@ pub struct Weight {
     pub gradient: Option<Tensor>,
     /// Second half of a weight in fp8.
     pub quantised: Option<Quantised>,
+    /// The values once more in bf16, after [`Weight::add_half`].
+    half: Option<Arc<HalfMatrix>>,
 }
 
 impl Weight {
@@ -38,6 +48,7 @@ impl Weight {
             value,
             gradient: None,
             quantised: None,
+            half: None,
         }
     }
 
@@ -47,6 +58,39 @@ impl Weight {
             value,
             gradient: Some(gradient),
             quantised: None,
+            half: None,
         }
+    }
+
+    /// A frozen weight in fp8.
+    pub fn quantised(value: Tensor, quantised: Quantised) -> Self {
+        Self {
+            quantised: Some(quantised),
+            ..Self::frozen(value)
+        }
+    }
+
+    /// Keeps the values of a frozen matrix once more, in bf16, for [`Weight::product_few`]. Does nothing if a value is not exact in bf16, for
+    /// weights that are trained or quantised, and on a GPU.
+    pub fn add_half(&mut self) -> Result<()> {
+        let is_plain = self.gradient.is_none() && self.quantised.is_none();
+        if is_plain && self.value.device().is_cpu() && self.value.dtype() == DType::F32 {
+            let (_, dim) = self.value.dims2()?;
+            self.half = HalfMatrix::new(&slice::<f32>(&self.value)?, dim).map(Arc::new);
+        }
+        Ok(())
+    }
+
+    /// `x w^T` for up to [`few_rows::MOST`] rows on the CPU, in `f32`.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, in]`, the weight: `[out, in]` -> `[rows, out]`
+    pub fn product_few(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        if let Some(half) = &self.half {
+            return Ok(half.product_few(x, rows));
+        }
+        let (_, dim) = self.value.dims2()?;
+        let w = slice::<f32>(&self.value)?;
+        Ok(few_rows::product_few(x, rows, dim, &w))
     }
 }

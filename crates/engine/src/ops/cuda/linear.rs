@@ -488,9 +488,5 @@ pub fn quantise(weight: &Tensor) -> Result<Weight> {
         }),
     };
 
-    Ok(Weight {
-        value: by_output.values,
-        gradient: None,
-        quantised: Some(quantised),
-    })
+    Ok(Weight::quantised(by_output.values, quantised))
 }
