@@ -366,7 +366,7 @@ fn contrasts(
         .collect::<Result<_>>()?;
     let p_values: Vec<f64> = differences
         .iter()
-        .map(|difference| difference.student_p)
+        .map(Difference::supported_student_p)
         .collect();
     let adjusted = holm(&p_values)?;
 
@@ -376,7 +376,7 @@ fn contrasts(
         let verdict = Verdict::of(difference.estimate.value, adjusted_p, experiment.level);
         found.push(Contrasted {
             contrast: contrast.clone(),
-            p: difference.student_p,
+            p: difference.supported_student_p(),
             difference,
             adjusted_p,
             verdict,

@@ -22,11 +22,12 @@ pub fn interval(estimate: &Estimate) -> Interval {
 }
 
 /// The p-value of a difference to go by: that of the resamples, or where clusters are few Student's.
+/// It is never below `2 / 2^n`, the smallest value that n clusters support.
 pub fn claimed_p(difference: &Difference) -> f64 {
     if is_of_few(&difference.estimate) {
-        difference.student_p
+        difference.supported_student_p()
     } else {
-        difference.p
+        difference.supported_p()
     }
 }
 

@@ -195,7 +195,7 @@ impl Versus {
                 format!("{theirs:.4}"),
                 format!("{:+.4}", estimate.value),
                 format!("[{:+.4}, {:+.4}]", interval.low, interval.high),
-                format!("{:.4}", compared.bootstrap.student_p),
+                format!("{:.4}", compared.bootstrap.supported_student_p()),
                 format!("{:.4}", compared.randomisation.p),
             ]);
         }

@@ -47,7 +47,8 @@ pub fn paired_bootstrap(
     };
     let (value, resampled, student) =
         resample(&[first, second], clusters, &difference, resampling)?;
-    Ok(resampled.difference(value, student, resampling, notes(clusters)))
+    let num_clusters = clusters.num_clusters();
+    Ok(resampled.difference(value, student, num_clusters, resampling, notes(clusters)))
 }
 
 fn resample(

@@ -194,6 +194,29 @@ pub struct Difference {
     pub p: f64,
     /// Two-sided p-value of Student's t: the one to claim by where there are [`Note::Few`] clusters or seeds.
     pub student_p: f64,
+    /// Smallest p-value to claim with n clusters: `2 / 2^n`, that of a test of all sign flips.
+    pub least_p: f64,
+}
+
+impl Difference {
+    /// The p-value of the resamples, not below what the number of clusters can support.
+    pub fn supported_p(&self) -> f64 {
+        self.p.max(self.least_p)
+    }
+
+    /// Student's p-value, not below what the number of clusters can support.
+    pub fn supported_student_p(&self) -> f64 {
+        self.student_p.max(self.least_p)
+    }
+}
+
+/// Smallest two-sided p-value of a paired test over `num_clusters` clusters without an assumption on their distribution.
+///
+/// Under the hypothesis of no difference, each cluster's difference is as likely with the other sign (Fisher 1935). Of the 2^n
+/// ways to set the signs, two are as extreme as n equal signs. No resampling of n clusters supports a smaller value, and
+/// Student's t does so only by its assumption of normality: it gives 0 where all clusters differ equally.
+pub(super) fn least_p(num_clusters: usize) -> f64 {
+    0.5f64.powf(num_clusters as f64 - 1.0).min(1.0)
 }
 
 /// Scores of resamples, sorted; those that are no number are counted.
@@ -275,11 +298,12 @@ impl Resampled {
         }
     }
 
-    /// The result of [`Resampled::estimate`] for a difference.
+    /// The result of [`Resampled::estimate`] for a difference over `num_clusters` clusters.
     pub(super) fn difference(
         &self,
         value: f64,
         student: Student,
+        num_clusters: usize,
         resampling: &Resampling,
         notes: Vec<Note>,
     ) -> Difference {
@@ -287,6 +311,7 @@ impl Resampled {
             estimate: self.estimate(value, student, resampling, notes),
             p: self.two_sided_p(),
             student_p: student.p(value),
+            least_p: least_p(num_clusters),
         }
     }
 

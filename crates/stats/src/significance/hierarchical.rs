@@ -139,6 +139,7 @@ impl Hierarchical {
         Ok(found.difference(
             mean(&scores),
             self.student(&scores, &resampled)?,
+            self.num_clusters,
             &self.resampling,
             self.notes(),
         ))

@@ -368,6 +368,28 @@ fn a_drawn_swap_test_never_gives_a_p_value_of_0() {
 }
 
 #[test]
+fn few_clusters_support_no_small_p() {
+    // Worse by the same amount on every cluster: nothing varies, so Student's p is 0 and the resamples give 2 / 10001.
+    for num_clusters in [2usize, 3, 5, 6, 9, 10, 11, 14] {
+        let [first, second] = [1.0, 2.0].map(|errors| vec![vec![errors, 10.0]; num_clusters]);
+        let clusters = Clusters::each(num_clusters);
+        let resampling = Resampling::default();
+        let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling).unwrap();
+        let swapped = randomisation(&first, &second, &clusters, &rate, &resampling).unwrap();
+        assert!(found.student_p < 1e-6 && found.p < 0.001);
+
+        // The witness goes through all swaps where there are at most 10000 of them, up to 13 clusters.
+        assert_eq!(swapped.is_exact, num_clusters < 14);
+        if swapped.is_exact {
+            assert_eq!(found.supported_p(), swapped.p.max(found.p));
+            assert_eq!(found.supported_student_p(), swapped.p);
+        }
+        assert_eq!(found.supported_student_p() <= 0.05, num_clusters >= 6);
+        assert_eq!(found.supported_p() < 0.001, num_clusters >= 11);
+    }
+}
+
+#[test]
 fn students_error_of_an_experiment_is_that_of_quasi_f() {
     // Crossed two-way analysis of variance without repetition, 4 seeds on 30 clusters of one utterance each, a mean as the score.
     let key = Key::new(4, "crossed");
