@@ -240,6 +240,8 @@ fn only_safetensors_are_read_and_exported() {
         "original/consolidated.00.pth",
         "model-00003-of-00003.safetensors",
         "adapter_config.json",
+        "make_shape.py",
+        "prompts/words.yaml",
     ] {
         place.write(&format!("model/{name}"), "not read");
     }
@@ -737,4 +739,33 @@ fn a_model_card_replaces_the_bases_documents() {
     }
     assert!(!card.contains("the base's card") && !place.path("merged/picture.png").exists());
     assert!(Path::new(&place.path("merged/tokenizer.json")).is_file());
+}
+
+#[test]
+fn a_model_card_loads_only_what_is_there() {
+    // Like maqam-tiny, the fixture has a feature extractor and no settings of images and videos, which the processor needs.
+    let place = with_model("qwen_omni");
+    export(&place, &[]).succeeds();
+    let card = place.text("merged/README.md");
+    assert!(!card.contains("Qwen2_5OmniProcessor"), "{card}");
+    for line in [
+        "from transformers import AutoTokenizer, WhisperFeatureExtractor, Qwen2_5Omni",
+        "tokenizer = AutoTokenizer.from_pretrained(\"merged\")",
+        "feature_extractor = WhisperFeatureExtractor.from_pretrained(\"merged\")",
+    ] {
+        assert!(card.contains(line), "{line} in\n{card}");
+    }
+
+    // The Hub's checkpoints name the class.
+    let mut settings = place.json("model/preprocessor_config.json");
+    settings["processor_class"] = "Qwen2_5OmniProcessor".into();
+    place.write("model/preprocessor_config.json", settings.to_string());
+    std::fs::remove_dir_all(place.path("merged")).unwrap();
+    export(&place, &[]).succeeds();
+    let card = place.text("merged/README.md");
+    let line = "processor = Qwen2_5OmniProcessor.from_pretrained(\"merged\")";
+    assert!(
+        card.contains(line) && !card.contains("AutoTokenizer"),
+        "{card}"
+    );
 }

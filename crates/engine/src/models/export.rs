@@ -78,7 +78,8 @@ pub fn merge(
         write_merged(model_dir, config, trained, dtype, staged.path())?
     };
 
-    copy_the_rest(model_dir, model_dir, staged.path())?;
+    let has_code = checkpoint::read_json(&model_dir.join("config.json"))?["auto_map"].is_object();
+    copy_the_rest(model_dir, model_dir, staged.path(), has_code)?;
 
     let stored = if is_new {
         dtype.or(Some(Dtype::F32))
@@ -87,7 +88,8 @@ pub fn merge(
     };
 
     write_config(model_dir, config, stored, staged.path())?;
-    let card = model_card(config, trained, stored, merged, origin, out);
+    let loading = loading(config, out, staged.path());
+    let card = model_card(config, trained, stored, merged, origin, out, &loading);
     files::write_atomic(&staged.path().join("README.md"), card.as_bytes())?;
     staged.commit()?;
     Ok(merged)
@@ -314,6 +316,7 @@ fn model_card(
     merged: usize,
     origin: &Origin,
     out: &Path,
+    loading: &str,
 ) -> String {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let Origin { base, adapter } = origin;
@@ -334,7 +337,6 @@ fn model_card(
         },
     );
     let stored = dtype.map_or("the types of the base", name_of);
-    let loading = loading(config, &name);
     let library = match config.names.package {
         Some((package, _)) => package,
         None => "transformers",
@@ -381,19 +383,49 @@ vllm serve {name}
     )
 }
 
-/// Python that loads an exported tree.
-fn loading(config: &Config, name: &str) -> String {
+/// Python that loads an exported tree, called `out`, whose files are in `tree`.
+fn loading(config: &Config, out: &Path, tree: &Path) -> String {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
     if let Some((package, class)) = config.names.package {
         return format!(
             "from {package} import {class}\n\nmodel = {class}.from_pretrained(\"{name}\")"
         );
     }
+
     let (processor, class) = config.names.classes;
-    format!(
-        "from transformers import {processor}, {class}\n\n\
-         model = {class}.from_pretrained(\"{name}\", dtype=\"auto\")\n\
-         processor = {processor}.from_pretrained(\"{name}\")"
-    )
+    let mut parts = Vec::new();
+    if names_processor(tree) {
+        parts.push(("processor", processor));
+    } else {
+        if tree.join("tokenizer_config.json").is_file() {
+            parts.push(("tokenizer", "AutoTokenizer"));
+        }
+        if tree.join(PREPROCESSOR).is_file() {
+            parts.push(("feature_extractor", "WhisperFeatureExtractor"));
+        }
+    }
+
+    let imported: String = parts.iter().map(|(_, part)| format!("{part}, ")).collect();
+    let mut text = format!(
+        "from transformers import {imported}{class}\n\n\
+         model = {class}.from_pretrained(\"{name}\", dtype=\"auto\")"
+    );
+    for (variable, part) in parts {
+        text += &format!("\n{variable} = {part}.from_pretrained(\"{name}\")");
+    }
+    text
+}
+
+/// Settings of the feature extractor, and in full checkpoints of the processor.
+const PREPROCESSOR: &str = "preprocessor_config.json";
+
+/// Returns whether a folder names the class of its processor. Checkpoints that lack it (images, videos) have the
+/// tokenizer and the feature extractor alone, and transformers does not load a processor from them.
+fn names_processor(tree: &Path) -> bool {
+    ["processor_config.json", PREPROCESSOR].iter().any(|file| {
+        checkpoint::read_json(&tree.join(file))
+            .is_ok_and(|settings| settings["processor_class"].is_string())
+    })
 }
 
 /// A tensor to write.
@@ -502,34 +534,40 @@ fn stored_as<const N: usize, T: Number>(
     are_finite.then_some(bytes)
 }
 
-/// Endings of files that hold weights, or what a training kept beside them.
-const WEIGHTS: [&str; 12] = [
-    ".safetensors",
+/// Endings of files that belong to a model: configuration, tokenizer, templates.
+const PARTS: [&str; 5] = [".json", ".jinja", ".txt", ".model", ".tiktoken"];
+/// Beginnings of files that belong to a model under any ending.
+const LEGAL: [&str; 5] = ["license", "licence", "notice", "copying", "use_policy"];
+/// Endings of files that describe weights, or what a training kept beside them.
+const OF_WEIGHTS: [&str; 3] = [
     ".safetensors.index.json",
-    ".bin",
     ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".h5",
-    ".msgpack",
-    ".onnx",
-    ".gguf",
     "adapter_config.json",
 ];
 /// Voices of the full model, without which transformers does not load it.
 const SPEAKERS: &str = "spk_dict.pt";
-/// Endings of documents that describe the base.
-const DOCUMENTS: [&str; 9] = [
-    ".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".mp4",
-];
 
-/// Copies what belongs to the model beside its weights: tokenizer, templates, speaker table, licence. Weights that are not read, hidden
-/// files and documents of the base stay behind, and config.json is written apart.
+/// Returns whether a file of a checkpoint's folder goes with the exported model. `has_code` is whether the
+/// configuration names Python code.
+fn is_part_of_model(name: &str, has_code: bool) -> bool {
+    let plain = name.to_ascii_lowercase();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| plain.ends_with(ending));
+
+    if plain.starts_with('.') || plain.starts_with("readme") || ends(&OF_WEIGHTS) {
+        return false;
+    }
+    name == SPEAKERS
+        || LEGAL.iter().any(|word| plain.starts_with(word))
+        || ends(&PARTS)
+        || has_code && plain.ends_with(".py")
+}
+
+/// Copies what belongs to the model beside its weights: tokenizer, templates, speaker table, licence. Other files stay behind,
+/// and config.json is written apart.
 ///
 /// # Errors
 /// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither file nor folder.
-fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
+fn copy_the_rest(root: &Path, from: &Path, to: &Path, has_code: bool) -> Result<()> {
     let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
 
     for entry in entries {
@@ -539,13 +577,9 @@ fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let plain = name.to_ascii_lowercase();
-        let is_left = name.starts_with('.')
-            || plain.starts_with("readme")
-            || DOCUMENTS.iter().any(|ending| plain.ends_with(ending))
-            || name != SPEAKERS && WEIGHTS.iter().any(|ending| plain.ends_with(ending))
-            || root == from && name == "config.json";
-        if is_left {
+        let is_folder = path.is_dir() && !name.starts_with('.');
+        let is_config = root == from && name == "config.json";
+        if is_config || !is_folder && !is_part_of_model(&name, has_code) {
             continue;
         }
         let is_link = path.is_symlink();
@@ -557,7 +591,7 @@ fn copy_the_rest(root: &Path, from: &Path, to: &Path) -> Result<()> {
                 .hint("put the file itself there, or remove the link")
         })?;
         if metadata.is_dir() && !is_link {
-            copy_the_rest(root, &path, &to.join(name))?;
+            copy_the_rest(root, &path, &to.join(name), has_code)?;
         } else if metadata.is_file() {
             files::copy(&path, &to.join(name))?;
         } else {
