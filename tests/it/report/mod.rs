@@ -540,7 +540,54 @@ fn evaluations_of_one_and_of_six_systems_are_shown() {
         tasks: vec!["تفريغ".into(), "مشاعر".into()],
         ..Sample::default()
     };
-    check(&evaluation_of(&arabic, &["tuned"], true));
+    let page = evaluation_of(&arabic, &["tuned"], true);
+    check(&page);
+    assert!(says(
+        &page,
+        "\u{2068}مشاعر\u{2069}: which label was taken for which"
+    ));
+    let page = report_of(&arabic);
+    assert!(says(&page, "\u{2068}تفريغ\u{2069}, \u{2068}مشاعر\u{2069}"));
+}
+
+#[test]
+fn the_shares_say_what_the_loss_normalises() {
+    let dir = folder();
+    let run = dir.path().join("run");
+    Sample::default().write(&run);
+    let written = fs::read_to_string(run.join("recipe.yaml")).unwrap();
+    let second = "steps: 20}\n  - {name: two, steps: 40, loss: {normalise: task}}";
+    let cases = [
+        (written.clone(), "every target token weighs the same"),
+        (
+            format!("{written}loss: {{normalise: example}}\n"),
+            "every example weighs the same in the loss of its step",
+        ),
+        (
+            format!("{written}loss: {{normalise: task}}\n"),
+            "every task of a step weighs the same",
+        ),
+        (
+            format!("{written}loss: {{class_weights: balanced}}\n"),
+            "`class_weights` change this for labels",
+        ),
+        (
+            written.replace("steps: 20}", second),
+            "Stages normalise the loss by token and task",
+        ),
+    ];
+    for (recipe, words) in cases {
+        fs::write(run.join("recipe.yaml"), &recipe).unwrap();
+        let read = Run::read(&run).unwrap();
+        let page = report::page(&[read], &Unknown, &silent).unwrap();
+        let figures = page.figures();
+        let shares = figures.iter().find(|figure| figure.id == "shares").unwrap();
+        assert!(shares.caption.contains(words), "{recipe}{}", shares.caption);
+        let is_by_token = shares
+            .caption
+            .contains("every target token weighs the same");
+        assert_eq!(is_by_token, !recipe.contains("normalise"));
+    }
 }
 
 #[test]

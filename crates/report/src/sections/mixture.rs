@@ -13,12 +13,14 @@ use crate::chart::timeline;
 use crate::chart::timeline::Timeline;
 use crate::page::Block;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Table;
 use crate::sections::chapter::Chapter;
 use maqam_records::curves::Log;
 use maqam_records::curves::Seen;
+use maqam_records::recipe_keys::RecipeKeys;
 
 /// The section; empty where there is no log.
 pub fn section(chapter: &Chapter) -> Section {
@@ -91,13 +93,58 @@ fn shares(chapter: &Chapter, log: &Log) -> Figure {
         is_stacked: true,
         is_dotted: false,
     };
-    let caption = "Over the whole run. Under the default loss every target token weighs the same, so the last bar is what a task weighs in it.";
+    let caption = shares_caption(chapter.run.recipe.as_ref());
     Figure::new(
         chapter.id("shares"),
         "Shares of the tasks",
         caption,
         Chart::Bars(chart),
     )
+}
+
+/// The caption of the shares: which of them are the weights of tasks in the loss, by the recipe's `loss` and those of its stages.
+fn shares_caption(recipe: Option<&RecipeKeys>) -> String {
+    let Some(recipe) = recipe else {
+        return "Over the whole run.".to_owned();
+    };
+    let units = values_of_stages(recipe, "loss.normalise", "token");
+    let meaning = match units.as_slice() {
+        ["token"] => "In the loss of a step every target token weighs the same, so the last bar is about what a task weighs.".to_owned(),
+        ["example"] => "Under `normalise: example` every example weighs the same in the loss of its step, whatever its number of target tokens.".to_owned(),
+        ["task"] => "Under `normalise: task` every task of a step weighs the same in its loss, whatever its shares.".to_owned(),
+        several => format!("Stages normalise the loss by {}, so no bar is what a task weighs.", several.join(" and ")),
+    };
+    let are_labels_equal = values_of_stages(recipe, "loss.class_weights", "none") == ["none"];
+    let labels = if are_labels_equal {
+        ""
+    } else {
+        " `class_weights` change this for labels."
+    };
+    format!("Over the whole run. {meaning}{labels}")
+}
+
+/// The different values of a key of the recipe over its stages, where a stage may set its own.
+fn values_of_stages<'a>(recipe: &'a RecipeKeys, key: &str, default: &'a str) -> Vec<&'a str> {
+    let of_recipe = recipe.get(key).unwrap_or(default);
+    let mut found = Vec::new();
+    for stage in 0.. {
+        let prefix = format!("schedule.stages.{stage}.");
+        if !recipe
+            .values
+            .iter()
+            .any(|(key, _)| key.starts_with(&prefix))
+        {
+            break;
+        }
+        let value = recipe.get(&format!("{prefix}{key}")).unwrap_or(of_recipe);
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    if found.is_empty() {
+        found.push(of_recipe);
+    }
+    found
 }
 
 fn table(chapter: &Chapter, log: &Log) -> Table {
@@ -116,7 +163,7 @@ fn table(chapter: &Chapter, log: &Log) -> Table {
             let name = if i == 0 {
                 format!(
                     "{} ({}–{})",
-                    stage.name,
+                    isolated(&stage.name),
                     number::count(stage.first as f64),
                     number::count(stage.last as f64)
                 )
