@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::evaluation;
 use crate::evaluation::Evaluation;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Table;
@@ -26,7 +27,7 @@ pub fn beside(runs: &[Run], names: &[String], lines: &[Line]) -> Result<Option<T
         columns.extend(run.last().into_iter().flat_map(|last| &last.controls).map(
             |(control, scores)| {
                 (
-                    format!("{name}, {}", control.replace('-', " ")),
+                    format!("{}, {}", isolated(name), control.replace('-', " ")),
                     scores.clone(),
                 )
             },

@@ -732,7 +732,7 @@ fn slices(found: &Evaluation) -> Vec<Block> {
                 .into_iter()
                 .chain(models.iter().map(|entry| Column::number(&entry.name)))
                 .collect();
-            let title = format!("{set} by {by}: {}", metric.heading());
+            let title = format!("{} by {by}: {}", isolated(set), metric.heading());
             let mut table = Table::new(
                 format!("slices-{}-{}", slug(set), slug(by)),
                 title,
@@ -811,7 +811,7 @@ fn confusions(found: &Evaluation, predictions: &[Sets]) -> Vec<Figure> {
         (!panels.is_empty()).then(|| {
             Figure::of_panels(
                 format!("confusions-{}", slug(set)),
-                format!("{set}: which label was taken for which"),
+                format!("{}: which label was taken for which", isolated(set)),
                 "Counts, and below them shares of the row, in the order of the inventory. Answers that name no label stand apart.",
                 panels,
             )

@@ -19,6 +19,7 @@ use crate::page::Block;
 use crate::page::Fact;
 use crate::page::Page;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Score;
@@ -264,7 +265,11 @@ fn differences(experiment: &Declared, outcome: &Comparison) -> Figure {
             let between = estimate.student_interval;
             let is_resolved = found.adjusted_p <= experiment.level;
             Group {
-                name: format!("{} − {}", found.contrast.recipe, found.contrast.against),
+                name: format!(
+                    "{} − {}",
+                    isolated(&found.contrast.recipe),
+                    isolated(&found.contrast.against)
+                ),
                 bars: vec![Some(Bar {
                     interval: Interval::new(between.low, between.high),
                     marks: if is_resolved { "resolved" } else { "" }.to_owned(),

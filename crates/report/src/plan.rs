@@ -22,6 +22,7 @@ use crate::page::Block;
 use crate::page::Fact;
 use crate::page::Page;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::page::table::Table;
 use maqam_base::text_table::count;
 use maqam_base::text_table::duration;
@@ -305,7 +306,10 @@ fn by_place(stage: &Stage) -> Option<Figure> {
     is_there.then(|| {
         Figure::new(
             format!("places-{}", slug(&stage.name)),
-            format!("Spread by place in the block, stage {}", stage.name),
+            format!(
+                "Spread by place in the block, stage {}",
+                isolated(&stage.name)
+            ),
             caption,
             Chart::Lines(chart),
         )

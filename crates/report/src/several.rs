@@ -12,6 +12,7 @@ use crate::chart::scale::Axis;
 use crate::metric;
 use crate::metric::Metric;
 use crate::page::Block;
+use crate::page::escape::isolated;
 use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Score;
@@ -407,6 +408,7 @@ pub fn recipe_differences(runs: &[Run], names: &[String]) -> Option<Block> {
 /// The title of a page about several runs: their names, or their number where the names are many.
 pub fn title(names: &[String]) -> String {
     const LONGEST: usize = 60;
+    let names: Vec<String> = names.iter().map(|name| isolated(name)).collect();
     let joined = names.join(" · ");
     if joined.chars().count() <= LONGEST {
         joined

@@ -178,7 +178,7 @@ impl Page {
 
     fn head(&self) -> String {
         let mut html = format!(
-            "<header class=\"head\">\n<p class=\"kind\">{}</p>\n<h1 dir=\"auto\">{}</h1>\n",
+            "<header class=\"head\">\n<p class=\"kind\">{}</p>\n<h1>{}</h1>\n",
             escape::xml(&self.kind),
             escape::xml(&self.title)
         );
@@ -240,7 +240,7 @@ fn style() -> String {
 
 fn block_html(block: &Block, numbers: &mut Numbers) -> String {
     match block {
-        Block::Prose(text) => format!("<p dir=\"auto\">{}</p>\n", escape::prose(text)),
+        Block::Prose(text) => format!("<p>{}</p>\n", escape::prose(text)),
         Block::Heading(text) => format!("<h3>{}</h3>\n", escape::xml(text)),
         Block::Facts(facts) => {
             let fact = |(name, value): &(String, String)| {
@@ -299,7 +299,7 @@ fn figure_html(figure: &Figure, number: usize) -> String {
         let title = if title.is_empty() {
             String::new()
         } else {
-            format!("<h4 dir=\"auto\">{}</h4>\n", escape::xml(&title))
+            format!("<h4>{}</h4>\n", escape::xml(&title))
         };
         let drawn: String = drawn
             .iter()

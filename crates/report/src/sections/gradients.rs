@@ -11,6 +11,7 @@ use crate::chart::lines::Series;
 use crate::chart::scale::Axis;
 use crate::page::Block;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::sections::chapter::Chapter;
 use crate::sections::chapter::steps_axis;
 use crate::sections::curves::said_of_axis;
@@ -130,13 +131,18 @@ fn volatility_axis() -> Axis {
     Axis::new("standard deviation / mean").from_zero()
 }
 
+/// Two tasks as the name of a curve.
+fn pair(a: &str, b: &str) -> String {
+    format!("{}, {}", isolated(a), isolated(b))
+}
+
 fn cosines_by_step(chapter: &Chapter, log: &Log) -> Figure {
     let window = window(log.steps);
     let series: Vec<Series> = log
         .cosines
         .iter()
         .enumerate()
-        .map(|(i, ((a, b), track))| Series::new(format!("{a}, {b}"), track.smooth(window), i))
+        .map(|(i, ((a, b), track))| Series::new(pair(a, b), track.smooth(window), i))
         .filter(|s| !s.points.is_empty())
         .collect();
     let levels = vec![Level {

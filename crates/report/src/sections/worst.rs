@@ -7,6 +7,7 @@ use crate::chart::number::Unit;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
+use crate::page::escape::isolated;
 use crate::rescore;
 use crate::sections::chapter::Chapter;
 use crate::sections::utterance::Utterance;
@@ -43,7 +44,7 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
         blocks.push(Block::Utterances(shown));
         if !rest.is_empty() {
             blocks.push(Block::Folded(
-                format!("{} more of {set}", rest.len()),
+                format!("{} more of {}", rest.len(), isolated(set)),
                 vec![Block::Utterances(rest)],
             ));
         }
@@ -195,8 +196,8 @@ fn utterance(
     let first = match metric.family {
         Family::Classification => format!(
             "{} → {}",
-            row.label(),
-            row.answer.as_deref().unwrap_or("no label")
+            isolated(row.label()),
+            isolated(row.answer.as_deref().unwrap_or("no label"))
         ),
         _ => format!("{} {} %", metric.title(), Unit::Percent.format(score)),
     };
