@@ -19,14 +19,18 @@ use crate::cli::screen::tell_skipped;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::table;
+use crate::metrics;
 use crate::models::AudioLlm;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
 use crate::records::checkpoint_state::State;
+use crate::records::run_folder;
+use crate::records::scores::ScoresFile;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::train;
+use crate::train::Observer;
 use crate::train::Run;
 use crate::train::checkpoint;
 
@@ -121,14 +125,19 @@ impl Arguments {
         let best = run.folder.join("best");
         let mut best_step = None;
         if best.is_dir() {
-            best_step = State::read(&best)?.evaluated;
-            print::message(format_args!(
-                "best {}: {}",
-                run.evaluate
-                    .as_ref()
-                    .map_or("", |(settings, _)| &settings.keep_best),
-                best.display()
-            ));
+            let kept = State::read(&best)?;
+            let by = run
+                .evaluate
+                .as_ref()
+                .map_or("", |(settings, _)| settings.keep_best.as_str());
+            best_step = kept.evaluated;
+            print::message(format_args!("best {by}: {}", best.display()));
+
+            let before = ScoresFile::read(&run_folder::evaluation(&run.folder, 0))?;
+            let before = before.and_then(|before| before.scores.get(by));
+            if let Some(warning) = worse_than_base(by, before, kept.best) {
+                screen.note(&warning);
+            }
         }
         if self.json {
             screen.event(json!({
@@ -148,6 +157,17 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// A warning where the best checkpoint scores worse by `score` than the model did before training, as far as both are known.
+fn worse_than_base(score: &str, before: Option<f64>, best: Option<f64>) -> Option<String> {
+    let (before, best) = before.zip(best)?;
+    let better = metrics::better(score);
+    (better.rank(best) < better.rank(before)).then(|| {
+        format!(
+            "best is worse than the base: {score} is {best:.4}, and was {before:.4} before training"
+        )
+    })
 }
 
 /// Prints which rows are not used, and notes on the manifests.
@@ -200,4 +220,28 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
         "  seed {}, model {}",
         recipe.seed, recipe.model.path
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_best_below_the_base_is_warned_of() {
+        let worse = worse_than_base("mean", Some(0.5), Some(0.4)).unwrap();
+        assert_eq!(
+            worse,
+            "best is worse than the base: mean is 0.4000, and was 0.5000 before training"
+        );
+        assert!(worse_than_base("words.wer", Some(0.4), Some(0.5)).is_some());
+        for (score, before, best) in [
+            ("mean", Some(0.4), Some(0.5)),
+            ("mean", Some(0.4), Some(0.4)),
+            ("words.wer", Some(0.5), Some(0.4)),
+            ("mean", None, Some(0.4)),
+            ("mean", Some(0.4), None),
+        ] {
+            assert_eq!(worse_than_base(score, before, best), None, "{score}");
+        }
+    }
 }
