@@ -101,6 +101,7 @@ impl Source {
         let parts = self.parts()?;
         let is_sharded = parts.len() > 1;
         let mut seen = BTreeSet::new();
+        let mut names = Vec::new();
         for part in &parts {
             let folder = self.audio_root.as_deref().unwrap_or(part.folder());
             collector
@@ -112,11 +113,12 @@ impl Source {
                 form: Form::JsonLines,
                 collector,
                 seen: &mut seen,
+                names: &mut names,
                 meaning: None,
             };
             rows.read(is_sharded)?;
         }
-        self.expect_columns(&seen)
+        self.expect_columns(&seen, &names)
     }
 
     /// All files of the manifest, which a resumed run must find unchanged.
@@ -225,14 +227,17 @@ impl Source {
         Ok(())
     }
 
-    /// Refuses a column that no row has had.
-    fn expect_columns(&self, seen: &BTreeSet<String>) -> Result<()> {
-        match self.columns.columns().find(|column| !seen.contains(*column)) {
-            None => Ok(()),
-            Some(column) => Err(without_column(column, &[])
-                .at_path(&self.path)
-                .hint("no row has it; `columns` names a field first and the file's own name for it behind")),
-        }
+    /// Refuses a column that no row has had. `names` are the columns of the first row.
+    fn expect_columns(&self, seen: &BTreeSet<String>, names: &[String]) -> Result<()> {
+        let Some(column) = self
+            .columns
+            .columns()
+            .find(|column| !seen.contains(*column))
+        else {
+            return Ok(());
+        };
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Err(without_column(column, &names).at_path(&self.path))
     }
 }
 
@@ -266,6 +271,8 @@ struct Rows<'a, 'b> {
     form: Form,
     collector: &'a RefCell<Collector<'b>>,
     seen: &'a mut BTreeSet<String>,
+    /// Columns of the first row, as the file names them.
+    names: &'a mut Vec<String>,
     meaning: Option<Meaning>,
 }
 
@@ -391,6 +398,9 @@ impl Rows<'_, '_> {
         let mut collector = self.collector.borrow_mut();
         match row {
             Ok(mut row) => {
+                if self.names.is_empty() {
+                    self.names.extend(row.fields.keys().cloned());
+                }
                 self.source.columns.apply(&mut row.fields, self.seen);
                 collector.add(row);
             }
@@ -412,6 +422,9 @@ impl Rows<'_, '_> {
                 return collector.check();
             }
         };
+        if self.names.is_empty() {
+            self.names.extend(row.fields.keys().cloned());
+        }
         self.source.columns.apply(&mut row.fields, self.seen);
         if self.meaning.is_none() {
             let meaning = Meaning::of(&row, self.source, self.part.path(), self.form)?;

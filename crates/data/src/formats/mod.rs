@@ -162,6 +162,9 @@ impl From<Format> for String {
 /// The error for a column that a file does not have.
 pub fn without_column(column: &str, names: &[&str]) -> Error {
     let found = Error::input(format!("there is no column `{column}`"));
+    if names.is_empty() {
+        return found.hint("write the file's own name of the column behind the field; the file has no rows to compare with");
+    }
     match yaml::nearest(column, names.iter().copied()) {
         Some(near) => found.hint(format!(
             "did you mean `{near}`? the columns are {}",

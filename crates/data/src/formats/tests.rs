@@ -221,6 +221,25 @@ fn unknown_columns_are_named_with_the_line_to_write() {
             "{error}"
         );
     }
+    // JSON lines have no head: the first row says which columns there are.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.jsonl");
+    std::fs::write(&path, "{\"text\": \"1\", \"mood\": \"glad\"}\n".repeat(2)).unwrap();
+    for (columns, hint) in [
+        (
+            "label=moods",
+            "did you mean `mood`? the columns are text, mood",
+        ),
+        ("label=emotion", "the columns are text, mood"),
+    ] {
+        let wrong = Source {
+            columns: columns.parse::<Columns>().unwrap(),
+            ..Source::new(&path)
+        };
+        let error = wrong.stream(&mut |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("m.jsonl: there is no column `"), "{error}");
+        assert!(error.ends_with(&format!("hint: {hint}")), "{error}");
+    }
     let error = source("saved_dict")
         .read(OnBadRow::Error)
         .unwrap_err()
