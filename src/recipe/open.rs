@@ -407,7 +407,12 @@ impl Recipe {
         };
         Err(Error::input(format!("`{module}` has {} there, the recipe asks for {}", say(&adapter.plan), say(plan)))
             .at_path(Path::new(&self.lora.init))
-            .hint(format!("continue with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe", parts.join(", "), self.lora.init, adapter.plan.as_yaml(adapter.variant))))
+            .hint(format!(
+                "continue with the adapter's shape: write `train: {{{}}}` and `lora: {{init: {}, {}}}` into the recipe",
+                parts.join(", "),
+                self.lora.init,
+                adapter.plan.as_yaml(adapter.variant, &config.adaptable())
+            )))
     }
 }
 

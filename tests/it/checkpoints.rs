@@ -598,6 +598,7 @@ fn an_adapter_that_does_not_fit_is_refused_by_plan_too() {
     place.copy("adapters/thinker_pattern_caret_rank", "adapter");
     for (train, init, expected) in [
         ("decoder: lora", "adapter", "the recipe asks for"),
+        ("decoder: lora", "adapter", "targets: [q_proj, v_proj]"),
         ("decoder: lora", "nowhere", "`lora.init` is `nowhere`"),
     ] {
         place.write("recipe.yaml", recipe(train, &format!("init: {init}")));

@@ -1,6 +1,7 @@
 //! Which modules get adapters, of which rank and scale, and how they start.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use rand_distr::Distribution;
 use rand_distr::StandardNormal;
@@ -299,8 +300,39 @@ impl Plan {
         regex_of(self.modules.keys())
     }
 
-    /// Settings under `lora` of a recipe that give these adapters, as YAML on one line.
-    pub fn as_yaml(&self, variant: Variant) -> String {
+    /// `targets` of a recipe that select exactly these modules, as YAML: a preset, names of modules, or else a regular expression.
+    fn targets(&self, model: &Adaptable) -> String {
+        for preset in PRESETS {
+            if self.is_selected_by(&Targets::Named(preset.to_owned()), model) {
+                return preset.to_owned();
+            }
+        }
+        let last = |path: &String| path.rsplit('.').next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = self.modules.keys().map(last).collect();
+        let names: Vec<String> = names.into_iter().collect();
+        if self.is_selected_by(&Targets::List(names.clone()), model) {
+            return format!("[{}]", names.join(", "));
+        }
+        format!("'{}'", self.regex())
+    }
+
+    /// Returns whether targets select exactly these modules among the parts of `model` that have adapters.
+    fn is_selected_by(&self, targets: &Targets, model: &Adaptable) -> bool {
+        let has_adapter = |module: &Module| self.modules.contains_key(&module.path);
+        let adapted = model.modules.iter().filter(|module| has_adapter(module));
+        let parts: BTreeSet<Part> = adapted.map(|module| module.part).collect();
+        let selectors = targets.selectors().unwrap_or_default();
+
+        model.modules.iter().all(|module| {
+            let mut selectors = selectors.iter();
+            let is_selected = parts.contains(&module.part)
+                && selectors.any(|selector| selector.matches(module).unwrap_or(false));
+            is_selected == has_adapter(module)
+        })
+    }
+
+    /// Settings under `lora` of a recipe for `model` that give these adapters, as YAML on one line.
+    pub fn as_yaml(&self, variant: Variant, model: &Adaptable) -> String {
         let rank_of = |shape: &Shape| shape.rank as f64;
         let alpha_of = |shape: &Shape| shape.alpha;
         let rank = self.most_common(rank_of);
@@ -308,7 +340,7 @@ impl Plan {
         let mut fields = vec![
             format!("rank: {rank}"),
             format!("alpha: {alpha}"),
-            format!("targets: '{}'", self.regex()),
+            format!("targets: {}", self.targets(model)),
         ];
         if variant == Variant::Rslora {
             fields.push("variant: rslora".to_owned());
@@ -658,6 +690,39 @@ mod tests {
                 );
             }
             assert!(!pattern.is_match("talker.model.layers.0.self_attn.q_proj"));
+        }
+    }
+
+    #[test]
+    fn settings_of_an_adapter_are_short_and_select_it() {
+        let names = |names: &[&str]| Targets::List(names.iter().map(|&n| n.to_owned()).collect());
+        let named = |name: &str| Targets::Named(name.into());
+        for (targets, parts, expected) in [
+            (named("attention"), Parts::default(), "attention"),
+            (named("mlp"), everywhere(), "mlp"),
+            (named("all-linear"), everywhere(), "all-linear"),
+            (
+                names(&["v_proj", "q_proj"]),
+                everywhere(),
+                "[q_proj, v_proj]",
+            ),
+            (
+                names(&["gate_proj", "up_proj", "down_proj"]),
+                Parts::default(),
+                "mlp",
+            ),
+            (
+                named(r"thinker\.model\.layers\.1\..*q_proj"),
+                Parts::default(),
+                r"'thinker\.model\.layers\.(1)\.(self_attn\.q_proj)'",
+            ),
+        ] {
+            let chosen = plan(targets, parts).unwrap();
+            assert_eq!(chosen.targets(&model()), expected);
+            let yaml = format!("{{{}}}", chosen.as_yaml(Variant::Lora, &model()));
+            let settings: Settings = yaml::parse(&yaml, "lora".as_ref()).unwrap();
+            let again = Plan::from_settings(&settings, &parts, &model()).unwrap();
+            assert_eq!(again.modules, chosen.modules, "{yaml}");
         }
     }
 
