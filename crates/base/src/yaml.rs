@@ -34,7 +34,8 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
         Err(error) => error,
     };
     let Ok(tree) = yaml_serde::from_str::<Value>(text) else {
-        return Err(describe_in(strict, path));
+        let hint = syntax_hint(&strict.to_string());
+        return Err(describe_in(strict, path).or_hint(hint));
     };
     serde_path_to_error::deserialize(Lenient(tree)).map_err(|lenient| {
         // Where both readings fail at one fault, the strict error knows its line. It may also name a single value that the lenient
@@ -290,6 +291,39 @@ fn describe(error: yaml_serde::Error, place: String) -> Error {
     explain(what).at(place).caused_by(error)
 }
 
+/// A remedy for text that is no YAML, by the parser's words for the fault.
+fn syntax_hint(message: &str) -> &'static str {
+    const HINTS: [(&str, &str); 7] = [
+        ("duplicate entry", "keep one of the two"),
+        (
+            "mapping values are not allowed",
+            "put quotes around a text that holds `: `, and indent the keys of one level alike",
+        ),
+        (
+            "',' or '}'",
+            "close the `{`, and put a comma between its entries",
+        ),
+        (
+            "',' or ']'",
+            "close the `[`, and put a comma between its entries",
+        ),
+        (
+            "cannot start any token",
+            "indent with spaces, not with tabs, and put quotes around a text that begins with a mark",
+        ),
+        ("unexpected end of stream", "close the quotes"),
+        (
+            "did not find expected key",
+            "indent the keys of one level alike, and put quotes around the whole of a text that begins with a quote",
+        ),
+    ];
+    let found = HINTS.iter().find(|(words, _)| message.contains(words));
+    found.map_or(
+        "correct the YAML: spaces before keys, `key: value` with a space, and quotes around a text with marks",
+        |(_, hint)| *hint,
+    )
+}
+
 /// The error that serde's words stand for, in words that name no type of the program, with the nearest known key as its hint.
 pub fn explain(message: &str) -> Error {
     let found = Error::input(in_plain_words(message));
@@ -466,6 +500,29 @@ mod tests {
                 && error.ends_with("learning_rate: found the text \"fast\", expected a number"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn text_that_is_no_yaml_has_a_remedy() {
+        for (text, hint) in [
+            ("task: a: b\n", "put quotes around a text that holds `: `"),
+            ("names: {a: 1\ntask: b\n", "close the `{`"),
+            ("names: [a, b\ntask: b\n", "close the `[`"),
+            ("names:\n\t- a\n", "indent with spaces, not with tabs"),
+            ("task: \"a\n", "close the quotes"),
+            ("task: \"a\" b\n", "indent the keys of one level alike"),
+            (
+                "task: a\n  steps: 1\n",
+                "put quotes around a text that holds `: `",
+            ),
+            ("task: a\ntask: b\n", "keep one of the two"),
+            ("names: *a\n", "correct the YAML"),
+        ] {
+            let error = parse::<Lists>(text, Path::new("a.yaml")).unwrap_err();
+            let found = error.hint_text().unwrap_or_default();
+            assert!(found.starts_with(hint), "{text}-> {error}");
+            assert!(error.to_string().starts_with("a.yaml:"), "{error}");
+        }
     }
 
     #[test]
