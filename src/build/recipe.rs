@@ -59,7 +59,9 @@ impl Recipe {
     /// # Errors
     /// `path:line: fault`, with the nearest known key.
     pub fn load(path: &Path, changes: &[String]) -> Result<Self> {
-        let text = files::read_text(path)?;
+        let text = files::read_text(path).map_err(|e| {
+            e.or_hint("name the YAML file of a recipe; relative paths start from the folder the command runs in")
+        })?;
         if changes.is_empty() {
             return yaml::parse(&text, path);
         }

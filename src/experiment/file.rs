@@ -118,7 +118,10 @@ impl Experiment {
     /// # Errors
     /// Unknown keys, contrasts over recipes that are not there, recipes that do not share data, budget and learning rate.
     pub fn load(path: &Path) -> Result<(Self, Vec<Planned>)> {
-        let mut experiment: Self = yaml::parse(&files::read_text(path)?, path)?;
+        let text = files::read_text(path).map_err(|e| {
+            e.or_hint("name the YAML file of an experiment; `maqam new experiment FILE` writes one, and relative paths start from the folder the command runs in")
+        })?;
+        let mut experiment: Self = yaml::parse(&text, path)?;
         let planned = experiment
             .check()
             .and_then(|()| experiment.plan())

@@ -180,7 +180,9 @@ pub enum EncoderSource {
 /// # Errors
 /// Unknown keys (with file, line and the nearest known one), wrong types.
 pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T> {
-    let text = files::read_text(path)?;
+    let text = files::read_text(path).map_err(|e| {
+        e.or_hint("name the YAML file of a recipe; relative paths start from the folder the command runs in")
+    })?;
     let found = yaml::parse(&text, path)?;
     if overrides.is_empty() {
         return Ok(found);

@@ -75,9 +75,30 @@ fn a_typo_in_set_names_the_nearest_key() {
 #[test]
 fn a_missing_recipe_manifest_or_model_is_named() {
     let place = small_run(2);
+    place.run(&["train", "nowhere.yaml"]).fails(
+        2,
+        &[
+            "nowhere.yaml: cannot read",
+            "hint: name the YAML file of a recipe",
+        ],
+    );
+    let suite = "evaluate={suite: dev/none.yaml, every: 1}";
+    place.run(&["train", "recipe.yaml", "--set", suite]).fails(
+        2,
+        &[
+            "dev/none.yaml: cannot read",
+            "hint: name the YAML file of a suite",
+        ],
+    );
     place
-        .run(&["train", "nowhere.yaml"])
-        .fails(2, &["nowhere.yaml: cannot read"]);
+        .run(&["train", "recipe.yaml", "--set", "prompts=nowhere"])
+        .fails(
+            2,
+            &[
+                "nowhere: cannot read the folder",
+                "hint: name a folder of task files",
+            ],
+        );
     place
         .run(&["train", "recipe.yaml", "--set", "model.path=./nowhere"])
         .fails(2, &["./nowhere: no such folder", "hint: `model`"]);

@@ -66,7 +66,10 @@ impl SuiteFile {
     /// # Errors
     /// A file that cannot be read or is no suite, with file and line.
     pub fn read(path: &Path) -> Result<Self> {
-        yaml::parse(&files::read_text(path)?, path)
+        let text = files::read_text(path).map_err(|e| {
+            e.or_hint("name the YAML file of a suite; `maqam new suite FILE` writes one, and relative paths start from the folder the command runs in")
+        })?;
+        yaml::parse(&text, path)
     }
 
     /// The rows of its sets. Those that cannot be used are left out: whoever evaluates on them says so.

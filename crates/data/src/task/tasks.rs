@@ -116,7 +116,11 @@ pub fn load_task(path: &Path) -> Result<Task> {
 /// # Errors
 /// A folder that cannot be read or holds none.
 pub fn task_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read the folder", e))?;
+    let entries = std::fs::read_dir(folder).map_err(|e| {
+        Error::io(folder, "read the folder", e).or_hint(
+            "name a folder of task files; `maqam new task FOLDER/NAME.yaml` writes one, and relative paths start from the folder the command runs in",
+        )
+    })?;
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry
@@ -132,7 +136,7 @@ pub fn task_files(folder: &Path) -> Result<Vec<PathBuf>> {
     if paths.is_empty() {
         return Err(Error::input("holds no task file")
             .at_path(folder)
-            .hint("a task is a file NAME.yaml"));
+            .hint("put a task file there: `maqam new task FOLDER/NAME.yaml` writes one"));
     }
     paths.sort();
     Ok(paths)
