@@ -231,7 +231,8 @@ fn foreign_weights_stop_before_any_answer() {
             "adapter_final/adapter_model.safetensors: `base_model.model.thinker.",
             ".lora_A.weight` has shape [",
             "this model needs [",
-            "hint: an adapter fits the model it was trained on",
+            "hint: give the model that the adapter was trained on: its adapter_config.json names the base model `",
+            "qwen_omni` was given",
         ],
     );
     assert_eq!(parts(&place), Vec::<PathBuf>::new());
@@ -245,7 +246,8 @@ fn foreign_weights_stop_before_any_answer() {
         2,
         &[
             &format!("full/trained.safetensors: `{name}` has shape [3], this model needs ["),
-            "hint: the folder belongs to another model",
+            "hint: give the model that these weights were trained from; `",
+            "qwen_omni` was given",
         ],
     );
     assert_eq!(parts(&place), Vec::<PathBuf>::new());

@@ -1,5 +1,7 @@
 //! The shape of an audio language model: what every family's configuration comes down to.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::batch::Framing;
@@ -137,6 +139,8 @@ impl TextConfig {
 /// The shape of an audio encoder, a projector and a decoder, and what their family calls them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Folder that it was read from, for messages. Empty if it was read from none.
+    pub source: PathBuf,
     /// Names of the tensors.
     pub names: &'static Names,
     /// The audio encoder and its projector.

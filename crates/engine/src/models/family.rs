@@ -37,6 +37,7 @@ impl Config {
             Ok(((family.read)(&root)?, family))
         };
         let (mut found, family) = read().map_err(|e: Error| e.at_path(&path))?;
+        found.source = dir.to_owned();
         if found.audio.chunks.is_some() {
             qwen3_asr::take_processor(&mut found, dir)?;
         }

@@ -131,6 +131,7 @@ impl Config {
     pub fn adaptable(&self) -> Adaptable {
         let groups = Groups::of(self);
         Adaptable {
+            source: self.source.clone(),
             modules: groups.all().flat_map(modules).collect(),
             forms: self.names.adapters,
         }

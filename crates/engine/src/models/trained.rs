@@ -104,9 +104,10 @@ fn check_full(path: &Path, config: &Config) -> Result<()> {
             }
             Some(_) => continue,
         };
-        return Err(Error::input(fault)
-            .at_path(path)
-            .hint("the folder belongs to another model"));
+        return Err(Error::input(fault).at_path(path).hint(format!(
+            "give the model that these weights were trained from; `{}` was given",
+            config.source.display()
+        )));
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ impl AudioLlm {
                 .ok_or_else(|| Error::input(format!("the adapter has no `{}`", entry.name)))?;
             self.parameters
                 .set_tensor(entry, tensor)
-                .map_err(|e| e.hint(peft::FOREIGN_HINT))?;
+                .map_err(|e| e.hint("give the model that the adapter was trained on"))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use rand_distr::Distribution;
 use rand_distr::StandardNormal;
@@ -183,6 +184,8 @@ pub struct Module {
 /// Modules of a model that can be adapted, and the ways in which files write their paths.
 #[derive(Clone, Debug)]
 pub struct Adaptable {
+    /// Folder of the model, for messages.
+    pub source: PathBuf,
     /// Every linear layer that can be adapted, in the order of the model.
     pub modules: Vec<Module>,
     /// Ways in which adapters name them; the first is the one that is written unless told.
@@ -573,6 +576,7 @@ mod tests {
                 .map(move |name| (format!("thinker.model.layers.{i}.{name}"), Part::Decoder))
         });
         Adaptable {
+            source: PathBuf::new(),
             modules: encoder
                 .chain([(format!("{stem}.proj"), Part::Projector)])
                 .chain(decoder)

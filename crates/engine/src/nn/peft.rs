@@ -30,9 +30,16 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file that holds its tensors.
 pub const TENSORS_FILE: &str = "adapter_model.safetensors";
 
-/// Hint for an adapter that does not fit.
-pub const FOREIGN_HINT: &str =
-    "an adapter fits the model it was trained on, which its adapter_config.json names";
+/// Hint for an adapter that does not fit the model in the folder `given`. `base` is the model that the adapter names.
+fn foreign_hint(base: Option<&str>, given: &Path) -> String {
+    let named = base.map_or("names no base model".to_owned(), |base| {
+        format!("names the base model `{base}`")
+    });
+    format!(
+        "give the model that the adapter was trained on: its {CONFIG_FILE} {named}, and `{}` was given",
+        given.display()
+    )
+}
 
 /// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is `A` or `B`.
 pub fn key(module: &str, matrix: char) -> String {
@@ -87,7 +94,8 @@ impl Adapter {
             .iter()
             .map(|module| (&module.path, module))
             .collect();
-        let (form, pairs) = pairs(stored, model, &known)?;
+        let foreign = foreign_hint(rules.base.as_deref(), &model.source);
+        let (form, pairs) = pairs(stored, model, &known, &foreign)?;
 
         let mut untargeted = Vec::new();
         let mut plan = Plan::default();
@@ -95,8 +103,9 @@ impl Adapter {
         for (module, pair) in pairs {
             let (rank, a, b) = checked(&module, pair)?;
             if let Some(module) = known.get(&module) {
-                expect_shape(&module.path, 'A', &a, [rank, module.inputs])?;
-                expect_shape(&module.path, 'B', &b, [module.outputs, rank])?;
+                expect_shape(&module.path, 'A', &a, [rank, module.inputs])
+                    .and_then(|()| expect_shape(&module.path, 'B', &b, [module.outputs, rank]))
+                    .map_err(|e| e.hint(&foreign))?;
             }
             let shape = rules.shape(&form.written(&module));
             let Some(shape) = shape.map_err(|e| e.at(CONFIG_FILE))? else {
@@ -169,11 +178,12 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
 /// `lora_A` and `lora_B` of a module, as far as they are stored.
 type Pair = [Option<Tensor>; 2];
 
-/// The tensors of an adapter by module path, in `f32`, and the form of their keys.
+/// The tensors of an adapter by module path, in `f32`, and the form of their keys. `foreign` is the hint for tensors of another model.
 fn pairs(
     stored: HashMap<String, Tensor>,
     model: &Adaptable,
     known: &BTreeMap<&String, &Module>,
+    foreign: &str,
 ) -> Result<(&'static NameForm, BTreeMap<String, Pair>)> {
     let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
     // The form of keys, and the first tensor that had it.
@@ -188,8 +198,12 @@ fn pairs(
             Some((module, matrix, form))
         });
         let Some((module, matrix, form)) = place else {
-            return Err(Error::input(format!("tensor `{name}` belongs to no linear layer of this model"))
-                .hint("an adapter of the talker, of the vision tower or of another model cannot be loaded: it would do nothing here"));
+            return Err(Error::input(format!(
+                "tensor `{name}` belongs to no linear layer of this model"
+            ))
+            .hint(format!(
+                "{foreign}; adapters of the talker and of the vision tower cannot be loaded"
+            )));
         };
         match &used {
             Some((before, first)) if *before != form => {
@@ -236,8 +250,7 @@ fn expect_shape(module: &str, matrix: char, tensor: &Tensor, shape: [usize; 2]) 
         "`{}` has shape {:?}, this model needs {shape:?}",
         key(module, matrix),
         tensor.dims()
-    ))
-    .hint(FOREIGN_HINT))
+    )))
 }
 
 /// Fields of `adapter_config.json` beyond the tensors.

@@ -83,6 +83,8 @@ const READ: [&str; 14] = [
 /// An adapter's configuration, checked.
 #[derive(Debug)]
 pub struct Rules {
+    /// The model that the adapter was trained on, as its configuration names it.
+    pub base: Option<String>,
     targets: Option<Names>,
     excluded: Option<Names>,
     layers: Option<Layers>,
@@ -157,7 +159,9 @@ impl Rules {
             Variant::Lora
         };
 
+        let base = fields.get("base_model_name_or_path");
         Ok(Self {
+            base: base.and_then(Value::as_str).map(str::to_owned),
             targets,
             excluded: names(fields, "exclude_modules")?,
             layers,

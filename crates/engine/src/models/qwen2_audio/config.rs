@@ -1,5 +1,7 @@
 //! Shape of the model in `config.json` of Qwen2-Audio.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::models::config::AudioConfig;
@@ -40,6 +42,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     let num_attention_heads = text.number_or("num_attention_heads", 32)?;
 
     let found = Config {
+        source: PathBuf::new(),
         names: &NAMES,
         audio: AudioConfig {
             d_model: audio.number_or("d_model", 1280)?,

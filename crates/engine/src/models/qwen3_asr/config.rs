@@ -1,6 +1,7 @@
 //! From `config.json` of Qwen3-ASR to the shape of the model.
 
 use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -58,6 +59,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
         false => of_transformers,
     };
     let found = Config {
+        source: PathBuf::new(),
         names: if is_original { &ORIGINAL_NAMES } else { &NAMES },
         audio: AudioConfig {
             d_model: either(&audio, ["d_model", "hidden_size"], usual(1280, 1024))?,

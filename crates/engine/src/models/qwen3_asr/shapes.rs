@@ -1,5 +1,7 @@
 //! Named shapes of Qwen3-ASR, for benchmarks with random weights and plans of models that are not downloaded.
 
+use std::path::PathBuf;
+
 use crate::models::config::AudioConfig;
 use crate::models::config::Chunks;
 use crate::models::config::Config;
@@ -17,6 +19,7 @@ pub fn by_name(name: &str) -> Option<Config> {
         _ => return None,
     };
     Some(Config {
+        source: PathBuf::new(),
         names: &names::NAMES,
         audio: AudioConfig {
             d_model,

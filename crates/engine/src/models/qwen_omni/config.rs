@@ -1,5 +1,7 @@
 //! Shape of the thinker in `config.json` of Qwen2.5-Omni.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::models::config::AudioConfig;
@@ -27,6 +29,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
     let num_attention_heads = text.number("num_attention_heads")?;
 
     let found = Config {
+        source: PathBuf::new(),
         names: &NAMES,
         audio: AudioConfig {
             d_model: audio.number("d_model")?,

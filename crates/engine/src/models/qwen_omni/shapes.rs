@@ -1,5 +1,7 @@
 //! Named shapes of models, for benchmarks with random weights.
 
+use std::path::PathBuf;
+
 use crate::models::config::AudioConfig;
 use crate::models::config::Config;
 use crate::models::config::TextConfig;
@@ -117,6 +119,7 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     };
 
     Ok(Config {
+        source: PathBuf::new(),
         names: &names::NAMES,
         audio: AudioConfig {
             output_dim: text.hidden_size,
