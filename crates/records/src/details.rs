@@ -8,6 +8,7 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use crate::by_name::ByName;
+use crate::numbers::number;
 use maqam_metrics::Better;
 use maqam_stats::significance::Difference;
 use maqam_stats::significance::Estimate;
@@ -196,11 +197,6 @@ pub struct PartScore {
     /// Its interval.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<Interval>,
-}
-
-/// A number; JSON has `null` for what is not finite.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// An interval with both ends; `None` where one of them is missing.

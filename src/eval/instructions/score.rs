@@ -15,6 +15,7 @@ use crate::eval::instructions::check::Mode;
 use crate::jsonl;
 use crate::metrics::confidence;
 use crate::metrics::confidence::FEWEST_ROWS;
+use crate::records::generated_answers::in_order;
 use crate::records::instructions::Change;
 use crate::records::instructions::CheckRate;
 use crate::records::instructions::InstructionScores;
@@ -171,7 +172,7 @@ pub fn read_suite(path: &Path) -> Result<Vec<Row>> {
 pub fn score_file(suite: &[Row], predictions: &Path) -> Result<InstructionScores> {
     let read = jsonl::read(predictions)?;
     let ids: Vec<&str> = suite.iter().map(|row| row.id.as_str()).collect();
-    Ok(score(suite, &jsonl::in_order(&ids, &read, predictions)?))
+    Ok(score(suite, &in_order(&ids, &read, predictions)?))
 }
 
 /// Judges answers on a suite, in its order.
