@@ -13,6 +13,7 @@ use maqam::eval::instructions::check::Check;
 use maqam::eval::instructions::check::Mode;
 use maqam::eval::instructions::clip::Source;
 use maqam::eval::instructions::kind::Kind;
+use maqam::eval::instructions::row::SuiteRow;
 use maqam::eval::instructions::score;
 use maqam::eval::instructions::settings::CLIPS_A_WORDING;
 use maqam::eval::instructions::settings::Settings;
@@ -72,7 +73,7 @@ fn decisions_and_accuracies_are_those_of_ifeval() {
         )
         .unwrap()
     };
-    let suite: Vec<score::Row> = cases.iter().enumerate().map(row).collect();
+    let suite: Vec<SuiteRow> = cases.iter().enumerate().map(row).collect();
     let answers: Vec<&str> = cases
         .iter()
         .map(|case| case["answer"].as_str().unwrap())

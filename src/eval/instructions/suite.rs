@@ -39,25 +39,31 @@ pub struct Suite {
 
 impl Suite {
     /// The rows of which the transcript is known, in text alone, as JSON lines; and how many rows are left out.
+    ///
+    /// # Errors
+    /// None but a bug.
     pub fn to_text_jsonl(&self) -> Result<(String, usize)> {
-        let lines = self
-            .rows
-            .iter()
-            .filter_map(|row| row.to_text_json().transpose())
-            .collect::<Result<Vec<_>>>()?;
-        let left_out = self.rows.len() - lines.len();
-        Ok((
-            lines.iter().map(|line| format!("{line}\n")).collect(),
-            left_out,
-        ))
+        let mut text = String::new();
+        let mut left_out = 0;
+        for row in &self.rows {
+            match row.text_line() {
+                Some(line) => text += &(line.to_text()? + "\n"),
+                None => left_out += 1,
+            }
+        }
+        Ok((text, left_out))
     }
 
     /// The suite as JSON lines for a file in `folder`.
+    ///
+    /// # Errors
+    /// A path that cannot be seen from `folder`.
     pub fn to_jsonl(&self, folder: &Path) -> Result<String> {
-        self.rows
-            .iter()
-            .map(|row| Ok(format!("{}\n", row.to_json(folder)?)))
-            .collect()
+        let mut text = String::new();
+        for row in &self.rows {
+            text += &(row.line(folder)?.to_text()? + "\n");
+        }
+        Ok(text)
     }
 }
 
