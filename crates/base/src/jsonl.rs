@@ -30,6 +30,27 @@ pub fn each_line(
     last: LastLine,
     mut visit: impl FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<u64> {
+    each_placed_line(path, last, |place, text| visit(place.number, text))
+}
+
+/// Place of a line in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinePlace {
+    /// Number of the line, from 1.
+    pub number: usize,
+    /// Bytes before its text.
+    pub start: u64,
+}
+
+/// As [`each_line`], with the places of lines for a reader that comes back to one of them.
+///
+/// # Errors
+/// As [`each_line`].
+pub fn each_placed_line(
+    path: &Path,
+    last: LastLine,
+    mut visit: impl FnMut(LinePlace, &[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut lines = Lines::open(path)?;
     let mut num_bytes = 0;
     while lines.advance()? {
@@ -38,8 +59,11 @@ pub fn each_line(
         }
         let (number, text) = lines.line();
         if !text.trim_ascii().is_empty() {
-            visit(number as usize, text)
-                .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
+            let place = LinePlace {
+                number: number as usize,
+                start: lines.start(),
+            };
+            visit(place, text).map_err(|e| e.at(format!("{}:{number}", path.display())))?;
         }
         num_bytes = lines.num_bytes();
     }
@@ -165,6 +189,14 @@ mod tests {
         assert_eq!(visited(text, LastLine::Row), (both.clone(), 16));
         let ended = format!("{text}\n");
         assert_eq!(visited(&ended, LastLine::Cut), (both, 17));
+
+        let mut starts = Vec::new();
+        each_placed_line(&path, LastLine::Row, |place, _| {
+            starts.push((place.number, place.start));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(starts, [(1, 3), (3, 13)]);
 
         let error = each_line(&path, LastLine::Cut, |_, text| {
             json::parse_slice::<serde_json::Value>(text).map(drop)
