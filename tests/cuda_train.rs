@@ -157,14 +157,14 @@ fn loss_of(model: &AudioLlm, batch: &Batch, pass: Pass) -> f64 {
 }
 
 /// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
-fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
-    let (found, expected) = (loss_of(on_card, batch, pass), loss_of(on_cpu, batch, pass));
+fn assert_same_pass(what: &str, on_gpu: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
+    let (found, expected) = (loss_of(on_gpu, batch, pass), loss_of(on_cpu, batch, pass));
     let error = (found / expected - 1.0).abs();
     assert!(
         error < LOSS_BAR,
         "{what}: loss {found} on the GPU, {expected} on the CPU"
     );
-    let (found, expected) = (gradients(on_card), gradients(on_cpu));
+    let (found, expected) = (gradients(on_gpu), gradients(on_cpu));
     let (mut least, mut worst) = (1f64, String::new());
     for entry in &on_cpu.parameters.entries {
         let (a, b) = (&found[entry.range.clone()], &expected[entry.range.clone()]);
@@ -230,15 +230,15 @@ fn every_part_trains_with_lora_and_in_full() {
         ("every weight", Training::Full),
     ] {
         let of = |device| trained(&golden, how, device);
-        let on_card = of(gpu);
+        let on_gpu = of(gpu);
         assert_same_pass(
             what,
-            &on_card,
+            &on_gpu,
             &of(&Device::Cpu),
             &batch(&golden),
             Pass::default(),
         );
-        assert_eq!(on_card.unreached().unwrap(), Vec::<String>::new(), "{what}");
+        assert_eq!(on_gpu.unreached().unwrap(), Vec::<String>::new(), "{what}");
     }
 }
 
@@ -423,13 +423,13 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
     let Some(gpu) = &*GPU else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let (on_card, on_cpu) = (
+        let (on_gpu, on_cpu) = (
             adapted(&golden, "adapter_final", gpu),
             adapted(&golden, "adapter_final", &Device::Cpu),
         );
         let batch = batch(&golden);
         let (found, expected) = (
-            on_card.embed_audio(&batch).unwrap().unwrap(),
+            on_gpu.embed_audio(&batch).unwrap().unwrap(),
             on_cpu.embed_audio(&batch).unwrap().unwrap(),
         );
         assert!(found.device().is_cpu());
@@ -438,7 +438,7 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
             "{name}: what is heard"
         );
         let (found, expected) = (
-            on_card.score(&batch, 0.0).unwrap(),
+            on_gpu.score(&batch, 0.0).unwrap(),
             on_cpu.score(&batch, 0.0).unwrap(),
         );
         assert!(
@@ -447,12 +447,12 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
             found.loss,
             expected.loss
         );
-        assert_same_answers(name, &golden, &on_card, &on_cpu);
+        assert_same_answers(name, &golden, &on_gpu, &on_cpu);
     }
 }
 
 /// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched with.
-fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: &AudioLlm) {
+fn assert_same_answers(name: &str, golden: &Golden, on_gpu: &AudioLlm, on_cpu: &AudioLlm) {
     let prompts: Vec<Sequence> = (0..golden.examples().len())
         .map(|i| golden.prompt(i))
         .collect();
@@ -466,10 +466,10 @@ fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: 
             .generate(&pack(&prompts), &keys, &limits, &Sampling::default())
             .unwrap()
     };
-    let (found, expected) = (answers(on_card), answers(on_cpu));
+    let (found, expected) = (answers(on_gpu), answers(on_cpu));
     let mut clear = 0;
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let alone = on_card
+        let alone = on_gpu
             .generate(
                 &pack(&prompts[i..=i]),
                 &keys[i..=i],
@@ -497,7 +497,7 @@ fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: 
         .map(|answer| vec![answer.clone(), answer[..2].to_vec()])
         .collect();
     let (found, expected) = (
-        on_card.continuations(&pack(&prompts), &endings).unwrap(),
+        on_gpu.continuations(&pack(&prompts), &endings).unwrap(),
         on_cpu.continuations(&pack(&prompts), &endings).unwrap(),
     );
     for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
@@ -521,10 +521,10 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
     let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni_tied");
     let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
-    let on_card = weights(&golden).on(name, &shape, gpu).unwrap();
-    assert_eq!(on_card.dtype(), DType::BF16);
+    let on_gpu = weights(&golden).on(name, &shape, gpu).unwrap();
+    assert_eq!(on_gpu.dtype(), DType::BF16);
     assert_eq!(
-        device::to_host(&on_card).unwrap(),
+        device::to_host(&on_gpu).unwrap(),
         golden::flat(&weights(&golden).get(name, &shape, DType::F32).unwrap())
     );
     let noise = |device: &Device| {

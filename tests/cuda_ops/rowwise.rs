@@ -15,7 +15,7 @@ use crate::ROUNDING;
 use crate::SINGLE;
 use crate::TWICE;
 use crate::compare;
-use crate::on_card;
+use crate::on_gpu;
 use crate::support::keys;
 
 /// Tokens and widths: single rows, odd widths, and more than a block has threads.
@@ -24,7 +24,7 @@ const EPS: f64 = 1e-6;
 
 #[test]
 fn root_mean_square_norms() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for shape in SHAPES {
             let (x, weight) = (
                 Both::new(gpu, "x", &shape),
@@ -34,8 +34,8 @@ fn root_mean_square_norms() {
             let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS, 0).unwrap();
             compare("output", &y, &exact, ROUNDED);
             compare("statistics", &inverse, &exact_inverse, SINGLE);
-            for room in [0, 64] {
-                let again = norm::rms_norm_again(&x.gpu, &weight.gpu, &inverse, room).unwrap();
+            for padding in [0, 64] {
+                let again = norm::rms_norm_again(&x.gpu, &weight.gpu, &inverse, padding).unwrap();
                 assert_eq!(
                     device::to_host(&again).unwrap(),
                     device::to_host(&y).unwrap()
@@ -44,14 +44,14 @@ fn root_mean_square_norms() {
             let (dy, past) = (Both::new(gpu, "dy", &shape), Both::new(gpu, "past", &shape));
             let d_weight = Both::accumulated(gpu, "d_weight", &shape[1..]);
             for is_past in [false, true] {
-                let (card_past, exact_past) =
+                let (gpu_past, exact_past) =
                     (is_past.then_some(&past.gpu), is_past.then_some(&past.exact));
                 let dx = norm::rms_norm_backward(
                     &dy.gpu,
                     &x.gpu,
                     &weight.gpu,
                     &inverse,
-                    card_past,
+                    gpu_past,
                     Some(&d_weight.gpu),
                     0,
                 )
@@ -80,7 +80,7 @@ fn root_mean_square_norms() {
 
 #[test]
 fn layer_norms() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for shape in SHAPES {
             let (x, weight, bias) = (
                 Both::new(gpu, "x", &shape),
@@ -138,7 +138,7 @@ fn layer_norms() {
 
 #[test]
 fn activations() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for [tokens, dim] in SHAPES {
             let (gate_up, dy) = (
                 Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
@@ -177,7 +177,7 @@ fn activations() {
 
 #[test]
 fn a_batch_of_more_tokens_than_a_grid_has_rows() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let (tokens, dim) = (65_540, 1);
         let (gate_up, dy) = (
             Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
@@ -201,18 +201,18 @@ fn a_batch_of_more_tokens_than_a_grid_has_rows() {
 
 #[test]
 fn rotations_forth_and_back() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for (head_dim, num_heads, width) in [(128, 2, 384), (6, 3, 19), (64, 1, 64)] {
             let x = Both::new(gpu, "x", &[5, width]);
             let positions = [0, 1, 2, 900, 32_000];
-            let (on_card, exact) = (
+            let (on_gpu, exact) = (
                 Rotary::new(&positions, head_dim, 1e6, &x.gpu).unwrap(),
                 Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap(),
             );
-            on_card.apply(&x.gpu, num_heads).unwrap();
+            on_gpu.apply(&x.gpu, num_heads).unwrap();
             exact.apply(&x.exact, num_heads).unwrap();
             compare("rotated", &x.gpu, &x.exact, ROUNDED);
-            on_card.apply_backward(&x.gpu, num_heads).unwrap();
+            on_gpu.apply_backward(&x.gpu, num_heads).unwrap();
             exact.apply_backward(&x.exact, num_heads).unwrap();
             compare("turned back", &x.gpu, &x.exact, 2.0 * TWICE);
         }
@@ -221,7 +221,7 @@ fn rotations_forth_and_back() {
 
 #[test]
 fn rows_that_are_looked_up_and_put_back() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for dim in [1, 13, 64, 3584] {
             let (table, ids) = (Both::new(gpu, "table", &[9, dim]), [3, 0, 8, 3, 3, 0]);
             compare(
@@ -265,7 +265,7 @@ fn rows_that_are_looked_up_and_put_back() {
 
 #[test]
 fn columns_that_are_copied() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let (target, source) = (
             Both::new(gpu, "target", &[6, 24]),
             Both::new(gpu, "source", &[4, 80]),
@@ -298,7 +298,7 @@ fn columns_that_are_copied() {
 
 #[test]
 fn pairs_and_windows() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let windows = [5, 1, 0, 8, 2];
         for dim in [7, 80] {
             let x = Both::new(gpu, "x", &[16, dim]);
@@ -339,7 +339,7 @@ fn pairs_and_windows() {
 
 #[test]
 fn dropout_masks_equal_the_cpus() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for dim in [13, 3584] {
             let (x, tokens) = (Both::new(gpu, "x", &[9, dim]), keys(1, 9));
             for (probability, site) in [(0.1, 5), (0.5, 6)] {

@@ -75,17 +75,17 @@ fn swiglu_is_the_crates_own() {
             0,
             &[&d_gate_up, &dy, &gate_up, &width, &both_widths],
         );
-        for room in [64, 3] {
+        for padding in [64, 3] {
             let (apart, d_apart) = (
-                Buffer::<bf16>::output(tokens * (dim + room)),
-                Buffer::<bf16>::output(tokens * (2 * dim + room)),
+                Buffer::<bf16>::output(tokens * (dim + padding)),
+                Buffer::<bf16>::output(tokens * (2 * dim + padding)),
             );
             launch(
                 "swiglu",
                 grid,
                 256,
                 0,
-                &[&apart, &gate_up, &width, &(width + room as i32)],
+                &[&apart, &gate_up, &width, &(width + padding as i32)],
             );
             launch(
                 "swiglu_backward",
@@ -97,11 +97,14 @@ fn swiglu_is_the_crates_own() {
                     &dy,
                     &gate_up,
                     &width,
-                    &(both_widths + room as i32),
+                    &(both_widths + padding as i32),
                 ],
             );
-            assert_eq!(apart.rows(dim, dim + room), y.numbers());
-            assert_eq!(d_apart.rows(2 * dim, 2 * dim + room), d_gate_up.numbers());
+            assert_eq!(apart.rows(dim, dim + padding), y.numbers());
+            assert_eq!(
+                d_apart.rows(2 * dim, 2 * dim + padding),
+                d_gate_up.numbers()
+            );
         }
         let both = gate_up.tensor(&[tokens, 2 * dim]);
         // Far below zero e^-gate is beyond f32, and the sigmoid zero.
@@ -295,10 +298,10 @@ fn dropout_masks_equal_the_crates() {
                 0,
                 &[&y, &x, &of_site, &dropped, &kept, &width, &width],
             );
-            for room in [64, 3] {
+            for padding in [64, 3] {
                 let (again, apart) = (
                     Buffer::<bf16>::output(tokens * dim),
-                    Buffer::input_rows(&x.numbers(), dim, dim + room),
+                    Buffer::input_rows(&x.numbers(), dim, dim + padding),
                 );
                 launch(
                     "dropout",
@@ -312,7 +315,7 @@ fn dropout_masks_equal_the_crates() {
                         &dropped,
                         &kept,
                         &width,
-                        &(width + room as i32),
+                        &(width + padding as i32),
                     ],
                 );
                 assert_eq!(again.values(), y.values());

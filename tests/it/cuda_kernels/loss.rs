@@ -72,7 +72,7 @@ fn cross_entropy_is_the_crates_own() {
             .map(|(i, value)| rising(i, value))
             .collect();
         let logits = Buffer::<f32>::input_from(&values);
-        let (targets, on_card) = (Buffer::input(&ids), Buffer::input(&weights));
+        let (targets, on_gpu) = (Buffer::input(&ids), Buffer::input(&weights));
         for label_smoothing in [0.0, 0.1] {
             let (loss, log_probability) =
                 (Buffer::<f32>::output(rows), Buffer::<f32>::output(rows));
@@ -84,7 +84,7 @@ fn cross_entropy_is_the_crates_own() {
                 &d_logits,
                 &logits,
                 &targets,
-                &on_card,
+                &on_gpu,
                 &smoothing,
                 &(vocab as i32),
             ];
@@ -143,7 +143,7 @@ fn cross_entropy_is_the_crates_own() {
                     NULL,
                     &logits,
                     &targets,
-                    &on_card,
+                    &on_gpu,
                     &smoothing,
                     &(vocab as i32),
                 ],
@@ -247,7 +247,7 @@ fn loss_of(logits: &Buffer<f32>, vocab: usize) -> f64 {
 /// The kernel's `Segment`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct OnCard {
+struct GpuSegment {
     start: i64,
     end: i64,
     rate: f32,
@@ -273,7 +273,7 @@ fn segments(ends: &[(usize, usize)]) -> Vec<Segment> {
     ends.iter().enumerate().map(of).collect()
 }
 
-fn on_card(segments: &[Segment]) -> Buffer<OnCard> {
+fn gpu_segments(segments: &[Segment]) -> Buffer<GpuSegment> {
     let of = |segment: &Segment| {
         let step = segment.step as i32;
         let keep = if segment.decay {
@@ -281,7 +281,7 @@ fn on_card(segments: &[Segment]) -> Buffer<OnCard> {
         } else {
             1.0
         };
-        OnCard {
+        GpuSegment {
             start: segment.range.start as i64,
             end: segment.range.end as i64,
             rate: (segment.learning_rate / (1.0 - SETTINGS.beta1.powi(step))) as f32,
@@ -372,7 +372,7 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
             .unwrap();
 
         let from = 4 * shift as u64;
-        let (table, num_segments) = (on_card(&segments), segments.len() as i32);
+        let (table, num_segments) = (gpu_segments(&segments), segments.len() as i32);
         let (at, m, v) = (
             Elsewhere(&values, from),
             Elsewhere(&first, from),
@@ -450,7 +450,7 @@ fn updated(loss: f64, norm: f64, max_norm: f64) -> (Vec<Vec<f32>>, Vec<bf16>) {
         Buffer::<bf16>::in_place_from(&[7.0; 20]),
     );
     let (table, loss, norm) = (
-        on_card(&segments(&[(0, 20)])),
+        gpu_segments(&segments(&[(0, 20)])),
         Buffer::input(&[loss]),
         Buffer::input(&[norm]),
     );

@@ -102,8 +102,8 @@ fn rms_norm_is_the_crates_own() {
             &[&again, &case.x, &case.weight, &inverse, &width, &width],
         );
         assert_eq!(again.values(), y.values());
-        for room in ROOMS {
-            let apart = Buffer::<bf16>::output(TOKENS * (dim + room));
+        for padding in ROOMS {
+            let apart = Buffer::<bf16>::output(TOKENS * (dim + padding));
             launch(
                 "rms_norm",
                 TOKENS,
@@ -115,12 +115,12 @@ fn rms_norm_is_the_crates_own() {
                     &case.x,
                     &case.weight,
                     &width,
-                    &((dim + room) as i32),
+                    &((dim + padding) as i32),
                     &EPS,
                 ],
             );
-            assert_eq!(apart.rows(dim, dim + room), y.numbers());
-            let again = Buffer::<bf16>::output(TOKENS * (dim + room));
+            assert_eq!(apart.rows(dim, dim + padding), y.numbers());
+            let again = Buffer::<bf16>::output(TOKENS * (dim + padding));
             launch(
                 "rms_norm_again",
                 TOKENS,
@@ -132,10 +132,10 @@ fn rms_norm_is_the_crates_own() {
                     &case.weight,
                     &inverse,
                     &width,
-                    &((dim + room) as i32),
+                    &((dim + padding) as i32),
                 ],
             );
-            assert_eq!(again.rows(dim, dim + room), y.numbers());
+            assert_eq!(again.rows(dim, dim + padding), y.numbers());
         }
     }
 }
@@ -187,9 +187,9 @@ fn rms_norm_backward_is_the_crates_own() {
                 ],
             );
             assert_rounded("rms_norm_backward", dim, &dx, &expected);
-            for room in ROOMS {
+            for padding in ROOMS {
                 // The residual's rows have a stride too, and another one than the output's.
-                let (stride, past_stride) = (dim + room, dim + 2 * room);
+                let (stride, past_stride) = (dim + padding, dim + 2 * padding);
                 let apart = Buffer::<bf16>::output(TOKENS * stride);
                 let residual = Buffer::input_rows(&case.residual.numbers(), dim, past_stride);
                 let past: &dyn Argument = if with_residual { &residual } else { NULL };

@@ -30,13 +30,13 @@ fn rows_are_looked_up_and_written_over_bit_for_bit() {
     for dim in DIMS {
         let table = random("table", 5 * dim);
         let ids = [4u32, 0, 4, 2];
-        let (y, on_card) = (Buffer::<bf16>::output(ids.len() * dim), Buffer::input(&ids));
+        let (y, on_gpu) = (Buffer::<bf16>::output(ids.len() * dim), Buffer::input(&ids));
         launch(
             "gather",
             ids.len(),
             256,
             0,
-            &[&y, &table, &on_card, &(dim as i32)],
+            &[&y, &table, &on_gpu, &(dim as i32)],
         );
         assert_eq!(
             y.numbers(),
@@ -99,7 +99,7 @@ fn gradients_of_looked_up_rows_are_added_in_order() {
         let d_rows = random("rows", ids.len() * dim);
         let expected = table.tensor(&[7, dim]);
         rows::scatter_add(&expected, &ids, &d_rows.tensor(&[ids.len(), dim])).unwrap();
-        let (on_card, groups, members) = (
+        let (on_gpu, groups, members) = (
             Buffer::input(&distinct),
             Buffer::input(&starts),
             Buffer::input(&order),
@@ -109,7 +109,7 @@ fn gradients_of_looked_up_rows_are_added_in_order() {
             distinct.len(),
             256,
             0,
-            &[&table, &on_card, &groups, &members, &d_rows, &(dim as i32)],
+            &[&table, &on_gpu, &groups, &members, &d_rows, &(dim as i32)],
         );
         assert_near("scatter_add", &table.numbers(), &flat(&expected), 1e-6);
     }
@@ -127,7 +127,7 @@ fn pairs_are_pooled_as_by_the_crates_own() {
             random("x", num_rows * dim),
             random("dy", firsts.len() * dim),
         );
-        let (y, on_card) = (
+        let (y, on_gpu) = (
             Buffer::<bf16>::output(firsts.len() * dim),
             Buffer::input(&firsts),
         );
@@ -136,7 +136,7 @@ fn pairs_are_pooled_as_by_the_crates_own() {
             firsts.len(),
             256,
             0,
-            &[&y, &on_card, &x, &(dim as i32)],
+            &[&y, &on_gpu, &x, &(dim as i32)],
         );
         let expected = rows::pool_pairs(&x.tensor(&[num_rows, dim]), &segments).unwrap();
         assert_each("pool_pairs", &y.numbers(), &flat(&expected), ROUNDED, 0.0);
@@ -146,7 +146,7 @@ fn pairs_are_pooled_as_by_the_crates_own() {
             firsts.len(),
             256,
             0,
-            &[&dx, &on_card, &dy, &(dim as i32)],
+            &[&dx, &on_gpu, &dy, &(dim as i32)],
         );
         let expected =
             rows::pool_pairs_backward(&dy.tensor(&[firsts.len(), dim]), &segments).unwrap();
