@@ -18,8 +18,8 @@ use crate::eval::systems::BASE;
 use crate::eval::systems::Respondent;
 use crate::eval::systems::Systems;
 use crate::metrics::confidence::ALPHA;
-use crate::records::details::Kind;
 use crate::records::details::SystemAbout;
+use crate::records::details::SystemKind;
 use crate::records::prediction::Prediction;
 use crate::records::suite_file::Baseline;
 use crate::records::suite_file::Control;
@@ -102,8 +102,8 @@ impl<'a> Outcome<'a> {
         let about = SystemAbout {
             system: Some(respondent.name.clone()),
             kind: match control {
-                Some(_) => Kind::Control,
-                None => Kind::Model,
+                Some(_) => SystemKind::Control,
+                None => SystemKind::Model,
             },
             control: control.map(|control| control.name().to_owned()),
             adapter: respondent
@@ -154,7 +154,7 @@ impl<'a> Outcome<'a> {
         }
         let about = SystemAbout {
             system: Some(of.name().to_owned()),
-            kind: Kind::Baseline,
+            kind: SystemKind::Baseline,
             notes: notes.clone(),
             ..SystemAbout::default()
         };

@@ -42,7 +42,7 @@ use crate::plan::shares::Amount;
 use crate::plan::shares::StageShares;
 use crate::plan::table::Table;
 use crate::recipe::Recipe;
-use crate::recipe::Rows;
+use crate::recipe::RecipeRows;
 use crate::records::picks::StepPicks;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
@@ -140,7 +140,7 @@ impl Plan {
             .collect();
         notes.extend(rows.check_leakage(&[], allowed, &headers)?);
         headers.keep();
-        let Rows {
+        let RecipeRows {
             corpus,
             augmentation,
             mut schedule,

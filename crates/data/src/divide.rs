@@ -23,7 +23,7 @@ use crate::manifests::Manifests;
 use crate::manifests::Watcher;
 use crate::near_duplicates::key_of;
 use crate::split::Assignment;
-use crate::split::Part;
+use crate::split::SplitPart;
 use crate::split::Splitter;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -81,7 +81,7 @@ struct Facts {
     likely: Option<u8>,
 }
 
-/// Totals of the parts, in the order of [`Part::ALL`].
+/// Totals of the parts, in the order of [`SplitPart::ALL`].
 #[derive(Default)]
 pub struct Totals {
     /// Rows.
@@ -133,7 +133,7 @@ impl Division {
     }
 
     /// The file of a part.
-    pub fn path(&self, part: Part) -> PathBuf {
+    pub fn path(&self, part: SplitPart) -> PathBuf {
         self.out.join(format!("{}.jsonl", part.name()))
     }
 
@@ -322,7 +322,7 @@ impl Division {
             totals: Totals::default(),
             drafts: Vec::new(),
         };
-        for part in Part::ALL {
+        for part in SplitPart::ALL {
             parts.drafts.push(Draft::new(&self.path(part))?);
         }
 
@@ -333,7 +333,7 @@ impl Division {
             }
         }
         if parts.next != assignment.len() {
-            return Err(changed(&self.manifests.paths[0]));
+            return Err(changed_manifest(&self.manifests.paths[0]));
         }
         parts.drafts.into_iter().try_for_each(Draft::commit)?;
         Ok(parts.totals)
@@ -362,7 +362,7 @@ impl Division {
         })?;
         match seen {
             Seen::Whole => Ok(()),
-            Seen::Foreign => Err(changed(manifest)),
+            Seen::Foreign => Err(changed_manifest(manifest)),
         }
     }
 
@@ -425,9 +425,9 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// The part that the next row goes to.
-    fn next(&mut self, manifest: &Path) -> Result<Part> {
+    fn next(&mut self, manifest: &Path) -> Result<SplitPart> {
         if self.next >= self.assignment.len() {
-            return Err(changed(manifest));
+            return Err(changed_manifest(manifest));
         }
         let part = self.assignment.part(self.next);
         self.totals.rows[part as usize] += 1;
@@ -448,7 +448,7 @@ fn alone(id: Option<&str>, manifest: usize, line: u32) -> String {
     }
 }
 
-fn changed(manifest: &Path) -> Error {
+fn changed_manifest(manifest: &Path) -> Error {
     Error::input("changed while it was divided")
         .at_path(manifest)
         .hint("run the command again")

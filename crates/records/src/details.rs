@@ -46,13 +46,13 @@ pub struct Details {
     /// Confusions by set.
     pub labels: ByName<Confusions>,
     /// Scores of parts, by set, by what it is divided by, and by part.
-    pub slices: ByName<ByName<ByName<Part>>>,
+    pub slices: ByName<ByName<ByName<SliceScores>>>,
 }
 
 /// What answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SystemKind {
     /// A model.
     #[default]
     Model,
@@ -69,7 +69,7 @@ pub struct SystemAbout {
     /// Name of the system.
     pub system: Option<String>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SystemKind,
     /// The control, as suites name it.
     pub control: Option<String>,
     /// Folder of the adapter; `None` for the untuned model.
@@ -85,7 +85,7 @@ impl Serialize for SystemAbout {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("system", &self.system)?;
         map.serialize_entry("kind", &self.kind)?;
-        if self.kind == Kind::Baseline {
+        if self.kind == SystemKind::Baseline {
             map.serialize_entry("notes", &self.notes)?;
         } else {
             map.serialize_entry("control", &self.control)?;
@@ -176,7 +176,7 @@ pub struct Confusions {
 /// Scores of a part of a set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Part {
+pub struct SliceScores {
     /// Number of rows.
     pub utterances: usize,
     /// Number of clusters of rows.

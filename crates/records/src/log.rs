@@ -165,7 +165,7 @@ impl Line {
     /// Text that is no JSON, or lacks what its kind has.
     pub fn parse(text: &[u8]) -> Result<Option<Self>> {
         #[derive(Deserialize)]
-        struct Kind {
+        struct LineHead {
             kind: String,
             step: Option<u64>,
             at_step: Option<u64>,
@@ -175,7 +175,7 @@ impl Line {
             e.at("not a line of a log")
                 .hint("while a run is at work its last line may be half written; try again then")
         };
-        let found: Kind = json::parse_slice(text).map_err(place)?;
+        let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
             "eval" | "probe" => ("at_step", found.at_step),

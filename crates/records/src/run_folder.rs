@@ -4,7 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::curves::Log;
-use crate::details::Kind;
+use crate::details::SystemKind;
 use crate::environment::Provenance;
 use crate::instructions::Instructions;
 use crate::prediction;
@@ -345,7 +345,7 @@ fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
         folder: Some(folder.to_owned()),
         controls: scores::read_controls(folder)?.to_vec(),
         intervals: written.intervals(),
-        is_baseline: details.is_some_and(|details| details.system.kind == Kind::Baseline),
+        is_baseline: details.is_some_and(|details| details.system.kind == SystemKind::Baseline),
         scores: written.scores,
     })
 }

@@ -36,7 +36,7 @@ use maqam_metrics::confidence::ALPHA;
 use maqam_metrics::confidence::FEWEST_ROWS;
 use maqam_records::by_name::ByName;
 use maqam_records::details::Details;
-use maqam_records::details::Part;
+use maqam_records::details::SliceScores;
 use maqam_records::details::SuiteAbout;
 use maqam_records::prediction::Prediction;
 use maqam_records::run_folder;
@@ -48,10 +48,10 @@ use maqam_records::scores::ScoresFile;
 use maqam_stats::significance::Interval;
 use maqam_stats::significance::holm;
 
-pub use maqam_records::details::Kind;
+pub use maqam_records::details::SystemKind;
 
 /// Scores of parts, by set, by what it is divided by, and by part.
-type Slices = ByName<ByName<ByName<Part>>>;
+type Slices = ByName<ByName<ByName<SliceScores>>>;
 
 /// A system, a control or a baseline of an evaluation.
 pub struct Entry {
@@ -62,7 +62,7 @@ pub struct Entry {
     /// The control, as suites name it.
     pub control: Option<String>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SystemKind,
     /// Its folder, read.
     pub run: Run,
     /// What `scores.json` says beside the scores.
@@ -122,14 +122,14 @@ impl Evaluation {
     fn models(&self) -> impl Iterator<Item = &Entry> {
         self.entries
             .iter()
-            .filter(|entry| entry.kind == Kind::Model)
+            .filter(|entry| entry.kind == SystemKind::Model)
     }
 
     /// The folders of its models and baselines, for a comparison.
     pub fn folders(&self) -> Vec<PathBuf> {
         self.entries
             .iter()
-            .filter(|entry| entry.kind != Kind::Control)
+            .filter(|entry| entry.kind != SystemKind::Control)
             .map(|entry| entry.run.folder.clone())
             .collect()
     }
@@ -161,10 +161,10 @@ impl Entry {
 
     /// Whether this is the untuned model.
     fn is_base(&self) -> bool {
-        self.kind == Kind::Model && self.details.system.adapter.is_none()
+        self.kind == SystemKind::Model && self.details.system.adapter.is_none()
     }
 
-    fn order(&self) -> (Kind, bool, &str, Option<&str>) {
+    fn order(&self) -> (SystemKind, bool, &str, Option<&str>) {
         let is_tuned = self.details.system.adapter.is_some();
         (self.kind, is_tuned, &self.system, self.control.as_deref())
     }
@@ -352,7 +352,7 @@ fn tests(
             .entries
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.kind == Kind::Model)
+            .filter(|(_, entry)| entry.kind == SystemKind::Model)
         {
             let (Some(value), Some(rows)) =
                 (entry.score(&metric.full), rows_of(&predictions[place], set))
@@ -444,7 +444,7 @@ fn guesses(
         .iter()
         .zip(predictions)
         .filter_map(|(entry, sets)| {
-            if entry.kind != Kind::Baseline {
+            if entry.kind != SystemKind::Baseline {
                 return None;
             }
             let rows = rows_of(sets, set)?;
@@ -659,7 +659,7 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
 fn charted(found: &Evaluation) -> Vec<usize> {
     let is_crowded = found.models().count() > 2;
     (0..found.entries.len())
-        .filter(|i| !is_crowded || found.entries[*i].kind == Kind::Model)
+        .filter(|i| !is_crowded || found.entries[*i].kind == SystemKind::Model)
         .collect()
 }
 
@@ -667,7 +667,7 @@ fn charted(found: &Evaluation) -> Vec<usize> {
 fn cells(found: &Evaluation, line: &Line) -> Vec<Cell> {
     let value = |(entry, value): (&Entry, &Option<(f64, Option<Interval>)>)| {
         value
-            .filter(|_| entry.kind == Kind::Model)
+            .filter(|_| entry.kind == SystemKind::Model)
             .map(|(value, _)| value)
     };
     let values: Vec<Option<f64>> = found.entries.iter().zip(&line.values).map(value).collect();
@@ -776,7 +776,7 @@ fn slices(found: &Evaluation) -> Vec<Block> {
 }
 
 /// The metric of the set's task among the scores of its slices, else the first that is no loss.
-fn slice_metric(entry: &Entry, set: &str, parts: &ByName<Part>) -> Option<Metric> {
+fn slice_metric(entry: &Entry, set: &str, parts: &ByName<SliceScores>) -> Option<Metric> {
     let (_, first) = parts.first()?;
     let metrics: Vec<Metric> = first.scores.names().map(Metric::of).collect();
     let own = entry.run.task_of(set).map(|task| task.metric.as_str());
@@ -794,7 +794,7 @@ fn confusions(found: &Evaluation, predictions: &[Sets]) -> Vec<Figure> {
         .entries
         .iter()
         .zip(predictions)
-        .filter(|(entry, _)| entry.kind == Kind::Model)
+        .filter(|(entry, _)| entry.kind == SystemKind::Model)
         .collect();
     let Some((first, _)) = models.first() else {
         return Vec::new();
@@ -860,10 +860,10 @@ fn about(found: &Evaluation) -> Vec<Block> {
     for entry in &found.entries {
         let about = &entry.details.system;
         let kind = match entry.kind {
-            Kind::Model if entry.is_base() => "the untuned model",
-            Kind::Model => "a tuned model",
-            Kind::Control => "a control",
-            Kind::Baseline => "a baseline",
+            SystemKind::Model if entry.is_base() => "the untuned model",
+            SystemKind::Model => "a tuned model",
+            SystemKind::Control => "a control",
+            SystemKind::Baseline => "a baseline",
         };
         let code =
             |text: Option<&str>| text.map_or(Cell::Empty, |text| Cell::Code(text.to_owned()));

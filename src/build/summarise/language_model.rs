@@ -15,7 +15,7 @@ use crate::endpoint::request::Message;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 use crate::yaml;
 
 /// Most answers that are requested until one can be used.
@@ -171,7 +171,7 @@ impl<'a> Writer<'a> {
                 attempt
             ]);
             let answer = self.calls.answer(&question, || {
-                let draw = Draw::new(0, "build chat").with_name(&question.to_string());
+                let draw = SeedKey::new(0, "build chat").with_name(&question.to_string());
                 let reply = self.remote.ask(self.calls, draw, |endpoint| {
                     endpoint.ask(&messages, &parameters)
                 })?;

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::wordings::Wordings;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::task::Label;
 use crate::task::Task;
 
@@ -68,7 +68,9 @@ impl Clip<'_> {
     /// Whether a task can be asked about it: a summary of a clip for which no row has one is asked only where a row is for that task.
     pub fn serves(&self, task: &Task) -> bool {
         let name = task.name.as_str();
-        task.kind != Kind::Generate || self.answers.contains_key(name) || self.tasks.contains(name)
+        task.kind != TaskKind::Generate
+            || self.answers.contains_key(name)
+            || self.tasks.contains(name)
     }
 
     /// Everything that the right label of a task is called.

@@ -13,7 +13,7 @@ use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::check::Check;
-use crate::eval::instructions::kind::Kind;
+use crate::eval::instructions::kind::InstructionKind;
 
 /// One row: a conversation about a clip that ends with a question, and what must hold of the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct InstructionRow {
     /// Its name: kind, number, the row it was made from.
     pub id: String,
     /// What it tries.
-    pub kind: Kind,
+    pub kind: InstructionKind,
     /// The task that is asked last.
     pub asks: String,
     /// The wording in which it is asked, as `task/set/language/number`.

@@ -7,7 +7,7 @@ use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Error;
-use crate::error::Kind as ErrorKind;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::baseline;
 use crate::eval::majority::Majority;
@@ -18,7 +18,7 @@ use crate::eval::suite::Suite;
 use crate::featurise::rows::Checked;
 use crate::featurise::rows::RowCheck;
 use crate::metrics;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy as Choice;
 use crate::records::suite_file::Baseline;
@@ -315,7 +315,7 @@ fn examples(
                 usable.push(row);
             }
             Err(error) => match &mut bad {
-                Some(bad) if error.kind == ErrorKind::Input => bad.push((row.line, error)),
+                Some(bad) if error.kind == Kind::Input => bad.push((row.line, error)),
                 _ => return Err(error),
             },
         }
@@ -339,7 +339,7 @@ fn example(task: &Task, wording: Wording, row: &Row, draw: Key) -> Result<Exampl
     }
 
     let mut example = task.example(row, wording, draw)?;
-    if task.kind == Kind::Classify && example.label.is_none() {
+    if task.kind == TaskKind::Classify && example.label.is_none() {
         return Err(
             Error::input("the row has no label of the task's inventory").hint("give it a `label`")
         );
@@ -383,7 +383,7 @@ fn transcripts(rows: &[Row], from: Option<&Path>) -> Result<Vec<Option<Box<str>>
 }
 
 fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Option<Majority>> {
-    if task.kind != Kind::Classify {
+    if task.kind != TaskKind::Classify {
         return Ok(None);
     }
     let Some(from) = from else {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::Clip;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::near_duplicates::key_of;
 use maqam_audio::examine::Decoded;
 use maqam_audio::examine::Examined;
@@ -108,8 +108,8 @@ impl Known {
         &self,
         clip: &Clip,
         decode: bool,
-        find: impl FnOnce() -> std::result::Result<Examined, (Kind, String)>,
-    ) -> std::result::Result<Examined, (Kind, String)> {
+        find: impl FnOnce() -> std::result::Result<Examined, (FindingKind, String)>,
+    ) -> std::result::Result<Examined, (FindingKind, String)> {
         // Without a file to cache them in, no key is needed.
         let key = self.log.as_ref().and_then(|_| key_of_clip(clip, decode));
         if let Some((key, _)) = key
@@ -184,7 +184,7 @@ fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
     Some((key_of(&text), is_settled))
 }
 
-fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> Record {
+fn written(key: u128, found: &std::result::Result<Examined, (FindingKind, String)>) -> Record {
     let levels = |decoded: &Decoded| Levels {
         peak: decoded.peak,
         rms: decoded.rms,
@@ -208,10 +208,12 @@ fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> 
 }
 
 /// Facts or a fault of a line; `None` if it has neither.
-fn read(line: &str) -> Option<std::result::Result<Examined, (Kind, String)>> {
+fn read(line: &str) -> Option<std::result::Result<Examined, (FindingKind, String)>> {
     let record: Record = serde_json::from_str(line).ok()?;
     if let Some((name, message)) = record.fault {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        let kind = FindingKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)?;
         return Some(Err((kind, message)));
     }
     let facts = record.facts?;

@@ -5,19 +5,19 @@ use crate::Row;
 use crate::headers::Headers;
 use crate::leakage;
 use crate::leakage::Facts;
-use crate::leakage::Kind;
 use crate::leakage::Leak;
+use crate::leakage::SharedKind;
 use crate::leakage::contents::Contents;
 use maqam_base::error::Result;
 
 /// What a training and an evaluation may share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowed(pub Vec<Kind>);
+pub struct Allowed(pub Vec<SharedKind>);
 
 impl Allowed {
     /// Everything.
     pub fn all() -> Self {
-        Self(Kind::ALL.to_vec())
+        Self(SharedKind::ALL.to_vec())
     }
 }
 
