@@ -180,3 +180,33 @@ impl InstructionRow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_without_its_manifest_fields() {
+        let text = r#"{"id":"wording-001-a","kind":"wording","asks":"asr","wording":"asr/seen/en/0","source":"a","audio":"a.wav","start_s":1.0,"end_s":2.5,"channel":1,"language":"en","speaker":"s","group":"g","duration":1.5,"messages":[{"role":"user","content":"<audio>What is said?"}],"checks":[{"check":"no-diacritics"}],"right":{"check":"one-of","answers":["x"]},"reference":"x"}"#;
+        let read: SuiteRow = serde_json::from_str(text).unwrap();
+        let written = SuiteRow {
+            audio: Some("a.wav".into()),
+            start_s: Some(1.0),
+            end_s: Some(2.5),
+            channel: Some(1),
+            language: Some("en".into()),
+            speaker: Some("s".into()),
+            duration: Some(1.5),
+            messages: vec![SuiteMessage {
+                role: "user",
+                content: "<audio>What is said?".into(),
+            }],
+            ..read.clone()
+        };
+        assert_eq!(written.to_text().unwrap(), text);
+        assert_eq!(read.group.as_deref(), Some("g"));
+
+        let again: SuiteRow = serde_json::from_str(&read.to_text().unwrap()).unwrap();
+        assert_eq!(again, read);
+    }
+}
