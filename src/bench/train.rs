@@ -303,16 +303,10 @@ impl Steps<'_> {
         self.model.parameters.zero_gradients()?;
         let mut seconds = 0.0;
         for batch in self.batches {
-            let state = |purpose| {
-                random_states(
-                    purpose,
-                    batch.tokens.len(),
-                    self.model.config.text.hidden_size,
-                    device,
-                )
-            };
-            let x = state("x")?;
-            let dy = state("dy")?;
+            let num_tokens = batch.tokens.len();
+            let width = self.model.config.text.hidden_size;
+            let x = random_states("x", num_tokens, width, device)?;
+            let dy = random_states("dy", num_tokens, width, device)?;
             synchronise(device)?;
             let started = Instant::now();
             self.model.train_layers(batch, &x, &dy, self.pass)?;

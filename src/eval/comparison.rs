@@ -59,31 +59,15 @@ pub fn slice_tables(
         let Some(metric) = metric_of(set) else {
             continue;
         };
-        let cell = |slices: &[Slice], value: &str| {
-            let slice = slices
-                .iter()
-                .find(|slice| (&slice.set, &slice.by, slice.value.as_str()) == (set, by, value));
-            let score =
-                slice.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
-            score.map_or_else(|| "-".to_owned(), |score| written(&metric, score))
-        };
-        let rows: Vec<Vec<String>> = slices
-            .iter()
-            .map(|slice| {
-                let count = slice
-                    .scores
-                    .first()
-                    .map_or(0, |score| score.num_utterances)
-                    .to_string();
-                std::iter::once(count)
-                    .chain(
-                        columns
-                            .iter()
-                            .map(|(_, of_system)| cell(of_system, &slice.value)),
-                    )
-                    .collect()
-            })
-            .collect();
+        let mut rows = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let first = slice.scores.first();
+            let mut row = vec![first.map_or(0, |score| score.num_utterances).to_string()];
+            for (_, of_system) in columns {
+                row.push(slice_cell(of_system, slice, &metric));
+            }
+            rows.push(row);
+        }
         let titles: Vec<&str> = std::iter::once("rows")
             .chain(columns.iter().map(|(title, _)| *title))
             .collect();
@@ -115,6 +99,16 @@ fn cell(column: &Column, name: &str) -> String {
         None => "  ",
     };
     written(name, score) + mark
+}
+
+/// The score of a metric in a system's counterpart of a slice.
+fn slice_cell(of_system: &[Slice], slice: &Slice, metric: &str) -> String {
+    let is_same = |other: &&Slice| {
+        other.set == slice.set && other.by == slice.by && other.value == slice.value
+    };
+    let same = of_system.iter().find(is_same);
+    let score = same.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
+    score.map_or_else(|| "-".to_owned(), |score| written(metric, score))
 }
 
 fn written(name: &str, score: &Confident) -> String {

@@ -171,19 +171,21 @@ fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
 /// The answers as labels: under each of the set's ways to read them, and by likelihood where every row has one.
 fn labels<'a>(set: &'a Set, said: &'a [Prediction]) -> Labels<'a> {
     let inventory = set.inventory();
-    let reading = |&parse: &Parse| Reading {
-        parse: parse.name(),
-        variant: (parse == Parse::Strict).then_some(parse.name()),
-        labels: said
-            .iter()
-            .map(|row| set.task.parse_answer(&row.prediction, parse))
-            .collect(),
-    };
+    let mut readings = Vec::with_capacity(set.parses.len());
+    for &parse in &set.parses {
+        let labels = said.iter();
+        let labels = labels.map(|row| set.task.parse_answer(&row.prediction, parse));
+        readings.push(Reading {
+            parse: parse.name(),
+            variant: (parse == Parse::Strict).then_some(parse.name()),
+            labels: labels.collect(),
+        });
+    }
     let has_likelihoods = set.likelihood && said.iter().all(|row| row.likelihoods.is_some());
     let likeliest = || said.iter().map(|row| likeliest(row, &inventory)).collect();
     Labels {
         due: said.iter().map(|row| row.reference.as_str()).collect(),
-        readings: set.parses.iter().map(reading).collect(),
+        readings,
         likeliest: has_likelihoods.then(likeliest),
         inventory: inventory.clone(),
     }

@@ -255,18 +255,16 @@ impl Division {
     fn glanced(&self, manifest: &Path, index: usize, stop: &Stop) -> Result<Option<Vec<Facts>>> {
         let wanted = self.wanted()?;
         let likely = self.likely()?;
-        let look = |rows: &[(u32, &[u8], Glance<'_>)]| -> Vec<Facts> {
-            let facts = |(line, _, glance): &(u32, &[u8], Glance<'_>)| {
-                let field = |name: &str| glance.field(name, &wanted).map(Cow::Borrowed);
-                let alone = alone(glance.id.as_deref(), index, *line);
-                let seconds = match glance.audio {
-                    None => Some(0.0),
-                    Some(_) => glance.duration,
-                };
-                self.facts_of(field, &alone, seconds, likely)
+        let facts = |(line, _, glance): &(u32, &[u8], Glance<'_>)| {
+            let field = |name: &str| glance.field(name, &wanted).map(Cow::Borrowed);
+            let alone = alone(glance.id.as_deref(), index, *line);
+            let seconds = match glance.audio {
+                None => Some(0.0),
+                Some(_) => glance.duration,
             };
-            rows.iter().map(facts).collect()
+            self.facts_of(field, &alone, seconds, likely)
         };
+        let look = |rows: &[(u32, &[u8], Glance<'_>)]| rows.iter().map(facts).collect::<Vec<_>>();
         let mut all = Vec::new();
         let seen = glance::at_lines(manifest, &wanted, look, |facts| {
             stop.check_unwritten()?;

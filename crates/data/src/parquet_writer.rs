@@ -336,17 +336,13 @@ fn group(
     let rows = &rows[start..end];
     let values = rows.par_iter().map(|row| fields_of(row));
     let values: Vec<Map<String, Value>> = values.collect::<Result<_>>()?;
-    let frame = || {
-        let series: PolarsResult<Vec<Column>> = columns
-            .kinds
-            .par_iter()
-            .map(|(name, kind)| {
-                Ok(column(name, *kind, rows, &values, &audio, &columns.clip_fields)?.into())
-            })
-            .collect();
-        DataFrame::new(rows.len(), series?)
+    let of_kind = |(name, kind): &(String, ColumnKind)| {
+        let series = column(name, *kind, rows, &values, &audio, &columns.clip_fields);
+        series.map(Column::from)
     };
-    Ok((end, frame()))
+    let series: PolarsResult<Vec<Column>> = columns.kinds.par_iter().map(of_kind).collect();
+    let frame = series.and_then(|series| DataFrame::new(rows.len(), series));
+    Ok((end, frame))
 }
 
 fn column(

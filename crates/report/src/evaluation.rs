@@ -799,25 +799,25 @@ fn confusions(found: &Evaluation, predictions: &[Sets]) -> Vec<Figure> {
     let Some((first, _)) = models.first() else {
         return Vec::new();
     };
-    let sets: Vec<&str> = first.details.labels.names().collect();
-    let figure = |set: &&str| {
-        let panels: Vec<(String, Chart)> = models
-            .iter()
-            .filter_map(|(entry, sets)| {
-                let map = answers::confusion(rows_of(sets, set)?, &entry.labels(set))?;
-                Some((entry.name.clone(), Chart::Heat(map)))
-            })
-            .collect();
-        (!panels.is_empty()).then(|| {
-            Figure::of_panels(
+    let mut figures = Vec::new();
+    for set in first.details.labels.names() {
+        let mut panels = Vec::new();
+        for (entry, sets) in &models {
+            if let Some(rows) = rows_of(sets, set) {
+                let map = answers::confusion(rows, &entry.labels(set));
+                panels.extend(map.map(|map| (entry.name.clone(), Chart::Heat(map))));
+            }
+        }
+        if !panels.is_empty() {
+            figures.push(Figure::of_panels(
                 format!("confusions-{}", slug(set)),
                 format!("{set}: which label was taken for which"),
                 "Counts, and below them shares of the row, in the order of the inventory. Answers that name no label stand apart.",
                 panels,
-            )
-        })
-    };
-    sets.iter().filter_map(figure).collect()
+            ));
+        }
+    }
+    figures
 }
 
 /// The worst utterances of each model, folded.

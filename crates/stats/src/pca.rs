@@ -84,22 +84,15 @@ impl Pca {
     /// Coordinates of vectors along the components: `[n, dims]` to `[n, k]`.
     pub fn project(&self, values: &[f32]) -> Vec<f64> {
         let dims = self.mean.len().max(1);
-        let along = |vector: &[f32], component: &[f64]| {
-            vector
-                .iter()
-                .zip(&self.mean)
-                .zip(component)
-                .map(|((&value, mean), c)| (f64::from(value) - mean) * c)
-                .sum()
-        };
-        values
-            .chunks(dims)
-            .flat_map(|vector| {
-                self.components
-                    .chunks(dims)
-                    .map(move |component| along(vector, component))
-            })
-            .collect()
+        let mut coordinates = Vec::with_capacity(values.len() / dims * self.variance.len());
+        for vector in values.chunks(dims) {
+            for component in self.components.chunks(dims) {
+                let centred = vector.iter().zip(&self.mean);
+                let centred = centred.map(|(&value, mean)| f64::from(value) - mean);
+                coordinates.push(centred.zip(component).map(|(value, c)| value * c).sum());
+            }
+        }
+        coordinates
     }
 }
 

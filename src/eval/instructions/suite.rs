@@ -245,15 +245,15 @@ impl<'a> Builder<'a> {
                 rows.push(self.row(&slot, &self.clips[clip], asked, id)?);
             }
         }
-        let few = |(task, clips): (&&Task, &usize)| {
-            (kind == InstructionKind::Wording && *clips < CLIPS_A_WORDING && *clips > 0).then(|| {
-                format!(
+        let mut notes = Vec::new();
+        for (task, clips) in tasks.iter().zip(asked_about) {
+            if kind == InstructionKind::Wording && (1..CLIPS_A_WORDING).contains(&clips) {
+                notes.push(format!(
                     "task `{}` is asked about {clips} clips in each wording, not about {CLIPS_A_WORDING}: more do not serve",
                     task.name
-                )
-            })
-        };
-        let notes = tasks.iter().zip(&asked_about).filter_map(few).collect();
+                ));
+            }
+        }
         Ok((rows, notes))
     }
 
@@ -281,15 +281,6 @@ impl<'a> Builder<'a> {
     /// What holds of a right answer in any form: it names the right label and no other, or transcribes the clip. Of a summary no
     /// program can say, and of a transcript none where `checks` ask for words beside it.
     fn right(&self, task: &Task, clip: &Clip, checks: &[Check]) -> Option<Check> {
-        let adds_words = |check: &Check| {
-            matches!(
-                check,
-                Check::StartsWith { .. }
-                    | Check::EndsWith { .. }
-                    | Check::Contains { .. }
-                    | Check::JsonKeys { .. }
-            )
-        };
         match task.kind {
             TaskKind::Classify => {
                 let answers = clip.label_words(task)?;
@@ -297,7 +288,7 @@ impl<'a> Builder<'a> {
                 let others = others.filter(|word| !answers.contains(word)).collect();
                 Some(Check::Names { answers, others })
             }
-            TaskKind::Transcribe if checks.iter().any(adds_words) => None,
+            TaskKind::Transcribe if checks.iter().any(Check::adds_words) => None,
             TaskKind::Transcribe => {
                 let text = clip.answer(task, Language::English)?;
                 let check = Check::Transcribes {

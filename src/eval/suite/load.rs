@@ -371,15 +371,19 @@ fn transcripts(rows: &[Row], from: Option<&Path>) -> Result<Vec<Option<Box<str>>
         .iter()
         .filter_map(|row| Some((&*row.id, row.text.as_deref()?)))
         .collect();
-    let text = |row: &Row| match row.text.as_deref().or_else(|| by_id.get(&*row.id).copied()) {
-        Some(text) => Ok(Some(text.into())),
-        None => Err(Error::input(format!(
-            "row `{}` has no `text`, and there is none here either",
-            row.id
-        ))
-        .at_path(from)),
-    };
-    rows.iter().map(text).collect()
+    let mut texts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let text = row.text.as_deref();
+        let Some(text) = text.or_else(|| by_id.get(&*row.id).copied()) else {
+            let found = format!(
+                "row `{}` has no `text`, and there is none here either",
+                row.id
+            );
+            return Err(Error::input(found).at_path(from));
+        };
+        texts.push(Some(text.into()));
+    }
+    Ok(texts)
 }
 
 fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Option<Majority>> {
@@ -396,19 +400,15 @@ fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Op
         ));
     };
     let manifest = read_manifest(from, None, OnBadRow::Error)?;
-    let name = |row: &Row| match row.label.as_deref() {
-        Some(label) => task
-            .row_label(label)
-            .map(|label| Some(label.name.clone()))
-            .map_err(|e| e.at(row.place(from))),
-        None => Ok(None),
-    };
-    let labels = manifest.rows.iter().map(name).collect::<Result<Vec<_>>>()?;
-    let found = Majority::among(
-        task,
-        labels.iter().flatten().map(String::as_str),
-        from.display().to_string(),
-    );
+    let mut labels = Vec::new();
+    for row in &manifest.rows {
+        if let Some(label) = row.label.as_deref() {
+            let label = task.row_label(label);
+            labels.push(&label.map_err(|e| e.at(row.place(from)))?.name);
+        }
+    }
+    let labels = labels.into_iter().map(String::as_str);
+    let found = Majority::among(task, labels, from.display().to_string());
     found
         .map(Some)
         .ok_or_else(|| Error::input("no row has a `label`").at_path(from))

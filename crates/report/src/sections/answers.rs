@@ -172,21 +172,23 @@ fn shares(rates: Option<&Rates>) -> [Cell; 2] {
 
 fn caption(found: &Instructions) -> String {
     let mut text = "Share of rows all of whose instructions hold. Loose: or hold without the answer's first line, last line or asterisks. Strict and right: of the rows whose right answer is known.".to_owned();
-    let of_change = |what: &str, change: &Change| {
-        let p = change.p.map_or(String::new(), |p| {
-            format!(" (McNemar's p {})", number::p_value(p))
-        });
-        format!(
-            " Rows that only {what} follows: {}; that only the model follows: {}{p}.",
-            change.lost.len(),
-            change.gained.len()
-        )
-    };
     if let Some(change) = &found.change {
-        text += &of_change("the base", change);
+        text += &said_of_change("the base", change);
     }
     if let Some(constant) = &found.constant {
-        text += &of_change("the best constant answer", &constant.change);
+        text += &said_of_change("the best constant answer", &constant.change);
     }
     text
+}
+
+/// Numbers of rows that only one of two follows; `what` is what the model is compared with.
+fn said_of_change(what: &str, change: &Change) -> String {
+    let p = change.p.map_or(String::new(), |p| {
+        format!(" (McNemar's p {})", number::p_value(p))
+    });
+    format!(
+        " Rows that only {what} follows: {}; that only the model follows: {}{p}.",
+        change.lost.len(),
+        change.gained.len()
+    )
 }
