@@ -144,7 +144,9 @@ impl Loader {
     /// # Errors
     /// Audio that cannot be read or is too short for one audio token.
     pub fn audio_of(&self, clips: &[Clip]) -> Result<Sequence> {
-        let (mut tokens, mut audio, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tokens = Vec::new();
+        let mut audio = Vec::new();
+        let mut features = Vec::new();
         for clip in clips {
             let (clip, _) = features_of(clip, &self.extractor, None)?;
             let start = tokens.len();

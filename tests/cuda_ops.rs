@@ -104,7 +104,8 @@ impl Both {
 #[track_caller]
 fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     assert_eq!(found.dims(), exact.dims(), "{what}");
-    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let found = device::to_host(found).unwrap();
+    let exact = flat(exact);
     let typical = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len().max(1) as f64).sqrt();
     let mut worst = (0.0, 0);
     for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {

@@ -341,10 +341,8 @@ impl Steps<'_> {
     /// The update, and the gradient's norm before it.
     fn update(&mut self, loss: &Scalar) -> Result<Scalar> {
         self.done += 1;
-        let (grad_norm, counts) = (
-            self.optimiser.grad_norm(&self.model.parameters)?,
-            PerPart::from_fn(|_| self.done),
-        );
+        let grad_norm = self.optimiser.grad_norm(&self.model.parameters)?;
+        let counts = PerPart::from_fn(|_| self.done);
         self.optimiser.step(
             &self.model.parameters,
             Update {

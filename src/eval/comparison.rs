@@ -140,7 +140,9 @@ mod tests {
     use crate::metrics::Better;
 
     fn score(name: &str, value: f64) -> Confident {
-        let (better, signature, cluster) = (Better::Higher, String::new(), "none");
+        let better = Better::Higher;
+        let signature = String::new();
+        let cluster = "none";
         Confident {
             name: name.to_owned(),
             value,
@@ -156,10 +158,8 @@ mod tests {
 
     #[test]
     fn systems_stand_beside_each_other_and_the_mean_comes_last() {
-        let (base, lead) = (
-            [score("gist.rouge1", 0.5), score("mean", 0.25)],
-            [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)],
-        );
+        let base = [score("gist.rouge1", 0.5), score("mean", 0.25)];
+        let lead = [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)];
         let columns = [
             Column {
                 title: "base".to_owned(),
@@ -214,10 +214,8 @@ mean          25.0         -
             instruction: None,
             scores: vec![score("uar", uar)],
         };
-        let (base, tuned) = (
-            [slice("f", 0.5), slice("m", 0.25)],
-            [slice("f", 0.75), slice("m", 1.0)],
-        );
+        let base = [slice("f", 0.5), slice("m", 0.25)];
+        let tuned = [slice("f", 0.75), slice("m", 1.0)];
         let text = slice_tables(&[("base", &base), ("tuned", &tuned)], |_| {
             Some("uar".to_owned())
         });

@@ -212,10 +212,8 @@ mod tests {
         std::fs::write(dir.path().join("a.wav"), b"RIFF").unwrap();
         let path = dir.path().join("m.jsonl");
         std::fs::write(&path, rows.join("\n")).unwrap();
-        let (tasks, rows) = (
-            Tasks::load(None).unwrap(),
-            read_manifest(&path, None, OnBadRow::Error).unwrap().rows,
-        );
+        let tasks = Tasks::load(None).unwrap();
+        let rows = read_manifest(&path, None, OnBadRow::Error).unwrap().rows;
         rows.iter()
             .map(|row| {
                 tasks

@@ -220,10 +220,8 @@ fn add(values: &mut BTreeMap<String, Vec<f64>>, found: BTreeMap<String, f64>) {
 }
 
 fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradients> {
-    let (mut cosines, mut norms) = (
-        BTreeMap::<String, Vec<f64>>::new(),
-        BTreeMap::<String, Vec<f64>>::new(),
-    );
+    let mut cosines = BTreeMap::<String, Vec<f64>>::new();
+    let mut norms = BTreeMap::<String, Vec<f64>>::new();
     let mut volatilities = Vec::new();
     for run in runs {
         let mut lengths = Vec::new();

@@ -127,11 +127,9 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
         for heads in HEADS {
             // Every cache has space for 160 tokens, and the next one starts at its end.
             let all = |name: &str| Both::new(gpu, name, &[3 * 160, heads.kv_width()]);
-            let (keys, values, queries) = (
-                all("keys"),
-                all("values"),
-                Both::new(gpu, "queries", &[3, heads.query_width()]),
-            );
+            let keys = all("keys");
+            let values = all("values");
+            let queries = Both::new(gpu, "queries", &[3, heads.query_width()]);
             let step = |keys: &Tensor, values: &Tensor, queries: &Tensor| {
                 let part = |all: &Tensor, i: usize| all.narrow(0, 160 * i, 160).unwrap();
                 let parts: Vec<_> = (0..3).map(|i| (part(keys, i), part(values, i))).collect();

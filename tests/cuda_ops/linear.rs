@@ -47,18 +47,16 @@ fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
         }
     };
     let (on_gpu, exact) = weight("weight", &[parts.outputs, parts.inputs], parts.is_trained);
-    let (mut on_gpu, mut exact) = (
-        Linear {
-            weight: on_gpu,
-            bias: None,
-            adapter: None,
-        },
-        Linear {
-            weight: exact,
-            bias: None,
-            adapter: None,
-        },
-    );
+    let mut on_gpu = Linear {
+        weight: on_gpu,
+        bias: None,
+        adapter: None,
+    };
+    let mut exact = Linear {
+        weight: exact,
+        bias: None,
+        adapter: None,
+    };
     if parts.bias {
         let (a, b) = weight("bias", &[parts.outputs], parts.is_trained);
         (on_gpu.bias, exact.bias) = (Some(a), Some(b));
@@ -66,7 +64,9 @@ fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
     if !parts.ups.is_empty() {
         let ranks = parts.ups.iter().map(|(_, rank)| rank).sum();
         let (down_gpu, down_exact) = weight("down", &[ranks, parts.inputs], true);
-        let (mut ups_gpu, mut ups_exact, mut first) = (Vec::new(), Vec::new(), 0);
+        let mut ups_gpu = Vec::new();
+        let mut ups_exact = Vec::new();
+        let mut first = 0;
         for (i, (columns, rank)) in parts.ups.iter().enumerate() {
             let (a, b) = weight(&format!("up {i}"), &[columns.len(), *rank], true);
             let up = |weight| Up {
@@ -142,10 +142,8 @@ fn check_with(
     is_joined: bool,
 ) {
     let (mut on_gpu, mut exact) = layers(gpu, parts);
-    let (mut x, residual) = (
-        Both::new(gpu, "x", &[tokens, parts.inputs]),
-        Both::new(gpu, "residual", &[tokens, parts.outputs]),
-    );
+    let mut x = Both::new(gpu, "x", &[tokens, parts.inputs]);
+    let residual = Both::new(gpu, "residual", &[tokens, parts.outputs]);
     let mut dy = Both::new(gpu, "dy", &[tokens, parts.outputs]);
     if is_joined {
         on_gpu.join().unwrap();
@@ -344,15 +342,11 @@ fn joined_layers_without_padding_or_a_new_adapter() {
         };
         let (mut layer, exact) = layers(gpu, &parts);
         layer.join().unwrap();
-        let (x, dy) = (
-            Both::new(gpu, "x", &[65, 128]),
-            Both::new(gpu, "dy", &[65, 96]),
-        );
+        let x = Both::new(gpu, "x", &[65, 128]);
+        let dy = Both::new(gpu, "dy", &[65, 96]);
         let agree = |what: &str, layer: &Linear, exact: &Linear, padding: usize| {
-            let (x_gpu, dy_gpu) = (
-                with_padding(&x.gpu, padding),
-                with_padding(&dy.gpu, padding),
-            );
+            let x_gpu = with_padding(&x.gpu, padding);
+            let dy_gpu = with_padding(&dy.gpu, padding);
             let (y, hidden) = layer.forward(&x_gpu, None, NO_DROPOUT).unwrap();
             let (exact_y, exact_hidden) = exact.forward(&x.exact, None, NO_DROPOUT).unwrap();
             compare(&format!("{what}: output"), &y, &exact_y, 2.0 * TWICE);
@@ -385,10 +379,8 @@ fn joined_layers_without_padding_or_a_new_adapter() {
             }
         };
         let mut other = exact.clone();
-        let (of_gpu, of_exact) = (
-            layer.adapter.as_ref().unwrap(),
-            other.adapter.as_mut().unwrap(),
-        );
+        let of_gpu = layer.adapter.as_ref().unwrap();
+        let of_exact = other.adapter.as_mut().unwrap();
         of_exact.down = overwritten(&of_gpu.down, &of_exact.down);
         for (up, exact) in of_gpu.ups.iter().zip(&mut of_exact.ups) {
             exact.weight = overwritten(&up.weight, &exact.weight);
@@ -411,10 +403,8 @@ fn the_same_bits_each_time() {
                 ups: vec![(0..96, 8)],
             };
             let (mut layer, _) = layers(gpu, &parts);
-            let (x, dy) = (
-                Both::new(gpu, "x", &[130, 128]),
-                Both::new(gpu, "dy", &[130, 96]),
-            );
+            let x = Both::new(gpu, "x", &[130, 128]);
+            let dy = Both::new(gpu, "dy", &[130, 96]);
             let (y, hidden) = layer.forward(&x.gpu, None, NO_DROPOUT).unwrap();
             let dx = layer
                 .backward(&dy.gpu, &x.gpu, hidden.as_ref(), NO_DROPOUT, true)
@@ -436,7 +426,8 @@ fn the_same_bits_each_time() {
 
 /// Root mean square of the difference, relative to that of what is expected.
 fn error(found: &Tensor, exact: &Tensor) -> f64 {
-    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let found = device::to_host(found).unwrap();
+    let exact = flat(exact);
     let difference: f64 = found
         .iter()
         .zip(&exact)
@@ -492,11 +483,9 @@ fn layers_in_fp8() {
                 };
             }
             rounded.quantise().unwrap();
-            let (x, residual, dy) = (
-                Both::new(gpu, "x", &[33, 128]),
-                Both::new(gpu, "residual", &[33, 96]),
-                Both::new(gpu, "dy", &[33, 96]),
-            );
+            let x = Both::new(gpu, "x", &[33, 128]);
+            let residual = Both::new(gpu, "residual", &[33, 96]);
+            let dy = Both::new(gpu, "dy", &[33, 96]);
             for residual in [None, Some(&residual)] {
                 let (y, hidden) = on_gpu
                     .forward(&x.gpu, residual.map(|r| &r.gpu), NO_DROPOUT)
@@ -571,10 +560,8 @@ fn exact_fp8_values_are_multiplied_exactly() {
                 })
                 .collect()
         };
-        let (x, weight) = (
-            Both::of(gpu, &of_rows(5, 32), &[5, 32]),
-            Both::of(gpu, &of_rows(16, 32), &[16, 32]),
-        );
+        let x = Both::of(gpu, &of_rows(5, 32), &[5, 32]);
+        let weight = Both::of(gpu, &of_rows(16, 32), &[16, 32]);
         let mut layer = Linear::frozen(weight.gpu, None);
         if let Err(refused) = layer.quantise() {
             crate::gpu::say(&format!("in 8 bits: {refused}"));

@@ -46,7 +46,8 @@ fn the_loss_and_its_gradients() {
                 let on_cpu =
                     cross_entropy::linear_cross_entropy(&x.exact, &exact_head, targets, true)
                         .unwrap();
-                let (found, exact) = (on_gpu.read().unwrap(), on_cpu.read().unwrap());
+                let found = on_gpu.read().unwrap();
+                let exact = on_cpu.read().unwrap();
                 assert!(
                     (found.loss - exact.loss).abs() <= SINGLE * exact.loss.abs().max(1.0),
                     "{what}: {} for {}",
@@ -105,10 +106,8 @@ fn the_loss_and_its_gradients() {
 #[test]
 fn logits_are_in_single_precision() {
     on_gpu(|gpu| {
-        let (x, head) = (
-            Both::new(gpu, "x", &[7, 40]),
-            Both::new(gpu, "head", &[301, 40]),
-        );
+        let x = Both::new(gpu, "x", &[7, 40]);
+        let head = Both::new(gpu, "head", &[301, 40]);
         let logits = cross_entropy::logits(&x.gpu, &head.gpu).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
         compare(
@@ -189,16 +188,15 @@ fn updates_with_gaps_between_segments() {
             segment(4500..5003, 5e-3, true, 3),
         ];
         for has_copy in [false, true] {
-            let (on_gpu, on_cpu) = (buffers(gpu, len), buffers(&Device::Cpu, len));
+            let on_gpu = buffers(gpu, len);
+            let on_cpu = buffers(&Device::Cpu, len);
             let copy = device::place(&vec![7.0; len], len, gpu).unwrap();
             for _ in 0..3 {
                 for ([values, gradients, first, second], copy) in
                     [(&on_gpu, has_copy.then_some(&copy)), (&on_cpu, None)]
                 {
-                    let (loss, norm) = (
-                        Scalar::new(3.0, values.device()).unwrap(),
-                        Scalar::new(0.2, values.device()).unwrap(),
-                    );
+                    let loss = Scalar::new(3.0, values.device()).unwrap();
+                    let norm = Scalar::new(0.2, values.device()).unwrap();
                     let clip = Clip {
                         loss: &loss,
                         norm: &norm,
@@ -226,10 +224,8 @@ fn updates_with_gaps_between_segments() {
             {
                 compare(name, found, exact, BAR);
             }
-            let (copied, values) = (
-                device::to_host(&copy).unwrap(),
-                device::to_host(&on_gpu[0]).unwrap(),
-            );
+            let copied = device::to_host(&copy).unwrap();
+            let values = device::to_host(&on_gpu[0]).unwrap();
             for (i, (copied, value)) in copied.into_iter().zip(values).enumerate() {
                 let is_updated = segments.iter().any(|segment| segment.range.contains(&i));
                 let expected = if has_copy && is_updated {

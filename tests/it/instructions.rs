@@ -478,7 +478,8 @@ fn the_floor_is_that_of_an_independent_count() {
     let counts = golden["counts"].as_array().unwrap();
     assert!(counts.len() >= 40);
     for count in counts {
-        let (answer, expected) = (count[0].as_str().unwrap(), count[1].as_u64().unwrap());
+        let answer = count[0].as_str().unwrap();
+        let expected = count[1].as_u64().unwrap();
         let scores = score::score(&suite, &vec![answer; suite.len()]);
         assert_eq!(followed(&scores) as u64, expected, "{answer}");
     }
@@ -559,7 +560,8 @@ fn the_same_rows_are_scored_as_text() {
         place.text("s.jsonl"),
         "the suite is the same"
     );
-    let (heard, read) = (place.lines("a.jsonl"), place.lines("text.jsonl"));
+    let heard = place.lines("a.jsonl");
+    let read = place.lines("text.jsonl");
     assert_eq!(heard.len(), read.len());
     let texts: BTreeMap<String, String> = spoken_rows()
         .iter()
@@ -766,7 +768,8 @@ fn a_report_reads_the_table() {
     place
         .run(&[&fixed[..], &["--base", "right.jsonl"]].concat())
         .succeeds();
-    let (model, base) = (read().model, read().base.unwrap());
+    let model = read().model;
+    let base = read().base.unwrap();
     assert_eq!(
         (
             model.kinds[0].0.as_str(),

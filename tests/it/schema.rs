@@ -221,7 +221,8 @@ impl Schema {
     /// Every object of a whole file, as a pointer with its schema, each before those inside it; and every key that holds no object,
     /// likewise.
     fn places(&self) -> (Places<'_>, Places<'_>) {
-        let (mut objects, mut leaves) = (Vec::new(), Vec::new());
+        let mut objects = Vec::new();
+        let mut leaves = Vec::new();
         let mut open = vec![(String::new(), &self.root)];
         while let Some((at, node)) = open.pop() {
             let mut inside = Vec::new();
@@ -642,10 +643,8 @@ impl Schema {
                     .unwrap_or_else(|| panic!("`{key}` has no meaning"))
                     .to_owned();
                 for one in choice.into_iter().flatten() {
-                    let (name, what) = (
-                        one["const"].as_str().unwrap(),
-                        one["description"].as_str().unwrap(),
-                    );
+                    let name = one["const"].as_str().unwrap();
+                    let what = one["description"].as_str().unwrap();
                     meaning += &format!("<br>`{name}`: {}", lower_first(what));
                 }
                 let example = format!("{}: {}", key, flow(&field["examples"][0]));

@@ -434,7 +434,8 @@ mod tests {
 
     #[test]
     fn probabilities_are_those_of_silero() {
-        let (samples, expected) = (recording(), golden_probabilities());
+        let samples = recording();
+        let expected = golden_probabilities();
         let found = Vad::get().unwrap().probabilities(&samples);
         assert_eq!(found.len(), expected.len());
         let worst = found

@@ -174,7 +174,8 @@ impl Splitter {
 
     fn join(&mut self, a: u32, b: u32) -> u32 {
         if a != b {
-            let (root, other) = (a.min(b) as usize, a.max(b) as usize);
+            let root = a.min(b) as usize;
+            let other = a.max(b) as usize;
             self.joined_to[other] = root as u32;
             self.hashes[root] = self.hashes[root].min(self.hashes[other]);
             self.strata[root] = self.strata[root].min(self.strata[other]);

@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn networks_are_as_even_as_random_permutations() {
         const LEN: u64 = 1000;
-        let (mut fixed, mut follows, mut inversions) = (0.0, 0.0, 0.0);
+        let mut fixed = 0.0;
+        let mut follows = 0.0;
+        let mut inversions = 0.0;
         let mut cells = [[0.0f64; 10]; 10];
         let networks = 400;
         for seed in 0..networks {

@@ -234,7 +234,8 @@ mod tests {
         let draws = 40_000;
         for draw in 0..draws {
             let mut batch = Batch::new(Key::new(draw, "test"), 0);
-            let (mut first, mut second) = (cell(0, 0, &angles[..3]), cell(1, 3, &angles[3..]));
+            let mut first = cell(0, 0, &angles[..3]);
+            let mut second = cell(1, 3, &angles[3..]);
             let picks = [
                 batch.draw(&mut first, 2, Select::Kdpp),
                 batch.draw(&mut second, 1, Select::Kdpp),

@@ -303,10 +303,8 @@ mod tests {
             text,
             ..Facts::default()
         };
-        let (training, evaluation) = (
-            [of(None), of(Some("one two three four five"))],
-            [of(Some("one two three four five")), of(None)],
-        );
+        let training = [of(None), of(Some("one two three four five"))];
+        let evaluation = [of(Some("one two three four five")), of(None)];
         let leaks = find(&training, &evaluation);
         assert_eq!((leaks.len(), leaks[0].kind), (1, SharedKind::Text));
         let name = |_: &Leak| ("t1".to_owned(), "e0,".to_owned());

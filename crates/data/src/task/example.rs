@@ -318,7 +318,8 @@ fn example(
 
 /// The instruction with one mark per clip: its own marks, or as many in front of it.
 fn marked(row: &Row, instruction: &str) -> Result<String> {
-    let (num_marks, num_clips) = (instruction.matches(AUDIO_MARK).count(), row.clips.len());
+    let num_marks = instruction.matches(AUDIO_MARK).count();
+    let num_clips = row.clips.len();
     if num_marks == 0 {
         Ok(AUDIO_MARK.repeat(num_clips) + instruction)
     } else if num_marks == num_clips {

@@ -363,7 +363,8 @@ impl Sequence<'_> {
 
     /// Notes the run of the next clip and gives its length.
     fn next_clip(&mut self) -> usize {
-        let (start, clip) = (self.encoded.tokens.len(), self.encoded.audio.len());
+        let start = self.encoded.tokens.len();
+        let clip = self.encoded.audio.len();
         let num_tokens = self.audio_tokens.get(clip).copied().unwrap_or(0);
         self.encoded.audio.push(start..start + num_tokens);
         num_tokens

@@ -229,14 +229,16 @@ mod tests {
     }
 
     fn distance(a: Rgb, b: Rgb) -> f64 {
-        let (a, b) = (oklab(a), oklab(b));
+        let a = oklab(a);
+        let b = oklab(b);
         (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
     }
 
     /// Contrast of WCAG 2.2, section 1.4.11: 3 to 1 for what must be told apart in a picture.
     fn contrast(a: Rgb, b: Rgb) -> f64 {
         let luminance = |c: Rgb| 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2] + 0.05;
-        let (a, b) = (luminance(a), luminance(b));
+        let a = luminance(a);
+        let b = luminance(b);
         a.max(b) / a.min(b)
     }
 

@@ -114,7 +114,9 @@ mod tests {
             );
         }
         for row in goldens("student") {
-            let (t, df, p) = (row[0], row[1], row[2]);
+            let t = row[0];
+            let df = row[1];
+            let p = row[2];
             assert!(
                 (student_p(t, df) / p - 1.0).abs() < tolerance(df),
                 "{row:?}, {}",
@@ -126,7 +128,9 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_mpmath() {
         for row in goldens("student_quantile") {
-            let (p, df, t) = (row[0], row[1], row[2]);
+            let p = row[0];
+            let df = row[1];
+            let t = row[2];
             assert!(
                 (student_quantile(p, df) / t - 1.0).abs() < 2.0 * tolerance(df),
                 "{row:?}, {}",
