@@ -31,6 +31,7 @@ use crate::uncertainty::MARKS;
 use crate::uncertainty::Uncertainty;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files;
 use maqam_metrics::Family;
 use maqam_metrics::confidence::ALPHA;
 use maqam_metrics::confidence::FEWEST_ROWS;
@@ -887,13 +888,7 @@ fn about(found: &Evaluation) -> Vec<Block> {
 
 /// The folders below one that hold scores, by name.
 fn scored_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || {
-        std::fs::read_dir(folder)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    };
-    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
+    let mut found = files::list_dir(folder)?;
     found.retain(|path| path.join(SCORES_FILE).is_file());
-    found.sort();
     Ok(found)
 }

@@ -174,14 +174,12 @@ impl Batch {
 fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     let mut kernel = Vec::with_capacity(rows.len() * columns.len());
     for (i, row) in rows.iter().enumerate() {
-        let of = |(j, column): (usize, &&[f32])| {
-            if are_same && i == j {
-                1.0 + RIDGE
-            } else {
-                (1.0 + f64::from(cosine(row, column))) / 2.0
-            }
-        };
-        kernel.extend(columns.iter().enumerate().map(of));
+        for (j, column) in columns.iter().enumerate() {
+            kernel.push(match are_same && i == j {
+                true => 1.0 + RIDGE,
+                false => (1.0 + f64::from(cosine(row, column))) / 2.0,
+            });
+        }
     }
     kernel
 }

@@ -211,13 +211,16 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
 
 /// What two rows of the same audio have in common; none without audio, or with audio inside the manifest.
 fn audio_key(row: &Row) -> Option<String> {
-    let of_clip = |clip: &crate::data::Clip| match &clip.source {
-        AudioSource::File(path) => Some(format!("{}\0{}", path.display(), clip.span.key())),
-        AudioSource::Range { file, start, .. } => {
-            Some(format!("{}\0{start}\0{}", file.display(), clip.span.key()))
-        }
-        AudioSource::Embedded { .. } => None,
-    };
-    let keys: Vec<String> = row.clips.iter().map(of_clip).collect::<Option<_>>()?;
+    let mut keys = Vec::with_capacity(row.clips.len());
+    for clip in &row.clips {
+        let span = clip.span.key();
+        keys.push(match &clip.source {
+            AudioSource::File(path) => format!("{}\0{span}", path.display()),
+            AudioSource::Range { file, start, .. } => {
+                format!("{}\0{start}\0{span}", file.display())
+            }
+            AudioSource::Embedded { .. } => return None,
+        });
+    }
     (!keys.is_empty()).then(|| keys.join("\0\0"))
 }

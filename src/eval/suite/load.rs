@@ -251,13 +251,6 @@ fn check_written(written: &SetFile) -> Result<()> {
     if written.limit == Some(0) {
         return Err(Error::input("`limit` is 0").hint("leave it out for all rows"));
     }
-    let twice = |names: Vec<&str>| {
-        names
-            .iter()
-            .enumerate()
-            .find(|(i, name)| names[..*i].contains(name))
-            .map(|(_, name)| (*name).to_owned())
-    };
     let slices = written.slices.iter().map(String::as_str).collect();
     let found = [
         ("slices", twice(slices)),
@@ -355,6 +348,13 @@ fn example(task: &Task, wording: Wording, row: &Row, draw: Key) -> Result<Exampl
     };
     example.references.retain(|other| **other != **reference);
     Ok(example)
+}
+
+/// The first name that comes a second time.
+fn twice(names: Vec<&str>) -> Option<String> {
+    let mut names_with_place = names.iter().enumerate();
+    let repeated = names_with_place.find(|(i, name)| names[..*i].contains(name));
+    repeated.map(|(_, name)| (*name).to_owned())
 }
 
 /// What was said in each row: its own `text`, or that of the row of its id in another manifest.

@@ -68,6 +68,18 @@ struct Levels {
     content: String,
 }
 
+impl Levels {
+    fn of(decoded: &Decoded) -> Self {
+        Self {
+            peak: decoded.peak,
+            rms: decoded.rms,
+            first_channel_rms: decoded.first_channel_rms,
+            clipped_share: decoded.clipped_share,
+            content: format!("{:032x}", u128::from_le_bytes(decoded.content)),
+        }
+    }
+}
+
 impl Known {
     /// Cache of facts in a file, which is created if it is missing. Lines without facts are ignored.
     ///
@@ -185,13 +197,6 @@ fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
 }
 
 fn written(key: u128, found: &std::result::Result<Examined, (FindingKind, String)>) -> Record {
-    let levels = |decoded: &Decoded| Levels {
-        peak: decoded.peak,
-        rms: decoded.rms,
-        first_channel_rms: decoded.first_channel_rms,
-        clipped_share: decoded.clipped_share,
-        content: format!("{:032x}", u128::from_le_bytes(decoded.content)),
-    };
     Record {
         key: format!("{key:032x}"),
         fault: found
@@ -202,7 +207,7 @@ fn written(key: u128, found: &std::result::Result<Examined, (FindingKind, String
             rate: found.rate,
             channels: found.channels,
             duration_s: found.duration_s,
-            decoded: found.decoded.as_ref().map(levels),
+            decoded: found.decoded.as_ref().map(Levels::of),
         }),
     }
 }

@@ -110,16 +110,13 @@ impl Ink {
 
 /// The declarations of all variables, for light paper or for dark.
 pub fn variables(is_dark: bool) -> String {
-    let value = |colour| {
-        if is_dark {
-            values(colour).1
-        } else {
-            values(colour).0
-        }
-    };
-    every_colour()
-        .map(|colour| format!("--{}:{};", name(colour), value(colour)))
-        .collect()
+    let mut declarations = String::new();
+    for colour in every_colour() {
+        let (light, dark) = values(colour);
+        let value = if is_dark { dark } else { light };
+        declarations += &format!("--{}:{value};", name(colour));
+    }
+    declarations
 }
 
 /// Rules that give a picture in a file of its own the colours for dark paper, where the reader's screen is dark.

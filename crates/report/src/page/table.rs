@@ -20,6 +20,14 @@ pub struct Column {
 }
 
 impl Column {
+    /// Attribute of its cells in HTML.
+    fn class(&self) -> &'static str {
+        match self.is_number {
+            true => " class=\"number\"",
+            false => "",
+        }
+    }
+
     /// A column of words.
     pub fn text(name: impl Into<String>) -> Self {
         Self {
@@ -363,18 +371,11 @@ impl Table {
     }
 
     fn html_of(&self, columns: &[usize]) -> String {
-        let class = |column: &Column| {
-            if column.is_number {
-                " class=\"number\""
-            } else {
-                ""
-            }
-        };
         let mut html = String::from("<table>\n<thead><tr>");
         for column in columns.iter().map(|&i| &self.columns[i]) {
             html += &format!(
                 "<th scope=\"col\"{}>{}</th>",
-                class(column),
+                column.class(),
                 escape::xml(&column.name)
             );
         }
@@ -392,7 +393,7 @@ impl Table {
                 let class = if is_long(cell) {
                     " class=\"long\""
                 } else {
-                    class(column)
+                    column.class()
                 };
                 html += &format!("<td{class}{}>{}</td>", sort_key(cell), cell.html());
             }

@@ -38,18 +38,16 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
 const MOST_LABELS: usize = 40;
 
 fn confusions(chapter: &Chapter) -> Option<Figure> {
-    let is_labelled = |set: &str| {
-        chapter
-            .metrics_of(set)
-            .iter()
-            .any(|metric| metric.family == Family::Classification)
-    };
-    let of_set = |(set, rows): &(String, Vec<Prediction>)| {
-        confusion(rows, &chapter.run.inventory(set))
-            .filter(|_| is_labelled(set))
-            .map(|map| (set.clone(), Chart::Heat(map)))
-    };
-    let panels: Vec<(String, Chart)> = chapter.predictions.iter().filter_map(of_set).collect();
+    let mut panels = Vec::new();
+    for (set, rows) in &chapter.predictions {
+        let metrics = chapter.metrics_of(set);
+        let mut families = metrics.iter().map(|metric| metric.family);
+        if families.any(|family| family == Family::Classification)
+            && let Some(map) = confusion(rows, &chapter.run.inventory(set))
+        {
+            panels.push((set.clone(), Chart::Heat(map)));
+        }
+    }
     let caption =
         "Counts, and below them shares of the row. Answers that name no label stand apart.";
     (!panels.is_empty()).then(|| {

@@ -200,14 +200,14 @@ fn matrix(tasks: &[String], sums: &BTreeMap<(String, String), (f64, f64)>) -> He
     let probed: Vec<String> = tasks.iter().filter(is_probed).cloned().collect();
     let mut rows = Vec::with_capacity(probed.len());
     for a in &probed {
-        let cosine = |b: &String| {
-            if a == b {
-                Some(1.0)
-            } else {
-                mean_of(sums, a, b)
-            }
-        };
-        rows.push(probed.iter().map(cosine).collect());
+        let mut row = Vec::with_capacity(probed.len());
+        for b in &probed {
+            row.push(match a == b {
+                true => Some(1.0),
+                false => mean_of(sums, a, b),
+            });
+        }
+        rows.push(row);
     }
     HeatMap::cosines(&probed, &rows)
 }

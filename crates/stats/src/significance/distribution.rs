@@ -58,16 +58,18 @@ fn incomplete_beta(a: f64, b: f64, x: f64, rest: f64) -> f64 {
     }
 }
 
+/// The value, or a tiny one in place of zero, which nothing can be divided by.
+fn away_from_zero(value: f64) -> f64 {
+    if value.abs() < f64::MIN_POSITIVE {
+        f64::MIN_POSITIVE
+    } else {
+        value
+    }
+}
+
 /// The continued fraction of the incomplete beta function (DLMF 8.17.22), by the modified method of Lentz.
 fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
     const MAX_TERMS: usize = 10_000;
-    let away_from_zero = |value: f64| {
-        if value.abs() < f64::MIN_POSITIVE {
-            f64::MIN_POSITIVE
-        } else {
-            value
-        }
-    };
     let mut c = 1.0;
     let mut d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
     let mut fraction = d;
