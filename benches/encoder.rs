@@ -58,7 +58,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             ..Config::default()
         },
     };
-    let (clips, seconds) = (at(1, 4.0)? as usize, at(2, 4.0)?);
+    let clips = at(1, 4.0)? as usize;
+    let seconds = at(2, 4.0)?;
     Ok(encoder(name, config, clips, seconds)?)
 }
 
@@ -87,7 +88,9 @@ fn encoder(name: &str, config: Config, num_clips: usize, seconds: f64) -> Result
     let clips: Vec<Clip> = audio.iter().map(|samples| Clip::new(samples)).collect();
     let first = model.parameters.values.zeros_like()?;
     let second = model.parameters.values.zeros_like()?;
-    let (mut forwards, mut steps, mut frames) = (Vec::new(), Vec::new(), 0);
+    let mut forwards = Vec::new();
+    let mut steps = Vec::new();
+    let mut frames = 0;
     for repeat in 0..=REPEATS {
         let begun = Instant::now();
         let encoded = model
@@ -201,7 +204,8 @@ fn kmeans(hours: f64, k: usize) {
         out
     };
     let mut clusters = Clusters::new(batch(0)[..k * DIMS].to_vec(), DIMS);
-    let (mut work, mut inertia) = (0.0, 0.0);
+    let mut work = 0.0;
+    let mut inertia = 0.0;
     for start in (0..frames).step_by(BATCH) {
         let values = batch(start);
         let begun = Instant::now();

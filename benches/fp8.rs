@@ -56,7 +56,8 @@ fn main() -> Fallible<()> {
         return Ok(());
     };
     let clips = rest.first().map_or(Ok(4), |clips| clips.parse())?;
-    let (dir, adapter) = (Path::new(model), Path::new(adapter));
+    let dir = Path::new(model);
+    let adapter = Path::new(adapter);
     let batch = batch(dir, clips)?;
     let exact = open(dir, adapter)?;
     let mut rounded = open(dir, adapter)?;
@@ -124,7 +125,8 @@ fn batch(dir: &Path, clips: usize) -> Fallible<Batch> {
 
 /// Norm of the difference over the norm of what is expected.
 fn error(found: &Tensor, expected: &Tensor) -> Fallible<f64> {
-    let (found, expected) = (to_host(found)?, to_host(expected)?);
+    let found = to_host(found)?;
+    let expected = to_host(expected)?;
     let squares = |of: &mut dyn Iterator<Item = f64>| of.map(|x| x * x).sum::<f64>().sqrt();
     let apart = squares(&mut found.iter().zip(&expected).map(|(a, b)| f64::from(a - b)));
     Ok(apart / squares(&mut expected.iter().map(|&x| f64::from(x))))
@@ -228,7 +230,8 @@ fn gradients(batch: &Batch, exact: &AudioLlm, rounded: &AudioLlm) -> Fallible<()
             .iter()
             .map(|range| dot(&a, &b, range) / (dot(&a, &a, range) * dot(&b, &b, range)).sqrt())
             .fold(1.0, f64::min);
-        let (aa, bb) = (sum(&a, &a), sum(&b, &b));
+        let aa = sum(&a, &a);
+        let bb = sum(&b, &b);
         println!(
             "| {what} | {:.4} | {least:.4} | {:.3} |",
             sum(&a, &b) / (aa * bb).sqrt(),

@@ -74,7 +74,8 @@ fn time(name: &str, cost: Cost, mut run: impl FnMut() -> Result<()>) -> Result<(
         return Ok(());
     }
     run()?;
-    let (mut best, start) = (Duration::MAX, Instant::now());
+    let mut best = Duration::MAX;
+    let start = Instant::now();
     let mut runs = 0;
     while runs < 3 || (start.elapsed() < Duration::from_millis(700) && runs < 60) {
         let from = Instant::now();
@@ -103,11 +104,9 @@ fn random(shape: &[usize]) -> Result<Tensor> {
 
 fn norms_and_activations() -> Result<()> {
     let n = TOKENS * HIDDEN;
-    let (x, dy, w) = (
-        random(&[TOKENS, HIDDEN])?,
-        random(&[TOKENS, HIDDEN])?,
-        random(&[HIDDEN])?,
-    );
+    let x = random(&[TOKENS, HIDDEN])?;
+    let dy = random(&[TOKENS, HIDDEN])?;
+    let w = random(&[HIDDEN])?;
     let (_, inverse) = rms_norm(&x, &w, 1e-6, 0)?;
     time("rms_norm", Cost::Numbers(2 * n), || {
         rms_norm(&x, &w, 1e-6, 0).map(drop)
@@ -148,7 +147,8 @@ fn norms_and_activations() -> Result<()> {
         .map(drop)
     })?;
 
-    let (both, d_ffn) = (random(&[TOKENS, 2 * FFN])?, random(&[TOKENS, FFN])?);
+    let both = random(&[TOKENS, 2 * FFN])?;
+    let d_ffn = random(&[TOKENS, FFN])?;
     let n = TOKENS * FFN;
     time("swiglu", Cost::Numbers(3 * n), || {
         swiglu(&both, 0).map(drop)
@@ -246,7 +246,8 @@ fn linears() -> Result<()> {
                 plain.forward(&x, None, NO_DROPOUT).map(drop)
             })?;
         }
-        let (x, dy) = (random(&[TOKENS, inputs])?, random(&[TOKENS, outputs])?);
+        let x = random(&[TOKENS, inputs])?;
+        let dy = random(&[TOKENS, outputs])?;
         let operations = 2 * TOKENS * inputs * outputs;
         time(
             &format!("linear {name}"),
@@ -298,10 +299,8 @@ fn with_gradient(value: Tensor) -> Result<Weight> {
 }
 
 fn loss_and_update() -> Result<()> {
-    let (x, head) = (
-        random(&[TARGET_ROWS, HIDDEN])?,
-        Weight::frozen(random(&[VOCAB, HIDDEN])?),
-    );
+    let x = random(&[TARGET_ROWS, HIDDEN])?;
+    let head = Weight::frozen(random(&[VOCAB, HIDDEN])?);
     let ids: Vec<u32> = (0..TARGET_ROWS as u32).map(|i| i * 701).collect();
     let operations = 2 * TARGET_ROWS * HIDDEN * VOCAB;
     let targets = Targets {
@@ -319,8 +318,10 @@ fn loss_and_update() -> Result<()> {
     )?;
 
     let n = 10_000_000;
-    let (values, gradients) = (random(&[n])?, random(&[n])?);
-    let (first, second) = (values.zeros_like()?, values.zeros_like()?);
+    let values = random(&[n])?;
+    let gradients = random(&[n])?;
+    let first = values.zeros_like()?;
+    let second = values.zeros_like()?;
     let adamw = AdamW {
         beta1: 0.9,
         beta2: 0.999,

@@ -143,7 +143,9 @@ fn measure(name: &str, recipe: &str, population: &Population) -> Outcome {
 
 /// Every step in order, then some at random places.
 fn walk(schedule: &Schedule) -> Outcome {
-    let (mut longest, mut first, mut seen) = (Duration::ZERO, Duration::ZERO, 0u64);
+    let mut longest = Duration::ZERO;
+    let mut first = Duration::ZERO;
+    let mut seen = 0u64;
     let started = thread_time();
     for step in 0..schedule.num_steps() {
         let step_started = thread_time();
@@ -160,7 +162,8 @@ fn walk(schedule: &Schedule) -> Outcome {
     let in_order = (thread_time() - started) / schedule.num_steps() as u32;
 
     let key = Key::new(1, "bench");
-    let (mut longest_at_random, asked) = (Duration::ZERO, 200);
+    let mut longest_at_random = Duration::ZERO;
+    let asked = 200;
     let started = thread_time();
     for i in 0..asked {
         let step_started = thread_time();

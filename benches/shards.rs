@@ -41,7 +41,8 @@ fn main() -> Outcome {
     println!("{:.2} s to open them by their indices", again.as_secs_f64());
 
     let manifest = source.read(OnBadRow::Error)?;
-    let (mut found, mut read) = (Duration::ZERO, Duration::ZERO);
+    let mut found = Duration::ZERO;
+    let mut read = Duration::ZERO;
     let mut num_bytes = 0u64;
     for batch in 0..BATCHES {
         let key = Key::new(0, "batch").with(batch);

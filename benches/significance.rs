@@ -101,7 +101,8 @@ fn errors(key: Key) -> Vec<Vec<f64>> {
 /// A confusion matrix of one answer, right in two of three cases.
 fn confusions(key: Key) -> Vec<Vec<f64>> {
     let of_utterance = |i: u64| {
-        let (reference, is_right) = (i as usize % LABELS, key.uniform(2 * i) < 0.67);
+        let reference = i as usize % LABELS;
+        let is_right = key.uniform(2 * i) < 0.67;
         let answer = if is_right {
             reference
         } else {

@@ -24,7 +24,7 @@ use crate::data::lengths::check_stated_sum;
 use crate::data::lengths::seconds_of;
 use crate::error::Error;
 use crate::error::Result;
-use crate::featurise::augment::Draw;
+use crate::featurise::augment::ExampleAugmentation;
 use crate::models::config::Config;
 use crate::seed::Key;
 use crate::task::Example;
@@ -133,7 +133,7 @@ impl Loader {
         example: &Example,
         mode: Mode,
         key: Key,
-        draw: Option<Draw<'_>>,
+        draw: Option<ExampleAugmentation<'_>>,
     ) -> Result<Loaded> {
         self.load_row(example, mode, key, draw)
             .map_err(|e| e.at(format!("row `{}`", example.id)))
@@ -144,7 +144,9 @@ impl Loader {
     /// # Errors
     /// Audio that cannot be read or is too short for one audio token.
     pub fn audio_of(&self, clips: &[Clip]) -> Result<Sequence> {
-        let (mut tokens, mut audio, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tokens = Vec::new();
+        let mut audio = Vec::new();
+        let mut features = Vec::new();
         for clip in clips {
             let (clip, _) = features_of(clip, &self.extractor, None)?;
             let start = tokens.len();
@@ -178,7 +180,7 @@ impl Loader {
         example: &Example,
         mode: Mode,
         key: Key,
-        draw: Option<Draw<'_>>,
+        draw: Option<ExampleAugmentation<'_>>,
     ) -> Result<Loaded> {
         let mut features = Vec::with_capacity(example.clips.len());
         let mut num_recorded = 0;

@@ -195,10 +195,8 @@ fn a_gpu_run_resumes_exactly_and_devices_can_change() {
         std::fs::remove_dir_all(place.path(&format!("runs/{name}/checkpoints/step-000006")))
             .unwrap();
         train(name, to, &["--resume"]);
-        let (losses, of) = (
-            last_losses(&place, name),
-            place.lines(&format!("runs/{name}/log.jsonl")),
-        );
+        let losses = last_losses(&place, name);
+        let of = place.lines(&format!("runs/{name}/log.jsonl"));
         for (found, expected) in losses.iter().zip(&whole) {
             assert!(
                 (found / expected - 1.0).abs() < 0.01,
@@ -289,10 +287,8 @@ fn the_commands_compute_on_the_gpu() {
             "{found} on the GPU, {expected} on the CPU"
         );
     }
-    let (found, expected) = (
-        place.tensors(&run("embed", "cuda", &[])),
-        place.tensors(&run("embed", "cpu", &[])),
-    );
+    let found = place.tensors(&run("embed", "cuda", &[]));
+    let expected = place.tensors(&run("embed", "cpu", &[]));
     assert!(command::distance(&found["a"], &expected["a"]) < 0.01);
     let lines = place.lines(&run("generate", "cuda", &["--max-new-tokens", "3"]));
     assert!(lines.iter().all(|line| numbers(&line["tokens"]).len() <= 3) && lines.len() == 2);

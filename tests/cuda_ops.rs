@@ -104,7 +104,8 @@ impl Both {
 #[track_caller]
 fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     assert_eq!(found.dims(), exact.dims(), "{what}");
-    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let found = device::to_host(found).unwrap();
+    let exact = flat(exact);
     let typical = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len().max(1) as f64).sqrt();
     let mut worst = (0.0, 0);
     for (i, (&found, &exact)) in found.iter().zip(&exact).enumerate() {
@@ -129,7 +130,7 @@ fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
 }
 
 /// A test on the GPU, if there is one.
-fn on_card(test: impl FnOnce(&Device)) {
+fn on_gpu(test: impl FnOnce(&Device)) {
     if let Some(gpu) = &*GPU {
         test(gpu);
     }
@@ -137,7 +138,7 @@ fn on_card(test: impl FnOnce(&Device)) {
 
 #[test]
 fn values_reach_the_gpu_and_return() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let values: Vec<f32> = (0..1000)
             .map(|i| bf16::from_f32(i as f32 * 0.37 - 100.0).to_f32())
             .collect();
@@ -174,7 +175,7 @@ fn values_reach_the_gpu_and_return() {
 
 #[test]
 fn memory_is_counted() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let before = device::memory(gpu).unwrap().unwrap();
         assert!(before.free <= before.total && before.free > 0);
         device::synchronise(gpu).unwrap();
@@ -188,7 +189,7 @@ fn memory_is_counted() {
 
 #[test]
 fn random_values_equal_the_cpus_up_to_rounding() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let key = maqam::seed::Key::new(3, "weights");
         let exact = device::random_normal((37, 61), key, 0.02, &Device::Cpu).unwrap();
         compare(

@@ -157,22 +157,27 @@ fn loss_of(model: &AudioLlm, batch: &Batch, pass: Pass) -> f64 {
 }
 
 /// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
-fn assert_same_pass(what: &str, on_card: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
-    let (found, expected) = (loss_of(on_card, batch, pass), loss_of(on_cpu, batch, pass));
+fn assert_same_pass(what: &str, on_gpu: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
+    let found = loss_of(on_gpu, batch, pass);
+    let expected = loss_of(on_cpu, batch, pass);
     let error = (found / expected - 1.0).abs();
     assert!(
         error < LOSS_BAR,
         "{what}: loss {found} on the GPU, {expected} on the CPU"
     );
-    let (found, expected) = (gradients(on_card), gradients(on_cpu));
-    let (mut least, mut worst) = (1f64, String::new());
+    let found = gradients(on_gpu);
+    let expected = gradients(on_cpu);
+    let mut least = 1f64;
+    let mut worst = String::new();
     for entry in &on_cpu.parameters.entries {
-        let (a, b) = (&found[entry.range.clone()], &expected[entry.range.clone()]);
+        let a = &found[entry.range.clone()];
+        let b = &expected[entry.range.clone()];
         if entry.name.ends_with("k_proj.bias") {
             // A constant added to every key changes no softmax: its true gradient is zero, and what is found is rounding.
             continue;
         }
-        let (cosine, length) = (cosine(a, b), (cosine(a, a) * norm(a)) / norm(b));
+        let length = (cosine(a, a) * norm(a)) / norm(b);
+        let cosine = cosine(a, b);
         assert!(
             cosine > COSINE_BAR && (length - 1.0).abs() < 0.05,
             "{what}: {} has a cosine of {cosine} and {length} of the length",
@@ -230,15 +235,15 @@ fn every_part_trains_with_lora_and_in_full() {
         ("every weight", Training::Full),
     ] {
         let of = |device| trained(&golden, how, device);
-        let on_card = of(gpu);
+        let on_gpu = of(gpu);
         assert_same_pass(
             what,
-            &on_card,
+            &on_gpu,
             &of(&Device::Cpu),
             &batch(&golden),
             Pass::default(),
         );
-        assert_eq!(on_card.unreached().unwrap(), Vec::<String>::new(), "{what}");
+        assert_eq!(on_gpu.unreached().unwrap(), Vec::<String>::new(), "{what}");
     }
 }
 
@@ -347,14 +352,16 @@ fn fifty_steps_stay_near_pytorch_and_the_cpu() {
         };
         let [eager, fused] = ["eager", "sdpa"]
             .map(|attention| golden::numbers(&of_pytorch["curves"][name][attention]));
-        let (found, expected) = (run(gpu, eager.len()), run(&Device::Cpu, 20));
+        let found = run(gpu, eager.len());
+        let expected = run(&Device::Cpu, 20);
         let errors = apart(&found[..20], &expected);
         let nearest: Vec<f64> = apart(&found, &eager)
             .into_iter()
             .zip(apart(&found, &fused))
             .map(|(a, b)| a.min(b))
             .collect();
-        let (off, spread) = (largest(&nearest), largest(&apart(&eager, &fused)));
+        let off = largest(&nearest);
+        let spread = largest(&apart(&eager, &fused));
         eprintln!(
             "{name}: {:.3} to {:.3}; {:.4} from the CPU's at most, {off:.4} from the nearer run of PyTorch's, which are {spread:.4} apart",
             found[0],
@@ -385,7 +392,8 @@ fn fp8_in_frozen_layers_changes_the_loss_little() {
             }
             train(&golden, &model, 20, 1.0, Pass::default())
         };
-        let (found, expected) = (of(true).0, of(false).0);
+        let found = of(true).0;
+        let expected = of(false).0;
         let errors = apart(&found, &expected);
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         eprintln!(
@@ -423,36 +431,30 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
     let Some(gpu) = &*GPU else { return };
     for name in GOLDENS {
         let golden = Golden::load(name);
-        let (on_card, on_cpu) = (
-            adapted(&golden, "adapter_final", gpu),
-            adapted(&golden, "adapter_final", &Device::Cpu),
-        );
+        let on_gpu = adapted(&golden, "adapter_final", gpu);
+        let on_cpu = adapted(&golden, "adapter_final", &Device::Cpu);
         let batch = batch(&golden);
-        let (found, expected) = (
-            on_card.embed_audio(&batch).unwrap().unwrap(),
-            on_cpu.embed_audio(&batch).unwrap().unwrap(),
-        );
+        let found = on_gpu.embed_audio(&batch).unwrap().unwrap();
+        let expected = on_cpu.embed_audio(&batch).unwrap().unwrap();
         assert!(found.device().is_cpu());
         assert!(
             cosine(&golden::flat(&found), &golden::flat(&expected)) > 0.9999,
             "{name}: what is heard"
         );
-        let (found, expected) = (
-            on_card.score(&batch, 0.0).unwrap(),
-            on_cpu.score(&batch, 0.0).unwrap(),
-        );
+        let found = on_gpu.score(&batch, 0.0).unwrap();
+        let expected = on_cpu.score(&batch, 0.0).unwrap();
         assert!(
             (found.loss / expected.loss - 1.0).abs() < 10.0 * LOSS_BAR,
             "{name}: {} and {}",
             found.loss,
             expected.loss
         );
-        assert_same_answers(name, &golden, &on_card, &on_cpu);
+        assert_same_answers(name, &golden, &on_gpu, &on_cpu);
     }
 }
 
 /// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched with.
-fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: &AudioLlm) {
+fn assert_same_answers(name: &str, golden: &Golden, on_gpu: &AudioLlm, on_cpu: &AudioLlm) {
     let prompts: Vec<Sequence> = (0..golden.examples().len())
         .map(|i| golden.prompt(i))
         .collect();
@@ -466,10 +468,11 @@ fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: 
             .generate(&pack(&prompts), &keys, &limits, &Sampling::default())
             .unwrap()
     };
-    let (found, expected) = (answers(on_card), answers(on_cpu));
+    let found = answers(on_gpu);
+    let expected = answers(on_cpu);
     let mut clear = 0;
     for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let alone = on_card
+        let alone = on_gpu
             .generate(
                 &pack(&prompts[i..=i]),
                 &keys[i..=i],
@@ -496,10 +499,8 @@ fn assert_same_answers(name: &str, golden: &Golden, on_card: &AudioLlm, on_cpu: 
         .iter()
         .map(|answer| vec![answer.clone(), answer[..2].to_vec()])
         .collect();
-    let (found, expected) = (
-        on_card.continuations(&pack(&prompts), &endings).unwrap(),
-        on_cpu.continuations(&pack(&prompts), &endings).unwrap(),
-    );
+    let found = on_gpu.continuations(&pack(&prompts), &endings).unwrap();
+    let expected = on_cpu.continuations(&pack(&prompts), &endings).unwrap();
     for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
         assert!(
             (found - expected).abs() < 0.05 * expected.abs().max(1.0),
@@ -520,11 +521,12 @@ fn margin(model: &AudioLlm, prompt: &Sequence) -> f32 {
 fn a_bf16_checkpoint_is_exact_on_the_gpu() {
     let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni_tied");
-    let (name, shape) = ("thinker.model.embed_tokens.weight", [352, 64]);
-    let on_card = weights(&golden).on(name, &shape, gpu).unwrap();
-    assert_eq!(on_card.dtype(), DType::BF16);
+    let name = "thinker.model.embed_tokens.weight";
+    let shape = [352, 64];
+    let on_gpu = weights(&golden).on(name, &shape, gpu).unwrap();
+    assert_eq!(on_gpu.dtype(), DType::BF16);
     assert_eq!(
-        device::to_host(&on_card).unwrap(),
+        device::to_host(&on_gpu).unwrap(),
         golden::flat(&weights(&golden).get(name, &shape, DType::F32).unwrap())
     );
     let noise = |device: &Device| {
@@ -535,7 +537,8 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
         )
         .unwrap()
     };
-    let (a, b) = (noise(gpu), noise(&Device::Cpu));
+    let a = noise(gpu);
+    let b = noise(&Device::Cpu);
     assert!(
         cosine(&a, &b) > 0.99999 && (norm(&a) / norm(&b) - 1.0).abs() < 1e-3,
         "random weights are the same on both"
@@ -547,13 +550,11 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
 fn encoding_ahead_changes_no_bit() {
     let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni");
-    let (batch, pass) = (
-        batch(&golden),
-        Pass {
-            dropout: 0.1,
-            ..Pass::default()
-        },
-    );
+    let batch = batch(&golden);
+    let pass = Pass {
+        dropout: 0.1,
+        ..Pass::default()
+    };
     let run = |is_ahead: bool| {
         let mut model = trained(&golden, Training::Lora, gpu);
         assert!(model.embed_audio_ahead(&batch, pass).unwrap().is_none());

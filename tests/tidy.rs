@@ -141,7 +141,8 @@ fn modules(path: &str, code: &[String]) -> (Vec<bool>, Vec<usize>) {
     let whole_file_is_test = !(path.starts_with("src/") || path.starts_with("crates/"))
         || parts.last() == Some(&"tests.rs")
         || parts.contains(&"tests");
-    let (mut is_test, mut depth) = (Vec::new(), Vec::new());
+    let mut is_test = Vec::new();
+    let mut depth = Vec::new();
     let mut braces = 0;
     let mut open_modules: Vec<usize> = Vec::new();
     let mut test_starts: Option<usize> = None;
@@ -205,7 +206,8 @@ fn literal_or_comment_end(chars: &[char], i: usize) -> usize {
     match (at(i), at(i + 1)) {
         ('/', '/') => find(i, &|j| at(j) == '\n'),
         ('/', '*') => {
-            let (mut j, mut open) = (i + 2, 1);
+            let mut j = i + 2;
+            let mut open = 1;
             while j < chars.len() && open > 0 {
                 match (at(j), at(j + 1)) {
                     ('/', '*') => (open, j) = (open + 1, j + 2),

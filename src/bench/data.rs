@@ -19,7 +19,7 @@ use crate::featurise::rows::Watch;
 use crate::machine::processor_seconds;
 use crate::models::config::Config;
 use crate::recipe::Recipe;
-use crate::recipe::Rows;
+use crate::recipe::RecipeRows;
 use crate::schedule::Pick;
 use crate::seed::Key;
 use crate::task::Mode;
@@ -102,7 +102,7 @@ pub fn measure(
 }
 
 /// Reads a row; returns its seconds of audio and its tokens.
-fn read_row(rows: &Rows, loader: &Loader, pick: &Pick, key: Key) -> Result<(f64, usize)> {
+fn read_row(rows: &RecipeRows, loader: &Loader, pick: &Pick, key: Key) -> Result<(f64, usize)> {
     let example = rows.corpus.example(pick.row, pick.epoch)?;
     let draw = rows.augmentation.as_ref();
     let draw = draw.map(|augmentation| augmentation.draw(pick.row, pick.epoch));

@@ -196,24 +196,14 @@ impl Measured<'_> {
 
     /// Medians over the steps that were looked at; phases that take no time are left out.
     fn by_phase(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        let of = |place: usize| {
-            median(
-                &self
-                    .phases
-                    .iter()
-                    .map(|phases| phases.seconds[place])
-                    .collect::<Vec<_>>(),
-            )
-        };
-        let found: Vec<f64> = if self.phases.is_empty() {
-            Vec::new()
-        } else {
-            (0..NAMES.len()).map(of).collect()
-        };
-        NAMES
-            .into_iter()
-            .zip(found)
-            .filter(|(_, seconds)| *seconds > 0.0)
+        let mut medians = Vec::new();
+        if !self.phases.is_empty() {
+            for (place, name) in NAMES.into_iter().enumerate() {
+                let seconds = self.phases.iter().map(|phases| phases.seconds[place]);
+                medians.push((name, median(&seconds.collect::<Vec<_>>())));
+            }
+        }
+        medians.into_iter().filter(|(_, seconds)| *seconds > 0.0)
     }
 
     /// Of the GPU, or else of the process, in 10^9 bytes.

@@ -303,16 +303,10 @@ impl Steps<'_> {
         self.model.parameters.zero_gradients()?;
         let mut seconds = 0.0;
         for batch in self.batches {
-            let state = |purpose| {
-                random_states(
-                    purpose,
-                    batch.tokens.len(),
-                    self.model.config.text.hidden_size,
-                    device,
-                )
-            };
-            let x = state("x")?;
-            let dy = state("dy")?;
+            let num_tokens = batch.tokens.len();
+            let width = self.model.config.text.hidden_size;
+            let x = random_states("x", num_tokens, width, device)?;
+            let dy = random_states("dy", num_tokens, width, device)?;
             synchronise(device)?;
             let started = Instant::now();
             self.model.train_layers(batch, &x, &dy, self.pass)?;
@@ -347,10 +341,8 @@ impl Steps<'_> {
     /// The update, and the gradient's norm before it.
     fn update(&mut self, loss: &Scalar) -> Result<Scalar> {
         self.done += 1;
-        let (grad_norm, counts) = (
-            self.optimiser.grad_norm(&self.model.parameters)?,
-            PerPart::from_fn(|_| self.done),
-        );
+        let grad_norm = self.optimiser.grad_norm(&self.model.parameters)?;
+        let counts = PerPart::from_fn(|_| self.done);
         self.optimiser.step(
             &self.model.parameters,
             Update {

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::build::document::Document;
 use crate::build::document::Step;
@@ -139,9 +138,10 @@ impl Assigning {
     pub fn write(mut self, recipe: &Recipe, path: &Path) -> Result<()> {
         self.assign(recipe);
         files::write_atomic_with(path, |file| {
-            self.rows
-                .iter()
-                .try_for_each(|row| writeln!(file, "{}", json!(row)))
+            for row in &self.rows {
+                writeln!(file, "{}", serde_json::to_string(row)?)?;
+            }
+            Ok(())
         })
     }
 

@@ -20,7 +20,7 @@ use crate::endpoint::request::Endpoint;
 use crate::endpoint::request::Failure;
 use crate::error::Error;
 use crate::error::Result;
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 use crate::stop::Stop;
 
 /// Shared by the steps' engines: the cache, the stop flag, and lines for the user.
@@ -222,7 +222,7 @@ impl Remote {
     pub fn ask<T>(
         &self,
         calls: &Calls,
-        draw: Draw,
+        draw: SeedKey,
         mut send: impl FnMut(&Endpoint) -> std::result::Result<T, Failure>,
     ) -> Result<Option<T>> {
         let caller = Caller::new(&self.endpoint, self.patience, calls.stop());

@@ -205,7 +205,7 @@ impl Build<'_> {
             .into_iter()
             .filter(|row| self.shard.has(*row) && !journal.has(*row))
             .collect();
-        let view = workers::Rows {
+        let view = workers::EarlierResults {
             store,
             prepared,
             before,

@@ -141,16 +141,6 @@ fn clock(found: &Captures) -> String {
         return found[0].to_owned();
     }
     let name = |hour: u64| arabic::hour((hour + 11) % 12 + 1).unwrap_or_default();
-    let minutes = |number: u64| {
-        let noun = Noun {
-            one: "دقيقة".to_owned(),
-            two: "دقيقتين".to_owned(),
-            few: "دقائق".to_owned(),
-            many: "دقيقة".to_owned(),
-            is_feminine: true,
-        };
-        counted(number, &noun)
-    };
     match minute {
         0 => name(hour),
         15 => format!("{} والربع", name(hour)),
@@ -159,6 +149,17 @@ fn clock(found: &Captures) -> String {
         45 => format!("{} إلا الربع", name(hour + 1)),
         other => format!("{} و{}", name(hour), minutes(other)),
     }
+}
+
+fn minutes(number: u64) -> String {
+    let noun = Noun {
+        one: "دقيقة".to_owned(),
+        two: "دقيقتين".to_owned(),
+        few: "دقائق".to_owned(),
+        many: "دقيقة".to_owned(),
+        is_feminine: true,
+    };
+    counted(number, &noun)
 }
 
 fn range(found: &Captures) -> String {

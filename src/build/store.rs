@@ -15,10 +15,12 @@ use std::sync::PoisonError;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::build::collect;
+use crate::build::document::Document;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::observer::Outcome as Built;
@@ -28,10 +30,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::AppendLog;
-use crate::files::Lines;
 use crate::files::Lock;
 use crate::json;
 use crate::jsonl;
+use crate::jsonl::LastLine;
 use crate::stop::Stop;
 
 /// Version of the files, which changes when earlier versions cannot use them.
@@ -163,18 +165,13 @@ impl Store {
         let mut outcome = Built::default();
         for row in jsonl::rows(&self.collected())? {
             stop.check("stopped")?;
-            let (_, found): (usize, RejectedOnly) = row?;
+            let (_, document): (usize, Document) = row?;
             outcome.collected += 1;
-            outcome.rejected += usize::from(found.rejected.is_some());
+            outcome.rejected += usize::from(document.rejected.is_some());
         }
         outcome.pending = outcome.collected - outcome.rejected;
         Ok(outcome)
     }
-}
-
-#[derive(Deserialize)]
-struct RejectedOnly {
-    rejected: Option<serde::de::IgnoredAny>,
 }
 
 /// Settings without those that change no result.
@@ -262,24 +259,25 @@ impl Journal {
 
     fn read(&mut self, path: &Path) -> Result<()> {
         let number = self.add_file(path)?;
-        let mut lines = Lines::open(path)?;
-        let mut offset = 0;
-        while let Some((_, line)) = lines.next_line()? {
-            let len = line.len();
-            let Ok(found) = serde_json::from_slice::<Line<serde::de::IgnoredAny>>(line) else {
-                break;
+        let mut is_broken = false;
+        jsonl::each_placed_line(path, LastLine::Cut, |place, text| {
+            // Rows from the first line of another form on are processed again.
+            let line: Option<Line<IgnoredAny>> = serde_json::from_slice(text).ok();
+            let Some(line) = line.filter(|_| !is_broken) else {
+                is_broken = true;
+                return Ok(());
             };
             self.entries.insert(
-                found.row,
+                line.row,
                 Entry {
                     file: number,
-                    offset,
-                    len: len as u32,
-                    is_rejected: found.rejected.is_some(),
+                    offset: place.start,
+                    len: text.len() as u32,
+                    is_rejected: line.rejected.is_some(),
                 },
             );
-            offset += len as u64 + 1;
-        }
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -325,7 +323,7 @@ impl Journal {
         if !self.is_rejected(row) {
             return Ok(None);
         }
-        Ok(self.line::<Value>(row)?.and_then(|line| line.rejected))
+        Ok(self.line::<IgnoredAny>(row)?.and_then(|line| line.rejected))
     }
 
     fn line<T: DeserializeOwned>(&self, row: usize) -> Result<Option<Line<T>>> {
@@ -426,23 +424,24 @@ mod tests {
             };
             journal.add(&mut writer, row, outcome).unwrap();
         }
-        // A crash in the middle of a line.
         let path = folder.join("1-of-2.jsonl");
         let whole = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, format!("{whole}{{\"row\": 5, \"do")).unwrap();
-
-        let mut again = Journal::open(folder.clone()).unwrap();
-        assert_eq!(again.done::<Value>(2).unwrap().unwrap()["number"], 2);
-        assert_eq!(again.rejected(3).unwrap().unwrap().reason, "silent");
-        assert!(again.is_passed(1) && !again.has(5) && again.is_rejected(3));
-        let mut writer = again.writer(shard("1/2")).unwrap();
-        again
-            .add(&mut writer, 5, Outcome::Done(json!({"number": 5})))
-            .unwrap();
-        assert_eq!(again.done::<Value>(5).unwrap().unwrap()["number"], 5);
-        let third = Journal::open(folder).unwrap();
-        assert_eq!(third.done::<Value>(5).unwrap().unwrap()["number"], 5);
-        assert_eq!(third.done::<Value>(1).unwrap().unwrap()["number"], 1);
+        // A crash in the middle of a line, and before its end.
+        for cut in ["{\"row\": 5, \"do", "{\"row\":5,\"done\":{\"number\":9}}"] {
+            std::fs::write(&path, format!("{whole}{cut}")).unwrap();
+            let mut again = Journal::open(folder.clone()).unwrap();
+            assert_eq!(again.done::<Value>(2).unwrap().unwrap()["number"], 2);
+            assert_eq!(again.rejected(3).unwrap().unwrap().reason, "silent");
+            assert!(again.is_passed(1) && !again.has(5) && again.is_rejected(3));
+            let mut writer = again.writer(shard("1/2")).unwrap();
+            again
+                .add(&mut writer, 5, Outcome::Done(json!({"number": 5})))
+                .unwrap();
+            assert_eq!(again.done::<Value>(5).unwrap().unwrap()["number"], 5);
+            let third = Journal::open(folder.clone()).unwrap();
+            assert_eq!(third.done::<Value>(5).unwrap().unwrap()["number"], 5);
+            assert_eq!(third.done::<Value>(1).unwrap().unwrap()["number"], 1);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::build::summarise::Summarised;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
 use crate::build::summarise::language_model::Written;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::data::repeats::words;
 use crate::error::Result;
 use crate::metrics::failures::has_loop_in;
@@ -76,7 +76,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// Verifies the summaries of one row.
-    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+    pub(crate) fn work(&self, rows: &EarlierResults, row: usize) -> Result<Outcome> {
         let found = summarise::of(rows, row)?;
         let text_words = words(&found.text);
         let mut faults: Vec<Fault> = Vec::new();
@@ -241,7 +241,7 @@ fn longest_run(a: &[String], b: &[String]) -> usize {
 }
 
 /// The step's result of a row.
-pub(crate) fn of(rows: &Rows, row: usize) -> Result<Verified> {
+pub(crate) fn of(rows: &EarlierResults, row: usize) -> Result<Verified> {
     rows.of(Step::Verify, row)
 }
 

@@ -21,13 +21,13 @@ use crate::error::Result;
 use crate::stop::Stop;
 
 /// Results of earlier steps for the rows.
-pub(crate) struct Rows<'a> {
+pub(crate) struct EarlierResults<'a> {
     pub(crate) store: &'a Store,
     pub(crate) prepared: &'a Prepared,
     pub(crate) before: &'a [Journal],
 }
 
-impl Rows<'_> {
+impl EarlierResults<'_> {
     /// A cleaned document.
     pub(crate) fn document(&self, row: usize) -> Result<Document> {
         self.prepared.document(self.store, row)

@@ -17,31 +17,33 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 /// Work that waits for somebody outside (a pipe, a download) cannot see `stop` and has nothing to lose: the first signal ends it.
 /// A hang-up that is ignored when the program starts, as under `nohup`, stays ignored.
 pub fn watch(stop: Stop) -> Result<()> {
-    let handler = move || {
-        if stop.request() {
-            end();
-        }
-        if Waiting::is_any() {
-            end_waiting();
-        }
-        print::message("\nstopping after what is under way; press Ctrl-C again to stop at once");
-        // The work may begin to wait only now.
-        std::thread::spawn(|| {
-            loop {
-                std::thread::sleep(LOOK_UP);
-                if Waiting::is_any() {
-                    end_waiting();
-                }
-            }
-        });
-    };
     let ignored = ignored_signals();
-    ctrlc::set_handler(handler)
+    ctrlc::set_handler(move || stop_or_end(&stop))
         .map_err(|e| Error::resource(format!("cannot watch for Ctrl-C: {e}")).caused_by(e))?;
     for signal in ignored {
         ignore(signal);
     }
     Ok(())
+}
+
+/// Asks the work to stop, or ends the process at the second signal and where the work waits for somebody outside.
+fn stop_or_end(stop: &Stop) {
+    if stop.request() {
+        end();
+    }
+    if Waiting::is_any() {
+        end_waiting();
+    }
+    print::message("\nstopping after what is under way; press Ctrl-C again to stop at once");
+    // The work may begin to wait only now.
+    std::thread::spawn(|| {
+        loop {
+            std::thread::sleep(LOOK_UP);
+            if Waiting::is_any() {
+                end_waiting();
+            }
+        }
+    });
 }
 
 fn end_waiting() {

@@ -9,7 +9,7 @@ use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::schema::Kind;
+use crate::schema::SchemaKind;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -21,7 +21,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let kind = Kind::from(arguments.kind);
+    let kind = SchemaKind::from(arguments.kind);
     let Some(path) = &arguments.file else {
         return print::result(kind.template());
     };

@@ -9,7 +9,7 @@ use crate::cli::print;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::schema::Kind;
+use crate::schema::SchemaKind;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let schema = Kind::from(arguments.kind).schema()?;
+    let schema = SchemaKind::from(arguments.kind).schema()?;
     let text = serde_json::to_string_pretty(&schema).map_err(Error::bug_from)?;
     match &arguments.out {
         Some(path) => files::write_atomic(path, format!("{text}\n").as_bytes()),

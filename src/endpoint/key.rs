@@ -184,14 +184,7 @@ fn unescaped(read: &[Read]) -> Option<Vec<Read>> {
 /// The byte that an escape at the beginning stands for, and its length: `\u0073`, `\x73`, `\/`, `%73`, `&#115;`, `&#x73;`.
 fn escape(read: &[Read]) -> Option<(u8, usize)> {
     let at = |i: usize| read.get(i).map(|one| one.byte);
-    let number = |from: usize, digits: usize, radix: u32| {
-        let text: String = read
-            .get(from..from + digits)?
-            .iter()
-            .map(|one| char::from(one.byte))
-            .collect();
-        u8::from_str_radix(text.trim_start_matches('0'), radix).ok()
-    };
+    let number = |from: usize, digits: usize, radix| number(read.get(from..from + digits)?, radix);
     match (at(0)?, at(1)?) {
         (b'\\', b'u') => Some((number(2, 4, 16)?, 6)),
         (b'\\', b'x') => Some((number(2, 2, 16)?, 4)),
@@ -206,6 +199,12 @@ fn escape(read: &[Read]) -> Option<(u8, usize)> {
         }
         _ => None,
     }
+}
+
+/// The number below 256 that digits stand for.
+fn number(digits: &[Read], radix: u32) -> Option<u8> {
+    let text: String = digits.iter().map(|one| char::from(one.byte)).collect();
+    u8::from_str_radix(text.trim_start_matches('0'), radix).ok()
 }
 
 /// The longest stretches of a text whose bytes are all of a kind, as far as they are long enough for a piece of a key.
@@ -225,22 +224,24 @@ fn runs(text: &str, is_of_kind: impl Fn(u8) -> bool) -> Vec<Range<usize>> {
 
 /// The bytes that base64 of either alphabet stands for (RFC 4648, sections 4 and 5); an incomplete end is left out.
 fn from_base64(text: Option<&[u8]>) -> Vec<u8> {
-    let value = |byte: u8| match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' | b'-' => 62,
-        _ => 63,
-    };
     let mut bytes = Vec::new();
     for group in text.unwrap_or_default().chunks(4) {
-        let bits = group
-            .iter()
-            .fold(0u32, |bits, &byte| bits << 6 | u32::from(value(byte)))
-            << (6 * (4 - group.len()));
+        let digits = group.iter().map(|&byte| u32::from(base64_digit(byte)));
+        let bits = digits.fold(0, |bits, digit| bits << 6 | digit) << (6 * (4 - group.len()));
         bytes.extend(&bits.to_be_bytes()[1..group.len()]);
     }
     bytes
+}
+
+/// The six bits that a letter of base64 stands for.
+fn base64_digit(letter: u8) -> u8 {
+    match letter {
+        b'A'..=b'Z' => letter - b'A',
+        b'a'..=b'z' => letter - b'a' + 26,
+        b'0'..=b'9' => letter - b'0' + 52,
+        b'+' | b'-' => 62,
+        _ => 63,
+    }
 }
 
 fn from_hex(text: Option<&[u8]>) -> Vec<u8> {

@@ -24,7 +24,7 @@ use crate::endpoint::request::Message;
 use crate::endpoint::request::Reply;
 use crate::error::Error;
 use crate::error::Result;
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 use crate::stop::Stop;
 
 /// How often a waiting thread looks up.
@@ -85,7 +85,7 @@ impl<'a> Caller<'a> {
         &self,
         messages: &[Message],
         parameters: &Map<String, Value>,
-        draw: Draw,
+        draw: SeedKey,
         told: &mut dyn FnMut(String, Duration),
     ) -> Result<Answer> {
         self.request(draw, told, &mut |endpoint| {
@@ -99,7 +99,7 @@ impl<'a> Caller<'a> {
     /// As [`Caller::ask`].
     pub fn request<T>(
         &self,
-        draw: Draw,
+        draw: SeedKey,
         told: &mut dyn FnMut(String, Duration),
         send: &mut dyn FnMut(&Endpoint) -> std::result::Result<T, Failure>,
     ) -> Result<Answer<T>> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 
 /// Limits of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Default for Patience {
 impl Patience {
     /// The wait after failure number `attempt` (from 0): twice the last, of which a share between a half and the whole is drawn, so
     /// that requests which failed together do not come back together.
-    pub fn wait(&self, attempt: u32, draw: Draw) -> Duration {
+    pub fn wait(&self, attempt: u32, draw: SeedKey) -> Duration {
         let doubled = self
             .first_wait
             .saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX))
@@ -107,12 +107,12 @@ mod tests {
         for attempt in 0..40 {
             let whole = (1u64 << attempt.min(6)).min(60) as f64;
             for row in 0..20 {
-                let wait = patience.wait(attempt, Draw::new(row, "x")).as_secs_f64();
+                let wait = patience.wait(attempt, SeedKey::new(row, "x")).as_secs_f64();
                 assert!((0.5 * whole..=whole).contains(&wait), "{attempt}: {wait}");
             }
         }
         let waits: std::collections::BTreeSet<Duration> = (0..20)
-            .map(|row| patience.wait(1, Draw::new(row, "x")))
+            .map(|row| patience.wait(1, SeedKey::new(row, "x")))
             .collect();
         assert_eq!(waits.len(), 20);
     }

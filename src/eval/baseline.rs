@@ -5,13 +5,13 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::eval::suite::Set;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::records::suite_file::Baseline;
 
 /// The answers of a baseline to a set, in the order of the rows; `None` where it does not fit.
 pub fn answers(baseline: Baseline, set: &Set) -> Option<Vec<String>> {
     match (baseline, set.task.kind) {
-        (Baseline::Majority, Kind::Classify) => {
+        (Baseline::Majority, TaskKind::Classify) => {
             let label = set.majority.as_ref()?.label.as_str();
             let place = set
                 .task
@@ -29,7 +29,7 @@ pub fn answers(baseline: Baseline, set: &Set) -> Option<Vec<String>> {
                     .collect(),
             )
         }
-        (Baseline::Lead | Baseline::Transcript, Kind::Generate) => {
+        (Baseline::Lead | Baseline::Transcript, TaskKind::Generate) => {
             let answer = |text: &Option<Box<str>>| {
                 let text = text.as_deref()?;
                 Some(set.task.write(if baseline == Baseline::Lead {

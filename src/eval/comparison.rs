@@ -59,31 +59,15 @@ pub fn slice_tables(
         let Some(metric) = metric_of(set) else {
             continue;
         };
-        let cell = |slices: &[Slice], value: &str| {
-            let slice = slices
-                .iter()
-                .find(|slice| (&slice.set, &slice.by, slice.value.as_str()) == (set, by, value));
-            let score =
-                slice.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
-            score.map_or_else(|| "-".to_owned(), |score| written(&metric, score))
-        };
-        let rows: Vec<Vec<String>> = slices
-            .iter()
-            .map(|slice| {
-                let count = slice
-                    .scores
-                    .first()
-                    .map_or(0, |score| score.num_utterances)
-                    .to_string();
-                std::iter::once(count)
-                    .chain(
-                        columns
-                            .iter()
-                            .map(|(_, of_system)| cell(of_system, &slice.value)),
-                    )
-                    .collect()
-            })
-            .collect();
+        let mut rows = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let first = slice.scores.first();
+            let mut row = vec![first.map_or(0, |score| score.num_utterances).to_string()];
+            for (_, of_system) in columns {
+                row.push(slice_cell(of_system, slice, &metric));
+            }
+            rows.push(row);
+        }
         let titles: Vec<&str> = std::iter::once("rows")
             .chain(columns.iter().map(|(title, _)| *title))
             .collect();
@@ -117,6 +101,16 @@ fn cell(column: &Column, name: &str) -> String {
     written(name, score) + mark
 }
 
+/// The score of a metric in a system's counterpart of a slice.
+fn slice_cell(of_system: &[Slice], slice: &Slice, metric: &str) -> String {
+    let is_same = |other: &&Slice| {
+        other.set == slice.set && other.by == slice.by && other.value == slice.value
+    };
+    let same = of_system.iter().find(is_same);
+    let score = same.and_then(|slice| slice.scores.iter().find(|score| score.name == metric));
+    score.map_or_else(|| "-".to_owned(), |score| written(metric, score))
+}
+
 fn written(name: &str, score: &Confident) -> String {
     let number = |value| shown(name, value);
     match score.interval() {
@@ -146,7 +140,9 @@ mod tests {
     use crate::metrics::Better;
 
     fn score(name: &str, value: f64) -> Confident {
-        let (better, signature, cluster) = (Better::Higher, String::new(), "none");
+        let better = Better::Higher;
+        let signature = String::new();
+        let cluster = "none";
         Confident {
             name: name.to_owned(),
             value,
@@ -162,10 +158,8 @@ mod tests {
 
     #[test]
     fn systems_stand_beside_each_other_and_the_mean_comes_last() {
-        let (base, lead) = (
-            [score("gist.rouge1", 0.5), score("mean", 0.25)],
-            [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)],
-        );
+        let base = [score("gist.rouge1", 0.5), score("mean", 0.25)];
+        let lead = [score("gist.rouge1", 1.0), score("gist.chrf", 41.26)];
         let columns = [
             Column {
                 title: "base".to_owned(),
@@ -220,10 +214,8 @@ mean          25.0         -
             instruction: None,
             scores: vec![score("uar", uar)],
         };
-        let (base, tuned) = (
-            [slice("f", 0.5), slice("m", 0.25)],
-            [slice("f", 0.75), slice("m", 1.0)],
-        );
+        let base = [slice("f", 0.5), slice("m", 0.25)];
+        let tuned = [slice("f", 0.75), slice("m", 1.0)];
         let text = slice_tables(&[("base", &base), ("tuned", &tuned)], |_| {
             Some("uar".to_owned())
         });

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn without_audio_the_same_words_are_asked() {
-        let (suite, asked) = (suite(), asked(Control::NoAudio, &suite()).unwrap());
+        let suite = suite();
+        let asked = asked(Control::NoAudio, &suite).unwrap();
         for (before, now) in suite
             .sets
             .iter()
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn shuffled_every_row_hears_another_and_every_clip_is_heard_once() {
-        let (suite, asked) = (suite(), asked(Control::ShuffledAudio, &suite()).unwrap());
+        let suite = suite();
+        let asked = asked(Control::ShuffledAudio, &suite).unwrap();
         for (before, now) in suite.sets.iter().zip(&asked.sets) {
             let clips = |set: &Set| {
                 set.examples
@@ -125,7 +127,8 @@ mod tests {
                     .map(|example| format!("{:?}", example.clips))
                     .collect::<Vec<_>>()
             };
-            let (mut before_clips, mut now_clips) = (clips(before), clips(now));
+            let mut before_clips = clips(before);
+            let mut now_clips = clips(now);
             assert!(
                 before_clips
                     .iter()

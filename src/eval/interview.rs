@@ -29,21 +29,18 @@ impl<'a> Interview<'a> {
     /// # Errors
     /// Clips that cannot be read; conversations that cannot be encoded.
     pub fn new(suite: &'a Suite, asked: &Asked, contents: &Contents) -> Result<Self> {
-        let of_set = |set: &'a Set| {
-            let keyed =
-                |question: Question<'a>| asked.key(&question, contents).map(|key| (question, key));
-            let questions = question::questions(set)
-                .into_par_iter()
-                .map(keyed)
-                .collect::<Result<Vec<_>>>();
-            Ok((
-                set,
-                questions.map_err(|e| e.at(format!("set `{}`", set.name)))?,
-            ))
-        };
-        Ok(Self {
-            sets: suite.sets.iter().map(of_set).collect::<Result<_>>()?,
-        })
+        let mut sets = Vec::with_capacity(suite.sets.len());
+        for set in &suite.sets {
+            let questions = question::questions(set).into_par_iter();
+            let keyed = questions.map(|question| {
+                let key = asked.key(&question, contents)?;
+                Ok((question, key))
+            });
+            let keyed = keyed.collect::<Result<Vec<_>>>();
+            let keyed = keyed.map_err(|e| e.at(format!("set `{}`", set.name)))?;
+            sets.push((set, keyed));
+        }
+        Ok(Self { sets })
     }
 
     /// Number of questions.
@@ -102,14 +99,13 @@ impl<'a> Interview<'a> {
     /// # Errors
     /// A question without an answer, which is a fault of ours.
     pub fn predictions(&self, loader: &Loader, store: &Store) -> Result<Vec<Vec<Prediction>>> {
-        let of_set = |(set, questions): &(&Set, Vec<(Question, Hash)>)| {
-            let found = questions
-                .iter()
-                .map(|(_, key)| store.get(key).cloned())
-                .collect::<Option<Vec<_>>>();
+        let mut predictions = Vec::with_capacity(self.sets.len());
+        for (set, questions) in &self.sets {
+            let found = questions.iter().map(|(_, key)| store.get(key).cloned());
+            let found = found.collect::<Option<Vec<_>>>();
             let found = found.ok_or_else(|| Error::bug("a question was not asked"))?;
-            question::predictions(set, loader, found)
-        };
-        self.sets.iter().map(of_set).collect()
+            predictions.push(question::predictions(set, loader, found)?);
+        }
+        Ok(predictions)
     }
 }

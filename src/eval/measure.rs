@@ -6,11 +6,11 @@ use crate::error::Result;
 use crate::eval::suite::Set;
 use crate::metrics::Answers;
 use crate::metrics::Definition;
-use crate::metrics::Kind;
 use crate::metrics::Labels;
 use crate::metrics::Pair;
 use crate::metrics::Reading;
 use crate::metrics::Tally;
+use crate::metrics::TaskKind;
 use crate::metrics::registry;
 use crate::metrics::registry::Standing;
 use crate::records::prediction;
@@ -60,7 +60,7 @@ impl Set {
 
 /// Refuses metrics that a task does not have, and settings that do nothing for it.
 pub fn check(written: &SetFile, task: &Task) -> Result<()> {
-    let is_labels = task.kind == Kind::Classify;
+    let is_labels = task.kind == TaskKind::Classify;
     let known = || task.kind.definitions().map(|metric| metric.name);
     for name in written.metrics.iter().flatten() {
         let found = task.kind.definitions().find(|metric| metric.name == name);
@@ -95,7 +95,7 @@ pub fn check(written: &SetFile, task: &Task) -> Result<()> {
             task.name
         )));
     }
-    if written.text_from.is_some() && task.kind != Kind::Generate {
+    if written.text_from.is_some() && task.kind != TaskKind::Generate {
         return Err(
             Error::input(format!("`text_from` in a set of task `{}`", task.name))
                 .hint("it is for the baselines of summaries"),
@@ -147,7 +147,7 @@ pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
 
 /// What a set's predictions say of its rows.
 fn answers<'a>(set: &'a Set, said: &'a [Prediction]) -> Answers<'a> {
-    let labels = (set.task.kind == Kind::Classify).then(|| labels(set, said));
+    let labels = (set.task.kind == TaskKind::Classify).then(|| labels(set, said));
     Answers {
         pairs: said.iter().map(|row| pair(set, row)).collect(),
         labels,
@@ -159,7 +159,7 @@ fn answers<'a>(set: &'a Set, said: &'a [Prediction]) -> Answers<'a> {
 /// is read apart from its text.
 fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
     let is_json = set.task.answer.format == AnswerFormat::Json;
-    let said = match is_json && set.task.kind != Kind::Classify {
+    let said = match is_json && set.task.kind != TaskKind::Classify {
         true => row.answer.as_deref().unwrap_or_default(),
         false => &row.prediction,
     };
@@ -171,19 +171,21 @@ fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
 /// The answers as labels: under each of the set's ways to read them, and by likelihood where every row has one.
 fn labels<'a>(set: &'a Set, said: &'a [Prediction]) -> Labels<'a> {
     let inventory = set.inventory();
-    let reading = |&parse: &Parse| Reading {
-        parse: parse.name(),
-        variant: (parse == Parse::Strict).then_some(parse.name()),
-        labels: said
-            .iter()
-            .map(|row| set.task.parse_answer(&row.prediction, parse))
-            .collect(),
-    };
+    let mut readings = Vec::with_capacity(set.parses.len());
+    for &parse in &set.parses {
+        let labels = said.iter();
+        let labels = labels.map(|row| set.task.parse_answer(&row.prediction, parse));
+        readings.push(Reading {
+            parse: parse.name(),
+            variant: (parse == Parse::Strict).then_some(parse.name()),
+            labels: labels.collect(),
+        });
+    }
     let has_likelihoods = set.likelihood && said.iter().all(|row| row.likelihoods.is_some());
     let likeliest = || said.iter().map(|row| likeliest(row, &inventory)).collect();
     Labels {
         due: said.iter().map(|row| row.reference.as_str()).collect(),
-        readings: set.parses.iter().map(reading).collect(),
+        readings,
         likeliest: has_likelihoods.then(likeliest),
         inventory: inventory.clone(),
     }

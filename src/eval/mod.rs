@@ -24,9 +24,9 @@ pub mod measure;
 pub mod outcome;
 pub mod prediction;
 pub mod question;
-pub mod record;
 pub mod results;
 pub mod rows;
+pub mod scores_file;
 pub mod scoring;
 pub mod slices;
 pub mod suite;
@@ -85,21 +85,16 @@ impl Evaluation {
 /// The names of the scores that [`evaluate`] gives for a suite, in their order.
 pub fn score_names(suite: &Suite) -> Vec<String> {
     // Which tallies there are does not depend on the predictions, so none will do.
-    let of_set = |set: &Set| {
-        let measured = measure(set, &[])
-            .map(|measured| measured.tallies)
-            .unwrap_or_default();
-        measured
-            .into_iter()
-            .map(|tally| format!("{}.{}", set.name, tally.name))
-            .collect::<Vec<_>>()
-    };
-    suite
-        .sets
-        .iter()
-        .flat_map(of_set)
-        .chain([MEAN.to_owned()])
-        .collect()
+    let mut names = Vec::new();
+    for set in &suite.sets {
+        let measured = measure(set, &[]).ok();
+        let tallies = measured.map(|measured| measured.tallies);
+        for tally in tallies.unwrap_or_default() {
+            names.push(format!("{}.{}", set.name, tally.name));
+        }
+    }
+    names.push(MEAN.to_owned());
+    names
 }
 
 /// Evaluates a model on a suite; `progress` is told how many of how many examples are done. Controls and baselines are left out. Rows that

@@ -17,9 +17,10 @@ use crate::eval::suite::Suite;
 use crate::eval::systems::BASE;
 use crate::eval::systems::Respondent;
 use crate::eval::systems::Systems;
+use crate::metrics::Tally;
 use crate::metrics::confidence::ALPHA;
-use crate::records::details::Kind;
 use crate::records::details::SystemAbout;
+use crate::records::details::SystemKind;
 use crate::records::prediction::Prediction;
 use crate::records::suite_file::Baseline;
 use crate::records::suite_file::Control;
@@ -102,8 +103,8 @@ impl<'a> Outcome<'a> {
         let about = SystemAbout {
             system: Some(respondent.name.clone()),
             kind: match control {
-                Some(_) => Kind::Control,
-                None => Kind::Model,
+                Some(_) => SystemKind::Control,
+                None => SystemKind::Model,
             },
             control: control.map(|control| control.name().to_owned()),
             adapter: respondent
@@ -154,7 +155,7 @@ impl<'a> Outcome<'a> {
         }
         let about = SystemAbout {
             system: Some(of.name().to_owned()),
-            kind: Kind::Baseline,
+            kind: SystemKind::Baseline,
             notes: notes.clone(),
             ..SystemAbout::default()
         };
@@ -220,22 +221,17 @@ pub fn tables(outcomes: &[Outcome], suite: &Suite, resampling: &Resampling) -> S
         .filter(|one| one.control.is_none() && !one.is_baseline)
         .map(|one| (one.name.as_str(), one.slices.as_slice()))
         .collect();
-    let metric_of = |set: &str| {
-        let answered = outcomes
-            .first()?
-            .system
-            .sets
-            .iter()
-            .find(|answered| answered.set.name == set)?;
-        let headline = &answered.measured.headline.name;
-        let tallies = &answered.measured.tallies;
-        tallies
-            .iter()
-            .find(|tally| tally.name == *headline)
-            .or(tallies.first())
-            .map(|tally| tally.name.clone())
-    };
-    text + &comparison::slice_tables(&models, metric_of)
+    text + &comparison::slice_tables(&models, |set| metric_of(outcomes.first()?, set))
+}
+
+/// Name of the metric that slices of a set show: its headline, else its first metric.
+fn metric_of(outcome: &Outcome, set: &str) -> Option<String> {
+    let mut sets = outcome.system.sets.iter();
+    let measured = &sets.find(|answered| answered.set.name == set)?.measured;
+    let is_headline = |tally: &&Tally| tally.name == measured.headline.name;
+    let headline = measured.tallies.iter().find(is_headline);
+    let shown = headline.or(measured.tallies.first())?;
+    Some(shown.name.clone())
 }
 
 fn legend(outcomes: &[Outcome], suite: &Suite, resampling: &Resampling) -> String {

@@ -10,8 +10,8 @@ use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::outcome::Outcome;
-use crate::eval::record;
-use crate::eval::record::Known;
+use crate::eval::scores_file::Known;
+use crate::eval::scores_file::scores_file;
 use crate::eval::suite::Suite;
 use crate::files;
 use crate::records::details::SuiteAbout;
@@ -122,7 +122,7 @@ impl Folder {
             compared: &one.compared,
             slices: &one.slices,
         };
-        record::scores_file(&one.system, &known)?.write(&folder)
+        scores_file(&one.system, &known)?.write(&folder)
     }
 
     /// Systems of earlier evaluations that are not among `names` and were evaluated with another version of the suite.

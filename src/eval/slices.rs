@@ -78,15 +78,10 @@ pub fn value(slice: &str, example: &Example) -> Result<Option<String>> {
 /// Length of an example's audio: the sum of its spans where both ends are given, or else what the data says.
 pub fn seconds(example: &Example) -> Option<f64> {
     let span = |clip: &crate::data::Clip| Some(clip.span.end_s? - clip.span.start_s.unwrap_or(0.0));
-    let of_spans = || {
-        example
-            .clips
-            .iter()
-            .map(span)
-            .sum::<Option<f64>>()
-            .filter(|_| !example.clips.is_empty())
-    };
-    of_spans().or(example.duration)
+    let of_spans: Option<f64> = example.clips.iter().map(span).sum();
+    of_spans
+        .filter(|_| !example.clips.is_empty())
+        .or(example.duration)
 }
 
 /// Gives every example that does not say its length that of its decoded clips.
@@ -217,10 +212,8 @@ mod tests {
         std::fs::write(dir.path().join("a.wav"), b"RIFF").unwrap();
         let path = dir.path().join("m.jsonl");
         std::fs::write(&path, rows.join("\n")).unwrap();
-        let (tasks, rows) = (
-            Tasks::load(None).unwrap(),
-            read_manifest(&path, None, OnBadRow::Error).unwrap().rows,
-        );
+        let tasks = Tasks::load(None).unwrap();
+        let rows = read_manifest(&path, None, OnBadRow::Error).unwrap().rows;
         rows.iter()
             .map(|row| {
                 tasks

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use crate::error::Error;
-use crate::error::Kind as ErrorKind;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::majority::Majority;
 use crate::featurise::Loader;
@@ -153,7 +153,7 @@ impl Set {
         for (place, found) in found {
             match found {
                 Ok(()) => {}
-                Err(error) if error.kind == ErrorKind::Input => bad.push((place, error)),
+                Err(error) if error.kind == Kind::Input => bad.push((place, error)),
                 Err(error) => return Err(error),
             }
         }

@@ -160,18 +160,18 @@ impl Judged {
     }
 
     fn tables(&self) -> Result<Vec<ScoreTable>> {
-        let table = |score: &Resampled| {
-            let estimates = (0..score.found.num_systems())
-                .map(|recipe| score.found.estimate(recipe))
-                .collect::<Result<_>>()?;
-            Ok(ScoreTable {
+        let mut tables = Vec::with_capacity(self.scores.len());
+        for score in &self.scores {
+            let recipes = 0..score.found.num_systems();
+            let estimates = recipes.map(|recipe| score.found.estimate(recipe));
+            tables.push(ScoreTable {
                 score: score.name.clone(),
                 signature: score.signature.clone(),
-                estimates,
+                estimates: estimates.collect::<Result<_>>()?,
                 seeds: score.seeds.clone(),
-            })
-        };
-        self.scores.iter().map(table).collect()
+            });
+        }
+        Ok(tables)
     }
 
     /// What any of the estimates warns of, said once with the sets that it is about.

@@ -19,6 +19,7 @@ use crate::records::scores::MEAN;
 use crate::records::scores::Scores;
 use crate::stats::significance::Resampling;
 use crate::stats::significance::convergence::Better;
+use crate::stats::significance::convergence::Convergence;
 use crate::stats::significance::convergence::Curve;
 use crate::stats::significance::convergence::steps_to_reach;
 
@@ -59,33 +60,21 @@ pub fn of_recipes(
         })
         .collect::<Result<_>>()?;
     pairs.retain(|(a, b)| is_judged[place(a)] && is_judged[place(b)]);
-    let reached = |(recipe, against): (&String, &String)| {
-        let curves = |name: &String| {
-            runs(place(name))
-                .map(dev_curve)
-                .collect::<Result<Vec<Curve>>>()
-        };
-        let targets: Vec<f64> = runs(place(against))
-            .map(last_score)
-            .collect::<Result<_>>()?;
-        let found = steps_to_reach(
-            &curves(against)?,
-            &curves(recipe)?,
-            &targets,
-            Better::Higher,
-            resampling,
-        )?;
-        Ok(Reached {
-            recipe: recipe.clone(),
-            against: against.clone(),
-            found,
-        })
-    };
     let seed_curves: Vec<SeedCurves> = (0..recipes.len())
         .map(|recipe| curves_of(runs(recipe)))
         .collect::<Result<_>>()?;
+    let mut convergence = Vec::with_capacity(pairs.len());
+    for (recipe, against) in pairs {
+        let own: Vec<&Planned> = runs(place(recipe)).collect();
+        let others: Vec<&Planned> = runs(place(against)).collect();
+        convergence.push(Reached {
+            recipe: recipe.clone(),
+            against: against.clone(),
+            found: steps_to_last_score(&others, &own, resampling)?,
+        });
+    }
     Ok(Dynamics {
-        convergence: pairs.into_iter().map(reached).collect::<Result<_>>()?,
+        convergence,
         curves: seed_curves.iter().map(means).collect(),
         seed_curves,
         failures: (0..recipes.len())
@@ -95,6 +84,20 @@ pub fn of_recipes(
             .map(|recipe| mean_gradients(runs(recipe)))
             .collect::<Result<_>>()?,
     })
+}
+
+/// Steps until the last dev score of `others`, by seed, of themselves and of `own`.
+fn steps_to_last_score(
+    others: &[&Planned],
+    own: &[&Planned],
+    resampling: &Resampling,
+) -> Result<Convergence> {
+    let curves = |runs: &[&Planned]| runs.iter().map(|run| dev_curve(run)).collect();
+    let targets = others.iter().map(|run| last_score(run));
+    let targets: Vec<f64> = targets.collect::<Result<_>>()?;
+    let of_others: Result<Vec<Curve>> = curves(others);
+    let of_own: Result<Vec<Curve>> = curves(own);
+    steps_to_reach(&of_others?, &of_own?, &targets, Better::Higher, resampling)
 }
 
 /// Evaluations of a run as it is, controls left out: step and scores.
@@ -143,16 +146,12 @@ fn curves_of<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<SeedCurves> 
 
 /// The mean over seeds at each step.
 fn means(curves: &SeedCurves) -> BTreeMap<String, BTreeMap<u64, f64>> {
-    let of_steps = |steps: &BTreeMap<u64, Vec<f64>>| {
-        steps
-            .iter()
-            .map(|(step, values)| (*step, mean(values)))
-            .collect()
-    };
-    curves
-        .iter()
-        .map(|(name, steps)| (name.clone(), of_steps(steps)))
-        .collect()
+    let mut found = BTreeMap::new();
+    for (name, steps) in curves {
+        let means = steps.iter().map(|(step, values)| (*step, mean(values)));
+        found.insert(name.clone(), means.collect());
+    }
+    found
 }
 
 /// Failures of what is said freely, at every evaluation: shares of answers at the limit, with repetition, in a wrong script, insertions, lengths.
@@ -221,10 +220,8 @@ fn add(values: &mut BTreeMap<String, Vec<f64>>, found: BTreeMap<String, f64>) {
 }
 
 fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradients> {
-    let (mut cosines, mut norms) = (
-        BTreeMap::<String, Vec<f64>>::new(),
-        BTreeMap::<String, Vec<f64>>::new(),
-    );
+    let mut cosines = BTreeMap::<String, Vec<f64>>::new();
+    let mut norms = BTreeMap::<String, Vec<f64>>::new();
     let mut volatilities = Vec::new();
     for run in runs {
         let mut lengths = Vec::new();

@@ -196,11 +196,11 @@ impl Augmentation {
     }
 
     /// What is done to the clips of a row in an epoch.
-    pub fn draw(&self, row: u32, epoch: u32) -> Draw<'_> {
+    pub fn draw(&self, row: u32, epoch: u32) -> ExampleAugmentation<'_> {
         let key = Key::new(self.seed, "augment")
             .with(u64::from(epoch))
             .with(u64::from(row));
-        Draw {
+        ExampleAugmentation {
             augmentation: self,
             key,
         }
@@ -209,12 +209,12 @@ impl Augmentation {
 
 /// What is done to the clips of one example.
 #[derive(Clone, Copy)]
-pub struct Draw<'a> {
+pub struct ExampleAugmentation<'a> {
     augmentation: &'a Augmentation,
     key: Key,
 }
 
-impl Draw<'_> {
+impl ExampleAugmentation<'_> {
     fn key(&self, clip: usize, purpose: &str) -> Key {
         self.key.with(clip as u64).with_name(purpose)
     }

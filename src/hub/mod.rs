@@ -87,15 +87,14 @@ fn find_dir(model: &str, watcher: &mut dyn Watcher) -> Result<PathBuf> {
     download(model, &repo, watcher).map_err(|e| e.at(model))
 }
 
+/// Returns whether a text can be one of the two names of a Hub id.
+fn is_name(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !text.is_empty() && !text.starts_with('.') && text.chars().all(is_allowed)
+}
+
 /// Refuses what is no Hub id: two names of letters, digits, `-`, `_` and `.`.
 fn check_id(model: &str) -> Result<()> {
-    let is_name = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
     if model.split('/').count() == 2 && model.split('/').all(is_name) {
         return Ok(());
     }

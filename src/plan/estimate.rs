@@ -188,7 +188,9 @@ fn on_gpu(
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };
-    let (mut largest, mut tokens_of_largest, mut longest) = (0f64, 0, (0, 0));
+    let mut largest = 0f64;
+    let mut tokens_of_largest = 0;
+    let mut longest = (0, 0);
     for (index, stage) in stages.iter().enumerate() {
         let model = Model {
             config,
@@ -260,7 +262,9 @@ fn loads(
         parts: parts[index],
         save: recipe.memory.save,
     };
-    let (mut sum, mut activations, mut audio_tokens) = (Load::default(), 0f64, 0f64);
+    let mut sum = Load::default();
+    let mut activations = 0f64;
+    let mut audio_tokens = 0f64;
     for &step in &facts.steps[index] {
         let draws: Vec<&Fact> = stage.steps[step]
             .iter()
@@ -374,7 +378,9 @@ fn scientific(number: f64) -> String {
 fn speed() -> f64 {
     let values: Vec<f32> = (0..SIDE * SIDE).map(|i| (i % 7) as f32).collect();
     let matrix = Matrix::new(&values, SIDE, SIDE);
-    let (started, mut products, mut sum) = (Instant::now(), 0.0, 0.0);
+    let started = Instant::now();
+    let mut products = 0.0;
+    let mut sum = 0.0;
     while started.elapsed() < CALIBRATION {
         sum += product_new(matrix, matrix.t(), 1.0, Threads::All)[0];
         products += 1.0;

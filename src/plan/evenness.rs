@@ -48,15 +48,11 @@ pub fn of_stage(
     let unchosen = draws.unchosen.as_ref().map(|steps| rows_of(steps));
     let by_place = match (known, draws.stage.diverse, &unchosen) {
         (Some(embeddings), Some(diverse), Some(unchosen)) => {
-            let places = |batches: &[Vec<u32>]| {
-                spread::spread_by_place(
-                    population,
-                    embeddings,
-                    compared(batches),
-                    diverse.block as usize,
-                )
-            };
-            places(&batches).into_iter().zip(places(unchosen)).collect()
+            let block = diverse.block as usize;
+            let [drawn, unchosen] = [&batches, unchosen].map(|batches| {
+                spread::spread_by_place(population, embeddings, compared(batches), block)
+            });
+            drawn.into_iter().zip(unchosen).collect()
         }
         _ => Vec::new(),
     };

@@ -169,15 +169,12 @@ impl Reader<'_> {
     fn clips(&self, draws: &[Pick]) -> Result<ClipLengths> {
         let mut rows: Vec<u32> = draws.iter().map(|pick| pick.row).collect();
         rows.dedup();
-        let lengths = |row: u32| {
-            let of_row =
-                lengths::clip_lengths(self.corpus.row(row), self.max_audio_s, self.headers);
-            (
-                row,
-                of_row.map_err(|error| error.at(self.corpus.place(row))),
-            )
-        };
-        Ok(rows.into_par_iter().map(lengths).collect())
+        let rows = rows.into_par_iter().map(|row| {
+            let example = self.corpus.row(row);
+            let lengths = lengths::clip_lengths(example, self.max_audio_s, self.headers);
+            (row, lengths.map_err(|e| e.at(self.corpus.place(row))))
+        });
+        Ok(rows.collect())
     }
 
     /// Audio of a row, in seconds.

@@ -42,7 +42,7 @@ use crate::plan::shares::Amount;
 use crate::plan::shares::StageShares;
 use crate::plan::table::Table;
 use crate::recipe::Recipe;
-use crate::recipe::Rows;
+use crate::recipe::RecipeRows;
 use crate::records::picks::StepPicks;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
@@ -140,7 +140,7 @@ impl Plan {
             .collect();
         notes.extend(rows.check_leakage(&[], allowed, &headers)?);
         headers.keep();
-        let Rows {
+        let RecipeRows {
             corpus,
             augmentation,
             mut schedule,
@@ -293,14 +293,6 @@ impl Plan {
     /// The plan as one JSON object. Amounts of audio are in seconds; numbers of tokens are `null` where the tokenizer is not on this
     /// machine, and all amounts but examples are estimates where `is_sample` is true.
     pub fn json(&self) -> serde_json::Value {
-        let amount = |amount: &Amount| {
-            serde_json::json!({
-                "examples": amount.examples,
-                "audio_s": amount.seconds,
-                "tokens": amount.tokens,
-                "target_tokens": amount.target_tokens,
-            })
-        };
         let population = self.corpus.population();
         let stages = self.schedule.stages().iter().zip(&self.shares);
         let stages: Vec<serde_json::Value> = stages
@@ -312,7 +304,7 @@ impl Plan {
                         serde_json::json!({
                             "task": population.tasks[share.task],
                             "label": share.label_name(population),
-                            "amount": amount(&share.amount),
+                            "amount": share.amount.json(),
                             "rows": share.reach.num_rows,
                             "rows_drawn": share.reach.num_drawn,
                             "most_draws_of_a_row": share.reach.most,
@@ -323,7 +315,7 @@ impl Plan {
                     "name": stage.name,
                     "first_step": stage.start + 1,
                     "steps": stage.steps,
-                    "total": amount(&shares.total),
+                    "total": shares.total.json(),
                     "shares": shares_of,
                 })
             })
@@ -338,7 +330,7 @@ impl Plan {
             "batch": self.schedule.batch(),
             "rows": self.corpus.len(),
             "is_sample": self.facts.is_sample,
-            "total": amount(&self.total()),
+            "total": self.total().json(),
             "stages": stages,
             "estimates": estimates,
             "warnings": self.warnings,

@@ -28,6 +28,16 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// The amount as a JSON object.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "examples": self.examples,
+            "audio_s": self.seconds,
+            "tokens": self.tokens,
+            "target_tokens": self.target_tokens,
+        })
+    }
+
     fn add(&mut self, other: &Self) {
         let sum = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => Some(a + b),

@@ -223,13 +223,13 @@ fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf
 fn check_files(saved: &State) -> Result<()> {
     for (path, hash) in &saved.inputs {
         if Source::new(path.as_str()).hash()? != *hash {
-            return Err(changed(path));
+            return Err(changed_file(path));
         }
     }
     Ok(())
 }
 
-fn changed(path: &str) -> Error {
+fn changed_file(path: &str) -> Error {
     Error::input("the file has changed since the run began")
         .at(path)
         .hint("put it back to continue this run, or start another with `--set name=NAME`")
@@ -242,7 +242,7 @@ fn check_inputs(saved: &State, now: &State) -> Result<()> {
         .into_iter()
         .find(|path| saved.inputs.get(*path) != now.inputs.get(*path))
     {
-        Some(path) => Err(changed(path)),
+        Some(path) => Err(changed_file(path)),
         None => Ok(()),
     }
 }

@@ -262,7 +262,7 @@ impl Recipe {
         headers: &Headers,
         pool: Pool,
         watch: Watch<'_>,
-    ) -> Result<Rows> {
+    ) -> Result<RecipeRows> {
         let asked = tasks.clone().asked_in(&self.instructions);
         let skip = "`on_bad_row: skip`";
         let mut check =
@@ -272,7 +272,7 @@ impl Recipe {
         let evaluate = self.suite(tasks, &mut check)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
-        Ok(Rows {
+        Ok(RecipeRows {
             corpus,
             augmentation,
             schedule,
@@ -410,7 +410,7 @@ impl Recipe {
 }
 
 /// Training and evaluation rows of a recipe.
-pub struct Rows {
+pub struct RecipeRows {
     /// The rows of the training.
     pub corpus: Corpus,
     /// Changes of their clips.
@@ -423,7 +423,7 @@ pub struct Rows {
     pub left_out: LeftOut,
 }
 
-impl Rows {
+impl RecipeRows {
     /// Faults of rows that are not used, and of rows that will be left out when they are drawn.
     pub fn skipped(&self) -> impl Iterator<Item = &Error> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);

@@ -37,7 +37,7 @@ use crate::ops::device::memory;
 use crate::parts::Part;
 use crate::parts::Parts;
 use crate::recipe::Recipe;
-use crate::recipe::Rows;
+use crate::recipe::RecipeRows;
 use crate::recipe::WeightsSource;
 use crate::records::inputs::Inputs;
 use crate::schedule::Pick;
@@ -61,7 +61,7 @@ pub struct Opened {
 
 /// A recipe whose rows are read and whose weights are not.
 pub struct Prepared {
-    rows: Rows,
+    rows: RecipeRows,
     computes: Computes,
     config: Config,
     loader: Loader,
@@ -76,7 +76,7 @@ const STEPS_LOOKED_AT: usize = 8;
 
 /// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, which training reports.
 fn tokens_of(
-    rows: &Rows,
+    rows: &RecipeRows,
     pick: Pick,
     config: &Config,
     loader: &Loader,
@@ -110,7 +110,7 @@ impl Recipe {
     pub fn prepare(
         &self,
         model_dir: &Path,
-        rows: Rows,
+        rows: RecipeRows,
         headers: &Headers,
         device: &Device,
         ignore_memory: bool,
@@ -163,7 +163,7 @@ impl Recipe {
     /// embeddings are left out.
     fn first_batches(
         &self,
-        rows: &Rows,
+        rows: &RecipeRows,
         loader: &Loader,
         headers: &Headers,
         (config, sizes, parts): (&Config, &Sizes, &[Parts]),

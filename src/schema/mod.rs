@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// A kind of file that people write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SchemaKind {
     /// A training run.
     Recipe,
     /// The sets that a model is evaluated on.
@@ -24,7 +24,7 @@ pub enum Kind {
     Experiment,
 }
 
-impl Kind {
+impl SchemaKind {
     /// Every kind, in the order of the manual.
     pub const ALL: [Self; 4] = [Self::Recipe, Self::Suite, Self::Task, Self::Experiment];
 
@@ -97,14 +97,14 @@ mod tests {
 
     #[test]
     fn lists_may_be_their_one_entry() {
-        let schema = Kind::Suite.schema().unwrap();
+        let schema = SchemaKind::Suite.schema().unwrap();
         let controls = &schema["properties"]["controls"];
         assert!(controls["description"].is_string());
         assert_eq!(controls["anyOf"][0]["type"], "array");
         assert_eq!(controls["anyOf"][1], controls["anyOf"][0]["items"]);
         assert!(controls["anyOf"][1]["oneOf"].is_array());
 
-        let recipe = Kind::Recipe.schema().unwrap();
+        let recipe = SchemaKind::Recipe.schema().unwrap();
         let betas = &recipe["$defs"]["optimiser"]["properties"]["betas"];
         assert_eq!(betas["type"], "array", "two numbers are never one");
     }

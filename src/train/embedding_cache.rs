@@ -30,13 +30,13 @@ pub struct Cache {
     folder: PathBuf,
     model: Fingerprint,
     dim: usize,
-    parts: Vec<Part>,
+    parts: Vec<PartFile>,
     /// Part and row of each key.
     known: HashMap<RowKey, (usize, usize)>,
     waiting: Vec<(RowKey, Vec<f32>)>,
 }
 
-struct Part {
+struct PartFile {
     map: Mmap,
     /// First byte of the values in the file.
     values: usize,
@@ -120,14 +120,14 @@ impl Cache {
         }
 
         let values = values.data().as_ptr() as usize - map.as_ptr() as usize;
-        self.parts.push(Part { map, values });
+        self.parts.push(PartFile { map, values });
         Ok(())
     }
 
     /// The embedding of a row, if it is known.
     pub fn get(&self, key: &RowKey) -> Option<Vec<f32>> {
         let &(part, row) = self.known.get(key)?;
-        let Part { map, values } = &self.parts[part];
+        let PartFile { map, values } = &self.parts[part];
         let start = values + row * self.dim * size_of::<f32>();
         let bytes = &map[start..start + self.dim * size_of::<f32>()];
         Some(

@@ -280,7 +280,7 @@ impl Optimiser {
             weight_decay,
         }
         .update(buffers, &segments, clip)?;
-        parameters.changed()
+        parameters.renew_copies()
     }
 }
 

@@ -108,18 +108,11 @@ impl Run {
     }
 }
 
-/// The place of a step's stage, and its learning rate: the stage's own peak or the optimiser's, shaped over all planned steps.
-pub fn learning_rate(
-    schedule: &Schedule,
-    settings: &optimiser::Settings,
-    step: u64,
-) -> (usize, f64) {
+/// Learning rate of a step: the peak of its stage, else the optimiser's, shaped over all planned steps.
+pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> f64 {
     let (stage, _) = schedule.stage_of(step);
     let peak = schedule.stages()[stage]
         .learning_rate
         .unwrap_or(settings.learning_rate);
-    (
-        stage,
-        peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps()),
-    )
+    peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps())
 }

@@ -80,7 +80,7 @@ impl Trainer<'_> {
     /// Trains from where the state stands to the end of the schedule.
     pub fn train(&mut self) -> Result<()> {
         for (&stage, &steps) in &self.state.stage_ends {
-            changed(&mut self.schedule)?.end_stage(stage, steps)?;
+            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
         self.tell_device()?;
         self.prepare_base()?;
@@ -141,7 +141,7 @@ impl Trainer<'_> {
             Ok::<(), Error>(())
         })?;
         if let Some(&steps) = self.state.stage_ends.get(&stage) {
-            changed(&mut self.schedule)?.end_stage(stage, steps)?;
+            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Trainer<'_> {
                 vectors
             }
         };
-        let schedule = changed(&mut self.schedule)?;
+        let schedule = unshared(&mut self.schedule)?;
         embeddings::give(schedule, stages, vectors, run.order_seed)?;
         Ok(())
     }
@@ -323,7 +323,8 @@ impl Trainer<'_> {
     ) -> Result<StepRecord> {
         let run = self.run;
         let step = self.state.step;
-        let (stage, learning_rate) = learning_rate(&self.schedule, &run.optimiser, step);
+        let (stage, _) = self.schedule.stage_of(step);
+        let learning_rate = learning_rate(&self.schedule, &run.optimiser, step);
         self.set_trained(stage);
         let pass = self.pass(stage);
         let model = &*self.model;
@@ -499,8 +500,8 @@ fn task_records(
     tasks
 }
 
-/// The schedule, to be changed: between stages nobody else holds it.
-fn changed(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
+/// The schedule to change it. Between stages no other thread has it.
+fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 

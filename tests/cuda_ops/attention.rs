@@ -11,7 +11,7 @@ use crate::Both;
 use crate::ROUNDED;
 use crate::SINGLE;
 use crate::compare;
-use crate::on_card;
+use crate::on_gpu;
 use crate::support::numbers;
 
 /// Probabilities and their gradients are rounded before the products with values and keys, so the sums contain a share of each rounding. All
@@ -44,7 +44,7 @@ const HEADS: [Heads; 4] = [
 
 #[test]
 fn attention_forwards_and_backwards() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let boundaries = [0, 1, 64, 64, 128, 193, 333];
         for heads in HEADS {
             for mask in [Mask::Causal, Mask::Full] {
@@ -102,7 +102,7 @@ fn attention_forwards_and_backwards() {
 
 #[test]
 fn heads_that_no_kernel_has_are_refused() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for head_dim in [4, 132] {
             let heads = Heads {
                 num_heads: 1,
@@ -122,16 +122,14 @@ fn heads_that_no_kernel_has_are_refused() {
 
 #[test]
 fn a_step_over_caches_that_are_parts_of_one_tensor() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let lengths = [1, 64, 150];
         for heads in HEADS {
             // Every cache has space for 160 tokens, and the next one starts at its end.
             let all = |name: &str| Both::new(gpu, name, &[3 * 160, heads.kv_width()]);
-            let (keys, values, queries) = (
-                all("keys"),
-                all("values"),
-                Both::new(gpu, "queries", &[3, heads.query_width()]),
-            );
+            let keys = all("keys");
+            let values = all("values");
+            let queries = Both::new(gpu, "queries", &[3, heads.query_width()]);
             let step = |keys: &Tensor, values: &Tensor, queries: &Tensor| {
                 let part = |all: &Tensor, i: usize| all.narrow(0, 160 * i, 160).unwrap();
                 let parts: Vec<_> = (0..3).map(|i| (part(keys, i), part(values, i))).collect();
@@ -155,7 +153,7 @@ fn a_step_over_caches_that_are_parts_of_one_tensor() {
 
 #[test]
 fn scores_beyond_the_range_of_exp() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let heads = Heads {
             num_heads: 1,
             num_kv_heads: 1,

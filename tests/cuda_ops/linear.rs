@@ -18,7 +18,7 @@ use crate::SINGLE;
 use crate::TWICE;
 use crate::compare;
 use crate::flat;
-use crate::on_card;
+use crate::on_gpu;
 use crate::support::NO_DROPOUT;
 use crate::support::keys;
 
@@ -46,27 +46,27 @@ fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
             both.frozen()
         }
     };
-    let (on_card, exact) = weight("weight", &[parts.outputs, parts.inputs], parts.is_trained);
-    let (mut on_card, mut exact) = (
-        Linear {
-            weight: on_card,
-            bias: None,
-            adapter: None,
-        },
-        Linear {
-            weight: exact,
-            bias: None,
-            adapter: None,
-        },
-    );
+    let (on_gpu, exact) = weight("weight", &[parts.outputs, parts.inputs], parts.is_trained);
+    let mut on_gpu = Linear {
+        weight: on_gpu,
+        bias: None,
+        adapter: None,
+    };
+    let mut exact = Linear {
+        weight: exact,
+        bias: None,
+        adapter: None,
+    };
     if parts.bias {
         let (a, b) = weight("bias", &[parts.outputs], parts.is_trained);
-        (on_card.bias, exact.bias) = (Some(a), Some(b));
+        (on_gpu.bias, exact.bias) = (Some(a), Some(b));
     }
     if !parts.ups.is_empty() {
         let ranks = parts.ups.iter().map(|(_, rank)| rank).sum();
-        let (down_card, down_exact) = weight("down", &[ranks, parts.inputs], true);
-        let (mut ups_card, mut ups_exact, mut first) = (Vec::new(), Vec::new(), 0);
+        let (down_gpu, down_exact) = weight("down", &[ranks, parts.inputs], true);
+        let mut ups_gpu = Vec::new();
+        let mut ups_exact = Vec::new();
+        let mut first = 0;
         for (i, (columns, rank)) in parts.ups.iter().enumerate() {
             let (a, b) = weight(&format!("up {i}"), &[columns.len(), *rank], true);
             let up = |weight| Up {
@@ -76,13 +76,13 @@ fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
                 scale: 0.5 + 0.25 * i as f64,
                 site: 3,
             };
-            ups_card.push(up(a));
+            ups_gpu.push(up(a));
             ups_exact.push(up(b));
             first += rank;
         }
-        on_card.adapter = Some(Adapter {
-            down: down_card,
-            ups: ups_card,
+        on_gpu.adapter = Some(Adapter {
+            down: down_gpu,
+            ups: ups_gpu,
             joined: None,
         });
         exact.adapter = Some(Adapter {
@@ -91,15 +91,15 @@ fn layers(gpu: &Device, parts: &Parts) -> (Linear, Linear) {
             joined: None,
         });
     }
-    (on_card, exact)
+    (on_gpu, exact)
 }
 
-/// The same rows with `room` padding values after each, which are NaN until they are written.
-fn with_room(x: &Tensor, room: usize) -> Tensor {
+/// The same rows with `padding` values after each, which are NaN until they are written.
+fn with_padding(x: &Tensor, padding: usize) -> Tensor {
     let (rows, width) = x.dims2().unwrap();
     let apart = device::place(
-        &vec![f32::NAN; rows * (width + room)],
-        (rows, width + room),
+        &vec![f32::NAN; rows * (width + padding)],
+        (rows, width + padding),
         x.device(),
     )
     .unwrap()
@@ -141,19 +141,17 @@ fn check_with(
     probability: f64,
     is_joined: bool,
 ) {
-    let (mut on_card, mut exact) = layers(gpu, parts);
-    let (mut x, residual) = (
-        Both::new(gpu, "x", &[tokens, parts.inputs]),
-        Both::new(gpu, "residual", &[tokens, parts.outputs]),
-    );
+    let (mut on_gpu, mut exact) = layers(gpu, parts);
+    let mut x = Both::new(gpu, "x", &[tokens, parts.inputs]);
+    let residual = Both::new(gpu, "residual", &[tokens, parts.outputs]);
     let mut dy = Both::new(gpu, "dy", &[tokens, parts.outputs]);
     if is_joined {
-        on_card.join().unwrap();
+        on_gpu.join().unwrap();
         let ranks: usize = parts.ups.iter().map(|(_, rank)| rank).sum();
-        assert_eq!(on_card.padding(), ranks.next_multiple_of(64));
+        assert_eq!(on_gpu.padding(), ranks.next_multiple_of(64));
         (x.gpu, dy.gpu) = (
-            with_room(&x.gpu, on_card.padding()),
-            with_room(&dy.gpu, on_card.padding()),
+            with_padding(&x.gpu, on_gpu.padding()),
+            with_padding(&dy.gpu, on_gpu.padding()),
         );
     }
     let token_keys = keys(4, tokens);
@@ -165,7 +163,7 @@ fn check_with(
     } else {
         NO_DROPOUT
     };
-    let (y, hidden) = on_card
+    let (y, hidden) = on_gpu
         .forward(&x.gpu, has_residual.then_some(&residual.gpu), dropout)
         .unwrap();
     let (exact_y, exact_hidden) = exact
@@ -181,7 +179,7 @@ fn check_with(
         ROUNDED
     };
     compare(&format!("{what}: output"), &y, &exact_y, bar);
-    let dx = on_card
+    let dx = on_gpu
         .backward(&dy.gpu, &x.gpu, hidden.as_ref(), dropout, true)
         .unwrap()
         .unwrap();
@@ -196,7 +194,7 @@ fn check_with(
         if is_plain { ROUNDED } else { 2.0 * TWICE },
     );
     assert!(
-        on_card
+        on_gpu
             .backward(&dy.gpu, &x.gpu, hidden.as_ref(), dropout, false)
             .unwrap()
             .is_none()
@@ -211,8 +209,8 @@ fn check_with(
         .into_iter()
         .take(1 + usize::from(parts.bias))
         .chain(["A", "B", "another B", "a third B"]);
-    for ((name, on_card), exact) in names.zip(on_card.weights_mut()).zip(exact.weights_mut()) {
-        if let (Some(found), Some(exact)) = (&on_card.gradient, &exact.gradient) {
+    for ((name, on_gpu), exact) in names.zip(on_gpu.weights_mut()).zip(exact.weights_mut()) {
+        if let (Some(found), Some(exact)) = (&on_gpu.gradient, &exact.gradient) {
             compare(
                 &format!("{what}: gradient of {name}"),
                 found,
@@ -229,7 +227,7 @@ fn check_with(
 
 #[test]
 fn frozen_layers() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 1), (129, 7, 4), (128, 256, 65)] {
             for bias in [false, true] {
                 for has_residual in [false, true] {
@@ -255,7 +253,7 @@ fn frozen_layers() {
 
 #[test]
 fn trained_layers() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for (inputs, outputs, tokens) in [(64, 48, 33), (5, 3, 7)] {
             let parts = Parts {
                 inputs,
@@ -278,7 +276,7 @@ fn trained_layers() {
 
 #[test]
 fn adapted_layers() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let whole = vec![(0..96, 8)];
         let stacked = vec![(0..64, 8), (64..80, 4), (80..96, 8)];
         let partly = vec![(0..64, 16), (80..96, 8)];
@@ -320,7 +318,7 @@ fn adapted_layers() {
 
 #[test]
 fn layers_of_no_tokens() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let parts = Parts {
             inputs: 16,
             outputs: 24,
@@ -334,7 +332,7 @@ fn layers_of_no_tokens() {
 
 #[test]
 fn joined_layers_without_padding_or_a_new_adapter() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let parts = Parts {
             inputs: 128,
             outputs: 96,
@@ -344,17 +342,16 @@ fn joined_layers_without_padding_or_a_new_adapter() {
         };
         let (mut layer, exact) = layers(gpu, &parts);
         layer.join().unwrap();
-        let (x, dy) = (
-            Both::new(gpu, "x", &[65, 128]),
-            Both::new(gpu, "dy", &[65, 96]),
-        );
-        let agree = |what: &str, layer: &Linear, exact: &Linear, room: usize| {
-            let (x_card, dy_card) = (with_room(&x.gpu, room), with_room(&dy.gpu, room));
-            let (y, hidden) = layer.forward(&x_card, None, NO_DROPOUT).unwrap();
+        let x = Both::new(gpu, "x", &[65, 128]);
+        let dy = Both::new(gpu, "dy", &[65, 96]);
+        let agree = |what: &str, layer: &Linear, exact: &Linear, padding: usize| {
+            let x_gpu = with_padding(&x.gpu, padding);
+            let dy_gpu = with_padding(&dy.gpu, padding);
+            let (y, hidden) = layer.forward(&x_gpu, None, NO_DROPOUT).unwrap();
             let (exact_y, exact_hidden) = exact.forward(&x.exact, None, NO_DROPOUT).unwrap();
             compare(&format!("{what}: output"), &y, &exact_y, 2.0 * TWICE);
             let dx = layer
-                .backward(&dy_card, &x_card, hidden.as_ref(), NO_DROPOUT, true)
+                .backward(&dy_gpu, &x_gpu, hidden.as_ref(), NO_DROPOUT, true)
                 .unwrap()
                 .unwrap();
             let exact_dx = exact
@@ -368,11 +365,11 @@ fn joined_layers_without_padding_or_a_new_adapter() {
                 2.0 * TWICE,
             );
         };
-        agree("no room", &layer, &exact, 0);
-        agree("too little room", &layer, &exact, 8);
-        agree("more room", &layer, &exact, 128);
+        agree("no padding", &layer, &exact, 0);
+        agree("too little padding", &layer, &exact, 8);
+        agree("more padding", &layer, &exact, 128);
         // A new adapter has an effect only after its copies are renewed.
-        let changed = |weight: &Weight, exact: &Weight| {
+        let overwritten = |weight: &Weight, exact: &Weight| {
             let values = Both::new(gpu, "another", exact.value.dims());
             let rows = values.gpu.dim(0).unwrap();
             copy_columns(&weight.value, 0, &values.gpu, 0..rows, 0).unwrap();
@@ -381,23 +378,21 @@ fn joined_layers_without_padding_or_a_new_adapter() {
             changed
         };
         let mut other = exact.clone();
-        let (of_card, of_exact) = (
-            layer.adapter.as_ref().unwrap(),
-            other.adapter.as_mut().unwrap(),
-        );
-        of_exact.down = changed(&of_card.down, &of_exact.down);
-        for (up, exact) in of_card.ups.iter().zip(&mut of_exact.ups) {
-            exact.weight = changed(&up.weight, &exact.weight);
+        let of_gpu = layer.adapter.as_ref().unwrap();
+        let of_exact = other.adapter.as_mut().unwrap();
+        of_exact.down = overwritten(&of_gpu.down, &of_exact.down);
+        for (up, exact) in of_gpu.ups.iter().zip(&mut of_exact.ups) {
+            exact.weight = overwritten(&up.weight, &exact.weight);
         }
         copy_matrices(&layer.copies().unwrap()).unwrap();
         agree("another adapter", &layer, &other, 64);
-        agree("another adapter, no room", &layer, &other, 0);
+        agree("another adapter, no padding", &layer, &other, 0);
     });
 }
 
 #[test]
 fn the_same_bits_each_time() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let bits = || {
             let parts = Parts {
                 inputs: 128,
@@ -407,10 +402,8 @@ fn the_same_bits_each_time() {
                 ups: vec![(0..96, 8)],
             };
             let (mut layer, _) = layers(gpu, &parts);
-            let (x, dy) = (
-                Both::new(gpu, "x", &[130, 128]),
-                Both::new(gpu, "dy", &[130, 96]),
-            );
+            let x = Both::new(gpu, "x", &[130, 128]);
+            let dy = Both::new(gpu, "dy", &[130, 96]);
             let (y, hidden) = layer.forward(&x.gpu, None, NO_DROPOUT).unwrap();
             let dx = layer
                 .backward(&dy.gpu, &x.gpu, hidden.as_ref(), NO_DROPOUT, true)
@@ -432,7 +425,8 @@ fn the_same_bits_each_time() {
 
 /// Root mean square of the difference, relative to that of what is expected.
 fn error(found: &Tensor, exact: &Tensor) -> f64 {
-    let (found, exact) = (device::to_host(found).unwrap(), flat(exact));
+    let found = device::to_host(found).unwrap();
+    let exact = flat(exact);
     let difference: f64 = found
         .iter()
         .zip(&exact)
@@ -451,7 +445,7 @@ fn layers_in_fp8() {
     /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
     /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let parts = Parts {
             inputs: 128,
             outputs: 96,
@@ -460,15 +454,15 @@ fn layers_in_fp8() {
             ups: vec![(0..96, 8)],
         };
         for ups in [vec![], parts.ups.clone()] {
-            let (mut on_card, exact) = layers(
+            let (mut on_gpu, exact) = layers(
                 gpu,
                 &Parts {
                     ups,
                     ..parts.clone()
                 },
             );
-            on_card.join().unwrap();
-            if let Err(refused) = on_card.quantise() {
+            on_gpu.join().unwrap();
+            if let Err(refused) = on_gpu.quantise() {
                 assert!(
                     refused.to_string().contains("compute capability"),
                     "{refused}"
@@ -476,9 +470,9 @@ fn layers_in_fp8() {
                 crate::gpu::say(&format!("in 8 bits: {refused}"));
                 return;
             }
-            assert_eq!(on_card.weight.value.dims(), [96, 128]);
-            on_card.quantise().unwrap();
-            assert!(on_card.padding() == 0 && on_card.copies().unwrap().is_empty());
+            assert_eq!(on_gpu.weight.value.dims(), [96, 128]);
+            on_gpu.quantise().unwrap();
+            assert!(on_gpu.padding() == 0 && on_gpu.copies().unwrap().is_empty());
             let mut rounded = exact.clone();
             for weight in rounded.weights_mut() {
                 *weight = match &weight.gradient {
@@ -487,13 +481,11 @@ fn layers_in_fp8() {
                 };
             }
             rounded.quantise().unwrap();
-            let (x, residual, dy) = (
-                Both::new(gpu, "x", &[33, 128]),
-                Both::new(gpu, "residual", &[33, 96]),
-                Both::new(gpu, "dy", &[33, 96]),
-            );
+            let x = Both::new(gpu, "x", &[33, 128]);
+            let residual = Both::new(gpu, "residual", &[33, 96]);
+            let dy = Both::new(gpu, "dy", &[33, 96]);
             for residual in [None, Some(&residual)] {
-                let (y, hidden) = on_card
+                let (y, hidden) = on_gpu
                     .forward(&x.gpu, residual.map(|r| &r.gpu), NO_DROPOUT)
                     .unwrap();
                 let (exact_y, exact_hidden) = exact
@@ -504,7 +496,7 @@ fn layers_in_fp8() {
                     found > EXPECTED / 3.0 && found < 1.2 * EXPECTED,
                     "output: {found}"
                 );
-                let dx = on_card
+                let dx = on_gpu
                     .backward(&dy.gpu, &x.gpu, hidden.as_ref(), NO_DROPOUT, true)
                     .unwrap()
                     .unwrap();
@@ -553,7 +545,7 @@ fn layers_in_fp8() {
 
 #[test]
 fn exact_fp8_values_are_multiplied_exactly() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
             (0..rows * cols)
@@ -566,10 +558,8 @@ fn exact_fp8_values_are_multiplied_exactly() {
                 })
                 .collect()
         };
-        let (x, weight) = (
-            Both::of(gpu, &of_rows(5, 32), &[5, 32]),
-            Both::of(gpu, &of_rows(16, 32), &[16, 32]),
-        );
+        let x = Both::of(gpu, &of_rows(5, 32), &[5, 32]);
+        let weight = Both::of(gpu, &of_rows(16, 32), &[16, 32]);
         let mut layer = Linear::frozen(weight.gpu, None);
         if let Err(refused) = layer.quantise() {
             crate::gpu::say(&format!("in 8 bits: {refused}"));
@@ -590,7 +580,7 @@ fn exact_fp8_values_are_multiplied_exactly() {
 
 #[test]
 fn weights_that_cannot_be_fp8_give_the_reason() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let (mut trained, mut on_cpu) = layers(
             gpu,
             &Parts {

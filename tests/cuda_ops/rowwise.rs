@@ -15,7 +15,7 @@ use crate::ROUNDING;
 use crate::SINGLE;
 use crate::TWICE;
 use crate::compare;
-use crate::on_card;
+use crate::on_gpu;
 use crate::support::keys;
 
 /// Tokens and widths: single rows, odd widths, and more than a block has threads.
@@ -24,34 +24,33 @@ const EPS: f64 = 1e-6;
 
 #[test]
 fn root_mean_square_norms() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for shape in SHAPES {
-            let (x, weight) = (
-                Both::new(gpu, "x", &shape),
-                Both::new(gpu, "weight", &shape[1..]),
-            );
+            let x = Both::new(gpu, "x", &shape);
+            let weight = Both::new(gpu, "weight", &shape[1..]);
             let (y, inverse) = norm::rms_norm(&x.gpu, &weight.gpu, EPS, 0).unwrap();
             let (exact, exact_inverse) = norm::rms_norm(&x.exact, &weight.exact, EPS, 0).unwrap();
             compare("output", &y, &exact, ROUNDED);
             compare("statistics", &inverse, &exact_inverse, SINGLE);
-            for room in [0, 64] {
-                let again = norm::rms_norm_again(&x.gpu, &weight.gpu, &inverse, room).unwrap();
+            for padding in [0, 64] {
+                let again = norm::rms_norm_again(&x.gpu, &weight.gpu, &inverse, padding).unwrap();
                 assert_eq!(
                     device::to_host(&again).unwrap(),
                     device::to_host(&y).unwrap()
                 );
             }
-            let (dy, past) = (Both::new(gpu, "dy", &shape), Both::new(gpu, "past", &shape));
+            let dy = Both::new(gpu, "dy", &shape);
+            let past = Both::new(gpu, "past", &shape);
             let d_weight = Both::accumulated(gpu, "d_weight", &shape[1..]);
             for is_past in [false, true] {
-                let (card_past, exact_past) =
+                let (gpu_past, exact_past) =
                     (is_past.then_some(&past.gpu), is_past.then_some(&past.exact));
                 let dx = norm::rms_norm_backward(
                     &dy.gpu,
                     &x.gpu,
                     &weight.gpu,
                     &inverse,
-                    card_past,
+                    gpu_past,
                     Some(&d_weight.gpu),
                     0,
                 )
@@ -80,13 +79,11 @@ fn root_mean_square_norms() {
 
 #[test]
 fn layer_norms() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for shape in SHAPES {
-            let (x, weight, bias) = (
-                Both::new(gpu, "x", &shape),
-                Both::new(gpu, "weight", &shape[1..]),
-                Both::new(gpu, "bias", &shape[1..]),
-            );
+            let x = Both::new(gpu, "x", &shape);
+            let weight = Both::new(gpu, "weight", &shape[1..]);
+            let bias = Both::new(gpu, "bias", &shape[1..]);
             let (y, statistics) = norm::layer_norm(&x.gpu, &weight.gpu, &bias.gpu, EPS).unwrap();
             let (exact, exact_statistics) =
                 norm::layer_norm(&x.exact, &weight.exact, &bias.exact, EPS).unwrap();
@@ -97,15 +94,12 @@ fn layer_norms() {
                 device::to_host(&again).unwrap(),
                 device::to_host(&y).unwrap()
             );
-            let (dy, past) = (Both::new(gpu, "dy", &shape), Both::new(gpu, "past", &shape));
-            let (d_weight, d_bias) = (
-                Both::accumulated(gpu, "d_weight", &shape[1..]),
-                Both::accumulated(gpu, "d_bias", &shape[1..]),
-            );
-            let (sums, exact_sums) = (
-                (&d_weight.gpu, &d_bias.gpu),
-                (&d_weight.exact, &d_bias.exact),
-            );
+            let dy = Both::new(gpu, "dy", &shape);
+            let past = Both::new(gpu, "past", &shape);
+            let d_weight = Both::accumulated(gpu, "d_weight", &shape[1..]);
+            let d_bias = Both::accumulated(gpu, "d_bias", &shape[1..]);
+            let sums = (&d_weight.gpu, &d_bias.gpu);
+            let exact_sums = (&d_weight.exact, &d_bias.exact);
             let dx = norm::layer_norm_backward(
                 &dy.gpu,
                 &x.gpu,
@@ -138,12 +132,10 @@ fn layer_norms() {
 
 #[test]
 fn activations() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for [tokens, dim] in SHAPES {
-            let (gate_up, dy) = (
-                Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
-                Both::new(gpu, "dy", &[tokens, dim]),
-            );
+            let gate_up = Both::new(gpu, "gate_up", &[tokens, 2 * dim]);
+            let dy = Both::new(gpu, "dy", &[tokens, dim]);
             compare(
                 "swiglu",
                 &activation::swiglu(&gate_up.gpu, 0).unwrap(),
@@ -177,12 +169,11 @@ fn activations() {
 
 #[test]
 fn a_batch_of_more_tokens_than_a_grid_has_rows() {
-    on_card(|gpu| {
-        let (tokens, dim) = (65_540, 1);
-        let (gate_up, dy) = (
-            Both::new(gpu, "gate_up", &[tokens, 2 * dim]),
-            Both::new(gpu, "dy", &[tokens, dim]),
-        );
+    on_gpu(|gpu| {
+        let tokens = 65_540;
+        let dim = 1;
+        let gate_up = Both::new(gpu, "gate_up", &[tokens, 2 * dim]);
+        let dy = Both::new(gpu, "dy", &[tokens, dim]);
         compare(
             "swiglu",
             &activation::swiglu(&gate_up.gpu, 0).unwrap(),
@@ -201,18 +192,16 @@ fn a_batch_of_more_tokens_than_a_grid_has_rows() {
 
 #[test]
 fn rotations_forth_and_back() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for (head_dim, num_heads, width) in [(128, 2, 384), (6, 3, 19), (64, 1, 64)] {
             let x = Both::new(gpu, "x", &[5, width]);
             let positions = [0, 1, 2, 900, 32_000];
-            let (on_card, exact) = (
-                Rotary::new(&positions, head_dim, 1e6, &x.gpu).unwrap(),
-                Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap(),
-            );
-            on_card.apply(&x.gpu, num_heads).unwrap();
+            let on_gpu = Rotary::new(&positions, head_dim, 1e6, &x.gpu).unwrap();
+            let exact = Rotary::new(&positions, head_dim, 1e6, &x.exact).unwrap();
+            on_gpu.apply(&x.gpu, num_heads).unwrap();
             exact.apply(&x.exact, num_heads).unwrap();
             compare("rotated", &x.gpu, &x.exact, ROUNDED);
-            on_card.apply_backward(&x.gpu, num_heads).unwrap();
+            on_gpu.apply_backward(&x.gpu, num_heads).unwrap();
             exact.apply_backward(&x.exact, num_heads).unwrap();
             compare("turned back", &x.gpu, &x.exact, 2.0 * TWICE);
         }
@@ -221,19 +210,18 @@ fn rotations_forth_and_back() {
 
 #[test]
 fn rows_that_are_looked_up_and_put_back() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for dim in [1, 13, 64, 3584] {
-            let (table, ids) = (Both::new(gpu, "table", &[9, dim]), [3, 0, 8, 3, 3, 0]);
+            let table = Both::new(gpu, "table", &[9, dim]);
+            let ids = [3, 0, 8, 3, 3, 0];
             compare(
                 "gathered",
                 &rows::gather(&table.gpu, &ids).unwrap(),
                 &rows::gather(&table.exact, &ids).unwrap(),
                 0.0,
             );
-            let (d_table, d_rows) = (
-                Both::accumulated(gpu, "d_table", &[9, dim]),
-                Both::new(gpu, "d_rows", &[6, dim]),
-            );
+            let d_table = Both::accumulated(gpu, "d_table", &[9, dim]);
+            let d_rows = Both::new(gpu, "d_rows", &[6, dim]);
             rows::scatter_add(&d_table.gpu, &ids, &d_rows.gpu).unwrap();
             rows::scatter_add(&d_table.exact, &ids, &d_rows.exact).unwrap();
             compare("scattered", &d_table.gpu, &d_table.exact, SINGLE);
@@ -244,10 +232,8 @@ fn rows_that_are_looked_up_and_put_back() {
             assert!(rows::overwrite(&table.gpu, &[7, 7, 2], &source.gpu).is_err());
             let spread = |source: &Tensor| rows::spread(source, &[4, 1, 0], 6).unwrap();
             compare("spread", &spread(&source.gpu), &spread(&source.exact), 0.0);
-            let (a, b) = (
-                Both::new(gpu, "a", &[5, dim]),
-                Both::new(gpu, "b", &[5, dim]),
-            );
+            let a = Both::new(gpu, "a", &[5, dim]);
+            let b = Both::new(gpu, "b", &[5, dim]);
             rows::add_to(&a.gpu, &b.gpu).unwrap();
             rows::add_to(&a.exact, &b.exact).unwrap();
             compare("added", &a.gpu, &a.exact, ROUNDED);
@@ -265,11 +251,9 @@ fn rows_that_are_looked_up_and_put_back() {
 
 #[test]
 fn columns_that_are_copied() {
-    on_card(|gpu| {
-        let (target, source) = (
-            Both::new(gpu, "target", &[6, 24]),
-            Both::new(gpu, "source", &[4, 80]),
-        );
+    on_gpu(|gpu| {
+        let target = Both::new(gpu, "target", &[6, 24]);
+        let source = Both::new(gpu, "source", &[4, 80]);
         for (first_row, rows, first_column) in
             [(0, 1..3, 32), (5, 0..1, 56), (2, 0..4, 3), (1, 2..2, 0)]
         {
@@ -298,7 +282,7 @@ fn columns_that_are_copied() {
 
 #[test]
 fn pairs_and_windows() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let windows = [5, 1, 0, 8, 2];
         for dim in [7, 80] {
             let x = Both::new(gpu, "x", &[16, dim]);
@@ -339,19 +323,18 @@ fn pairs_and_windows() {
 
 #[test]
 fn dropout_masks_equal_the_cpus() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for dim in [13, 3584] {
-            let (x, tokens) = (Both::new(gpu, "x", &[9, dim]), keys(1, 9));
+            let x = Both::new(gpu, "x", &[9, dim]);
+            let tokens = keys(1, 9);
             for (probability, site) in [(0.1, 5), (0.5, 6)] {
                 let dropout = Dropout {
                     probability,
                     tokens: &tokens,
                     site,
                 };
-                let (y, exact) = (
-                    dropout.apply(&x.gpu).unwrap(),
-                    dropout.apply(&x.exact).unwrap(),
-                );
+                let y = dropout.apply(&x.gpu).unwrap();
+                let exact = dropout.apply(&x.exact).unwrap();
                 compare("kept", &y, &exact, ROUNDING);
                 let is_dropped =
                     |values: Vec<f64>| values.iter().map(|&x| x == 0.0).collect::<Vec<_>>();

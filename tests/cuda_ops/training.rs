@@ -18,12 +18,12 @@ use crate::ROUNDED;
 use crate::SINGLE;
 use crate::TWICE;
 use crate::compare;
-use crate::on_card;
+use crate::on_gpu;
 use crate::support::numbers;
 
 #[test]
 fn the_loss_and_its_gradients() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for (rows, dim, vocab, block) in [(1, 8, 16, 128), (11, 24, 1003, 4), (70, 64, 4096, 64)] {
             for label_smoothing in [0.0, 0.1] {
                 let what = format!(
@@ -40,13 +40,14 @@ fn the_loss_and_its_gradients() {
                     weights: &weights,
                     label_smoothing,
                 };
-                let on_card =
+                let on_gpu =
                     maqam::ops::cuda::cross_entropy::in_blocks(&x.gpu, &head, targets, true, block)
                         .unwrap();
                 let on_cpu =
                     cross_entropy::linear_cross_entropy(&x.exact, &exact_head, targets, true)
                         .unwrap();
-                let (found, exact) = (on_card.read().unwrap(), on_cpu.read().unwrap());
+                let found = on_gpu.read().unwrap();
+                let exact = on_cpu.read().unwrap();
                 assert!(
                     (found.loss - exact.loss).abs() <= SINGLE * exact.loss.abs().max(1.0),
                     "{what}: {} for {}",
@@ -61,7 +62,7 @@ fn the_loss_and_its_gradients() {
                 }
                 compare(
                     &what,
-                    &on_card.d_rows.unwrap(),
+                    &on_gpu.d_rows.unwrap(),
                     &on_cpu.d_rows.unwrap(),
                     TWICE,
                 );
@@ -104,11 +105,9 @@ fn the_loss_and_its_gradients() {
 
 #[test]
 fn logits_are_in_single_precision() {
-    on_card(|gpu| {
-        let (x, head) = (
-            Both::new(gpu, "x", &[7, 40]),
-            Both::new(gpu, "head", &[301, 40]),
-        );
+    on_gpu(|gpu| {
+        let x = Both::new(gpu, "x", &[7, 40]);
+        let head = Both::new(gpu, "head", &[301, 40]);
         let logits = cross_entropy::logits(&x.gpu, &head.gpu).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
         compare(
@@ -122,7 +121,7 @@ fn logits_are_in_single_precision() {
 
 #[test]
 fn the_norm_of_a_gradient() {
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         for len in [1, 2047, 3_000_001] {
             let flat = Both::accumulated(gpu, "gradient", &[len]);
             let exact = crate::flat(&flat.exact)
@@ -166,7 +165,7 @@ fn buffers(device: &Device, len: usize) -> [Tensor; 4] {
 fn updates_with_gaps_between_segments() {
     /// Some roundings of single precision, three times over.
     const BAR: f64 = 2e-6;
-    on_card(|gpu| {
+    on_gpu(|gpu| {
         let len = 10_000;
         let adamw = AdamW {
             beta1: 0.9,
@@ -189,16 +188,15 @@ fn updates_with_gaps_between_segments() {
             segment(4500..5003, 5e-3, true, 3),
         ];
         for has_copy in [false, true] {
-            let (on_card, on_cpu) = (buffers(gpu, len), buffers(&Device::Cpu, len));
+            let on_gpu = buffers(gpu, len);
+            let on_cpu = buffers(&Device::Cpu, len);
             let copy = device::place(&vec![7.0; len], len, gpu).unwrap();
             for _ in 0..3 {
                 for ([values, gradients, first, second], copy) in
-                    [(&on_card, has_copy.then_some(&copy)), (&on_cpu, None)]
+                    [(&on_gpu, has_copy.then_some(&copy)), (&on_cpu, None)]
                 {
-                    let (loss, norm) = (
-                        Scalar::new(3.0, values.device()).unwrap(),
-                        Scalar::new(0.2, values.device()).unwrap(),
-                    );
+                    let loss = Scalar::new(3.0, values.device()).unwrap();
+                    let norm = Scalar::new(0.2, values.device()).unwrap();
                     let clip = Clip {
                         loss: &loss,
                         norm: &norm,
@@ -221,15 +219,13 @@ fn updates_with_gaps_between_segments() {
             }
             for ((name, found), exact) in ["values", "gradients", "first", "second"]
                 .into_iter()
-                .zip(&on_card)
+                .zip(&on_gpu)
                 .zip(&on_cpu)
             {
                 compare(name, found, exact, BAR);
             }
-            let (copied, values) = (
-                device::to_host(&copy).unwrap(),
-                device::to_host(&on_card[0]).unwrap(),
-            );
+            let copied = device::to_host(&copy).unwrap();
+            let values = device::to_host(&on_gpu[0]).unwrap();
             for (i, (copied, value)) in copied.into_iter().zip(values).enumerate() {
                 let is_updated = segments.iter().any(|segment| segment.range.contains(&i));
                 let expected = if has_copy && is_updated {

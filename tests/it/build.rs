@@ -238,10 +238,8 @@ fn a_data_set_is_built_completely() {
     // Voices are disjoint between splits.
     let mut of_voice: BTreeMap<&str, &str> = BTreeMap::new();
     for line in &manifest {
-        let (voice, split) = (
-            line["speaker"].as_str().unwrap(),
-            line["split"].as_str().unwrap(),
-        );
+        let voice = line["speaker"].as_str().unwrap();
+        let split = line["split"].as_str().unwrap();
         assert_eq!(*of_voice.entry(voice).or_insert(split), split);
     }
     assert_eq!(of_voice.len(), 4);
@@ -418,10 +416,8 @@ fn summaries_are_removed_from_the_spoken_text() {
 
     let (manifest, _) = run("lead");
     for row in &manifest {
-        let (text, summary) = (
-            row["text"].as_str().unwrap(),
-            row["summary"].as_str().unwrap(),
-        );
+        let text = row["text"].as_str().unwrap();
+        let summary = row["summary"].as_str().unwrap();
         assert!(!text.contains(summary));
         let whole = rows.iter().find(|doc| doc["id"] == row["id"]).unwrap();
         assert!(whole["text"].as_str().unwrap().contains(summary));

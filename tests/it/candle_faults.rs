@@ -68,7 +68,8 @@ fn weights(layer: &Linear) -> Vec<(String, &Weight)> {
 #[test]
 fn exactly_the_trained_weights_get_gradients() {
     // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get an unnecessary gradient.
-    let (tokens, dim) = (6, 8);
+    let tokens = 6;
+    let dim = 8;
     let heads = Heads {
         num_heads: 2,
         num_kv_heads: 1,
@@ -195,7 +196,8 @@ fn a_frozen_layer_has_no_gradient_and_stays_as_it_is() {
         .iter()
         .map(|(_, weight)| flat(&weight.value))
         .collect();
-    let (x, dy) = (random("x", &[4, 6]), random("dy", &[4, 5]));
+    let x = random("x", &[4, 6]);
+    let dy = random("dy", &[4, 5]);
     let (_, hidden) = layer.forward(&x, None, NO_DROPOUT).unwrap();
     layer
         .backward(&dy, &x, hidden.as_ref(), NO_DROPOUT, true)
@@ -410,11 +412,11 @@ fn twenty_thousand_layers_fit_a_small_stack() {
 #[test]
 fn a_kernels_gradient_is_the_sum_over_windows() {
     // Fault: candle's conv1d has a wrong kernel gradient for more than one row of a batch.
-    let (windows, inputs, outputs) = ([5, 3, 8, 1], 3, 4);
-    let (x, weight) = (
-        random("x", &[17, inputs]),
-        random("weight", &[outputs, KERNEL * inputs]),
-    );
+    let windows = [5, 3, 8, 1];
+    let inputs = 3;
+    let outputs = 4;
+    let x = random("x", &[17, inputs]);
+    let weight = random("weight", &[outputs, KERNEL * inputs]);
     for stride in [1, 2] {
         let rows: usize = windows.iter().map(|&len| num_outputs(len, stride)).sum();
         let dy = random("dy", &[rows, outputs]);
@@ -436,7 +438,9 @@ fn a_kernels_gradient_is_the_sum_over_windows() {
             gradient(&layer.weight)
         };
         let batch = kernel_gradient(&x, &windows, &dy);
-        let (mut sum, mut row, mut out) = (weight.zeros_like().unwrap(), 0, 0);
+        let mut sum = weight.zeros_like().unwrap();
+        let mut row = 0;
+        let mut out = 0;
         for len in windows {
             let outs = num_outputs(len, stride);
             sum = (sum
@@ -472,7 +476,8 @@ fn half_precision_and_strided_tensors_are_refused() {
     };
     for dtype in [DType::BF16, DType::F16] {
         let half = |shape: &[usize]| random("half", shape).to_dtype(dtype).unwrap();
-        let (x, w) = (half(&[4, 6]), half(&[6]));
+        let x = half(&[4, 6]);
+        let w = half(&[6]);
         let single = random("single", &[4, 6]).to_dtype(DType::F32).unwrap();
         let targets = Targets {
             ids: &[0; 4],

@@ -129,10 +129,8 @@ fn features_equal_the_official_processors() {
             "deep/er/features.safetensors",
         ])
         .succeeds();
-    let (found, expected) = (
-        place.tensors("deep/er/features.safetensors"),
-        expected_tensors("qwen_omni"),
-    );
+    let found = place.tensors("deep/er/features.safetensors");
+    let expected = expected_tensors("qwen_omni");
     assert_eq!(found.len(), 3);
     for (id, found) in &found {
         assert!(
@@ -159,10 +157,8 @@ fn a_row_of_several_clips_gives_features_of_each() {
             "features.safetensors",
         ])
         .succeeds();
-    let (found, expected) = (
-        place.tensors("features.safetensors"),
-        expected_tensors("qwen_omni_tied"),
-    );
+    let found = place.tensors("features.safetensors");
+    let expected = expected_tensors("qwen_omni_tied");
     assert_eq!(found.len(), 2);
     for i in 0..2 {
         assert!(distance(&found[&format!("both.{i}")], &expected[&format!("mel.{i}")]) < 1e-4);
@@ -189,11 +185,9 @@ fn embeddings_equal_the_reference_and_its_mean() {
                 ])
                 .succeeds();
         }
-        let (tokens, means, expected) = (
-            place.tensors("none.safetensors"),
-            place.tensors("mean.safetensors"),
-            expected_tensors(golden),
-        );
+        let tokens = place.tensors("none.safetensors");
+        let means = place.tensors("mean.safetensors");
+        let expected = expected_tensors(golden);
         assert_eq!(
             (tokens.len(), means.len()),
             (
@@ -239,7 +233,9 @@ fn embeddings_equal_the_reference_and_its_mean() {
 #[test]
 fn scores_equal_the_reference_with_each_adapter() {
     for golden in GOLDENS {
-        let (place, expected, model) = (place_of(golden), expected(golden), fixture_text(golden));
+        let place = place_of(golden);
+        let expected = expected(golden);
+        let model = fixture_text(golden);
         let examples = expected["examples"].as_array().unwrap();
         let plain = score(&place, &model, None, "plain.jsonl");
         for (i, (line, example)) in plain.iter().zip(examples).enumerate() {
@@ -313,7 +309,9 @@ fn scores_equal_the_reference_with_each_adapter() {
 #[test]
 fn answers_equal_the_references_greedy_tokens() {
     for golden in GOLDENS {
-        let (place, expected, model) = (place_of(golden), expected(golden), fixture_text(golden));
+        let place = place_of(golden);
+        let expected = expected(golden);
+        let model = fixture_text(golden);
         let examples = expected["examples"].as_array().unwrap();
         let limit = examples
             .iter()
@@ -363,7 +361,8 @@ fn conversations_of_every_shape_equal_the_references() {
         .map(|c| json!({"id": c["id"], "messages": c["messages"], "audios": c["audios"]}))
         .collect();
     place.write_rows("rows.jsonl", &rows);
-    let (model, root) = (fixture_text("qwen_omni"), fixture_text("audio"));
+    let model = fixture_text("qwen_omni");
+    let root = fixture_text("audio");
     let from = [
         "--model",
         &model,
@@ -543,7 +542,8 @@ fn a_merged_checkpoint_scores_like_the_adapter() {
         ("qwen_omni_tied", 2e-3),
         ("qwen_omni_wide", 2e-4),
     ] {
-        let (place, model) = (place_of(golden), fixture_text(golden));
+        let place = place_of(golden);
+        let model = fixture_text(golden);
         place.copy(golden, "tree");
         // Weights of parts that maqam does not train are exported too.
         place.write("tree/spk_dict.pt", b"not read");
@@ -581,7 +581,8 @@ fn a_merged_checkpoint_scores_like_the_adapter() {
             "the adapter changes something"
         );
 
-        let (before, after) = (stored(&place.path("tree")), stored(&place.path("merged")));
+        let before = stored(&place.path("tree"));
+        let after = stored(&place.path("merged"));
         let adapted =
             std::fs::read(fixture(golden).join("adapter_final/adapter_model.safetensors")).unwrap();
         let adapted = safetensors::SafeTensors::deserialize(&adapted).unwrap();
@@ -630,7 +631,8 @@ fn a_merged_checkpoint_scores_like_the_adapter() {
 
 /// A mono WAV file of 8-bit silence at 8 kHz.
 fn silence(seconds: u32) -> Vec<u8> {
-    let (rate, len) = (8000u32, 8000 * seconds);
+    let rate = 8000u32;
+    let len = 8000 * seconds;
     let mut wav = [
         &b"RIFF"[..],
         &(36 + len).to_le_bytes(),

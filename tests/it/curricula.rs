@@ -78,10 +78,8 @@ fn a_stage_after_an_early_stop_uses_the_current_model() {
     let steps = of_kind(&place, "small", "train");
     assert_eq!(steps.len() as u64, end + 6);
     for line in &steps {
-        let (step, stage) = (
-            line["step"].as_u64().unwrap(),
-            line["stage"].as_str().unwrap(),
-        );
+        let step = line["step"].as_u64().unwrap();
+        let stage = line["stage"].as_str().unwrap();
         assert_eq!(stage, if step <= end { "mixed" } else { "refine" });
     }
     // Learning rates count planned steps: the second stage begins at the rate of step 9 of 14.
@@ -229,10 +227,8 @@ fn the_gradient_of_a_lone_task_is_that_of_the_step() {
         .iter()
         .zip(of_kind(&place, "small", "train"))
     {
-        let (found, expected) = (
-            probe["norms"]["asr"].as_f64().unwrap(),
-            step["grad_norm"].as_f64().unwrap(),
-        );
+        let found = probe["norms"]["asr"].as_f64().unwrap();
+        let expected = step["grad_norm"].as_f64().unwrap();
         assert!(
             (found - expected).abs() <= 1e-6 * expected,
             "{found} of {expected}"
@@ -254,10 +250,8 @@ fn embeddings_are_cached_and_snapshots_checked() {
             .map(|folder| std::fs::read_dir(folder).unwrap().count())
             .sum::<usize>()
     };
-    let (before, snapshot) = (
-        parts(),
-        place.bytes("runs/small/embeddings/base.safetensors"),
-    );
+    let before = parts();
+    let snapshot = place.bytes("runs/small/embeddings/base.safetensors");
     place
         .run(&[
             "train",

@@ -581,10 +581,8 @@ fn recordings_become_rows_of_speech() {
     let parts = place.lines("parts.jsonl");
     assert!(parts.len() > 2, "{parts:?}");
     for part in &parts {
-        let (start, end) = (
-            part["start_s"].as_f64().unwrap(),
-            part["end_s"].as_f64().unwrap(),
-        );
+        let start = part["start_s"].as_f64().unwrap();
+        let end = part["end_s"].as_f64().unwrap();
         assert!(start < end && end - start <= 4.21, "{part}");
         assert!(
             (part["duration"].as_f64().unwrap() - (end - start)).abs() < 1e-6,

@@ -166,10 +166,8 @@ fn a_too_large_example_is_refused_only_in_training() {
         &[row("long", "a2.wav", "what is said?", "nothing")],
     );
     let rows = read_manifest(&rows, None, OnBadRow::Error).unwrap().rows;
-    let (dir, example) = (
-        fixture("qwen_omni"),
-        example_without_task(&rows[0]).unwrap(),
-    );
+    let dir = fixture("qwen_omni");
+    let example = example_without_task(&rows[0]).unwrap();
     let config = Config::load(&dir).unwrap();
     let mut loader = Loader::new(&dir, &config, None).unwrap();
     let key = Key::new(1, "test");

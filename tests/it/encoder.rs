@@ -386,10 +386,8 @@ fn probes_and_fine_tuning() {
     assert_eq!(said.len(), 12);
 
     // Resumed from the middle, the run ends as it did.
-    let (log, weights) = (
-        place.text("runs/spell/log.jsonl"),
-        place.bytes("runs/spell/model/model.safetensors"),
-    );
+    let log = place.text("runs/spell/log.jsonl");
+    let weights = place.bytes("runs/spell/model/model.safetensors");
     std::fs::remove_dir_all(place.path("runs/spell/checkpoints/step-000030")).unwrap();
     std::fs::remove_dir_all(place.path("runs/spell/checkpoints/step-000020")).unwrap();
     place

@@ -171,7 +171,8 @@ fn an_experiment_is_run_once_and_compared() {
 
 #[test]
 fn an_interrupted_experiment_ends_with_equal_bytes() {
-    let (whole, cut) = (place(), place());
+    let whole = place();
+    let cut = place();
     whole
         .run(&["experiment", "experiment.yaml", "--allow-leakage"])
         .succeeds();

@@ -159,7 +159,8 @@ fn an_fp8_run_is_logged_and_resumes_bit_for_bit() {
             .map(|line| line["loss"].as_f64().unwrap())
             .collect::<Vec<_>>()
     };
-    let (found, exact) = (losses("whole"), losses("single"));
+    let found = losses("whole");
+    let exact = losses("single");
     assert_eq!(found.len(), 6);
     assert!(
         found != exact
@@ -282,7 +283,8 @@ fn a_plan_counts_the_rounded_weights_twice() {
             .succeeds()
             .stdout
     };
-    let (exact, rounded) = (plan(&[]), plan(&["--set", "model.precision=fp8"]));
+    let exact = plan(&[]);
+    let rounded = plan(&["--set", "model.precision=fp8"]);
     assert!(
         exact.contains("frozen weights") && !exact.contains("twice"),
         "{exact}"

@@ -60,15 +60,11 @@ fn every_gradient_is_the_slope_of_the_loss() {
         let batch = batch(&golden);
         model.train(&batch, None, Pass::default()).unwrap();
         assert_eq!(model.unreached().unwrap(), Vec::<String>::new());
-        let (values, gradients) = (
-            flat(&model.parameters.values),
-            flat(&model.parameters.gradients),
-        );
+        let values = flat(&model.parameters.values);
+        let gradients = flat(&model.parameters.gradients);
         for entry in &model.parameters.entries {
-            let (start, slope) = (
-                &values[entry.range.clone()],
-                &gradients[entry.range.clone()],
-            );
+            let start = &values[entry.range.clone()];
+            let slope = &gradients[entry.range.clone()];
             let square: f64 = slope.iter().map(|&g| f64::from(g).powi(2)).sum();
             let step = (2e-3 / square.sqrt()).min(0.5);
             let loss_at = |factor: f64| {
@@ -164,7 +160,8 @@ fn encoding_ahead_changes_no_bit() {
                 .collect();
             (losses, flat(&model.parameters.values))
         };
-        let (ahead, without) = (run(true), run(false));
+        let ahead = run(true);
+        let without = run(false);
         assert!(
             ahead.0[2] < ahead.0[0] && ahead == without,
             "{:?} and {:?}",

@@ -34,14 +34,16 @@ impl Hub {
     fn start(golden: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let (is_cutting, num_bytes_sent) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (cutting, sent, folder) = (is_cutting.clone(), num_bytes_sent.clone(), fixture(golden));
+        let is_cutting = Arc::new(AtomicBool::new(false));
+        let num_bytes_sent = Arc::new(AtomicUsize::new(0));
+        let cutting = is_cutting.clone();
+        let sent = num_bytes_sent.clone();
+        let folder = fixture(golden);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (folder, cutting, sent) = (folder.clone(), cutting.clone(), sent.clone());
+                let folder = folder.clone();
+                let cutting = cutting.clone();
+                let sent = sent.clone();
                 std::thread::spawn(move || answer(&stream.unwrap(), &folder, &cutting, &sent));
             }
         });
@@ -104,10 +106,8 @@ fn answer(
         .find_map(|line| line.strip_prefix("range: bytes="))
         .unwrap();
     let (start, end) = range.split_once('-').unwrap();
-    let (start, end) = (
-        start.parse::<usize>().unwrap(),
-        end.parse::<usize>().map_or(bytes.len(), |last| last + 1),
-    );
+    let start = start.parse::<usize>().unwrap();
+    let end = end.parse::<usize>().map_or(bytes.len(), |last| last + 1);
     let head = format!(
         "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{}/{}\r\nContent-Length: {}\r\nETag: \"{name}\"\r\nX-Repo-Commit: 0123456789abcdef\r\nConnection: close\r\n\r\n",
         end - 1,
@@ -149,7 +149,8 @@ fn place() -> Place {
 
 #[test]
 fn a_checkpoint_is_downloaded_once_with_progress() {
-    let (hub, place) = (Hub::start("qwen_omni"), place());
+    let hub = Hub::start("qwen_omni");
+    let place = place();
     let ran = hub.score(&place).succeeds();
     for name in ["config.json", "tokenizer.json", CUT_FILE] {
         assert!(
@@ -179,7 +180,8 @@ fn a_checkpoint_is_downloaded_once_with_progress() {
 
 #[test]
 fn a_cut_download_continues_at_the_same_byte() {
-    let (hub, place) = (Hub::start("qwen_omni"), place());
+    let hub = Hub::start("qwen_omni");
+    let place = place();
     hub.is_cutting.store(true, Ordering::SeqCst);
     hub.score(&place).fails(
         4,
@@ -214,10 +216,12 @@ impl Liar {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<_>>> = Arc::default();
-        let (kept, answer) = (seen.clone(), Arc::new(answer));
+        let kept = seen.clone();
+        let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (kept, answer) = (kept.clone(), answer.clone());
+                let kept = kept.clone();
+                let answer = answer.clone();
                 std::thread::spawn(move || {
                     let mut stream = stream.unwrap();
                     let mut lines = BufReader::new(stream.try_clone().unwrap())

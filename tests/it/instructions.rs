@@ -12,7 +12,8 @@ use maqam::data::read_manifest;
 use maqam::eval::instructions::check::Check;
 use maqam::eval::instructions::check::Mode;
 use maqam::eval::instructions::clip::Source;
-use maqam::eval::instructions::kind::Kind;
+use maqam::eval::instructions::kind::InstructionKind;
+use maqam::eval::instructions::row::SuiteRow;
 use maqam::eval::instructions::score;
 use maqam::eval::instructions::settings::CLIPS_A_WORDING;
 use maqam::eval::instructions::settings::Settings;
@@ -72,7 +73,7 @@ fn decisions_and_accuracies_are_those_of_ifeval() {
         )
         .unwrap()
     };
-    let suite: Vec<score::Row> = cases.iter().enumerate().map(row).collect();
+    let suite: Vec<SuiteRow> = cases.iter().enumerate().map(row).collect();
     let answers: Vec<&str> = cases
         .iter()
         .map(|case| case["answer"].as_str().unwrap())
@@ -98,7 +99,7 @@ fn decisions_and_accuracies_are_those_of_ifeval() {
 #[test]
 fn the_same_suite_comes_from_the_same_rows_and_seed() {
     let tasks = Tasks::load(None).unwrap();
-    let text = |seed: u64, kinds: &[Kind]| {
+    let text = |seed: u64, kinds: &[InstructionKind]| {
         let settings = Settings {
             kinds: kinds.to_vec(),
             ..Settings::default()
@@ -107,11 +108,15 @@ fn the_same_suite_comes_from_the_same_rows_and_seed() {
             .to_jsonl(Path::new("eval"))
             .unwrap()
     };
-    let whole = text(7, &Kind::ALL);
-    assert_eq!(whole, text(7, &Kind::ALL));
-    assert_ne!(whole, text(8, &Kind::ALL));
+    let whole = text(7, &InstructionKind::ALL);
+    assert_eq!(whole, text(7, &InstructionKind::ALL));
+    assert_ne!(whole, text(8, &InstructionKind::ALL));
     // A kind does not depend on the others.
-    for kind in [Kind::Json, Kind::Switch, Kind::ThreeTurns] {
+    for kind in [
+        InstructionKind::Json,
+        InstructionKind::Switch,
+        InstructionKind::ThreeTurns,
+    ] {
         assert!(whole.contains(&text(7, &[kind])), "{kind:?}");
     }
 }
@@ -125,7 +130,10 @@ fn transcripts_give_every_kind_except_spoken() {
         .rows
         .iter()
         .for_each(|row| *counts.entry(row.kind.name()).or_default() += 1);
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Spoken) {
+    for kind in InstructionKind::ALL
+        .into_iter()
+        .filter(|kind| *kind != InstructionKind::Spoken)
+    {
         assert!(counts[kind.name()] >= 20, "{kind:?}: {counts:?}");
     }
     assert_eq!(
@@ -156,8 +164,8 @@ fn rows_are_conversations_with_valid_checks() {
         let turns: Vec<Role> = row.messages.iter().map(|message| message.role).collect();
         let num_questions = turns.iter().filter(|role| **role == Role::User).count();
         let expected = match row.kind {
-            Kind::TwoTurns => 2,
-            Kind::ThreeTurns => 3,
+            InstructionKind::TwoTurns => 2,
+            InstructionKind::ThreeTurns => 3,
             _ => 1,
         };
         assert_eq!(
@@ -193,7 +201,7 @@ fn rows_are_conversations_with_valid_checks() {
             .for_each(|check| check.validate().unwrap());
         // A test wording in a dev suite would spend the last judgement.
         assert!(row.wording.contains("/dev/"), "{}", row.wording);
-        if row.kind == Kind::Combined {
+        if row.kind == InstructionKind::Combined {
             assert_eq!(row.checks.len(), 2);
         }
     }
@@ -252,7 +260,7 @@ fn in_the_third_turn_the_old_rule_fails() {
     let tasks = Tasks::load(None).unwrap();
     let settings = Settings {
         rows: 60,
-        kinds: vec![Kind::ThreeTurns],
+        kinds: vec![InstructionKind::ThreeTurns],
         ..Settings::default()
     };
     let suite = built(&tasks, &ALL_FOUR, &settings, 5);
@@ -281,7 +289,7 @@ fn in_the_third_turn_the_old_rule_fails() {
 fn an_answer_to_one_task_fails_the_other_tasks() {
     let tasks = Tasks::load(None).unwrap();
     let settings = Settings {
-        kinds: vec![Kind::Switch],
+        kinds: vec![InstructionKind::Switch],
         ..Settings::default()
     };
     let suite = built(&tasks, &ALL_FOUR, &settings, 2);
@@ -322,7 +330,7 @@ fn one_task_uses_every_unseen_wording() {
     let tasks = Tasks::load(None).unwrap();
     for (wording, expected) in [(Wording::Dev, 6), (Wording::Test, 12)] {
         let settings = Settings {
-            kinds: vec![Kind::Wording],
+            kinds: vec![InstructionKind::Wording],
             wording,
             rows: 1,
             ..Settings::default()
@@ -378,7 +386,7 @@ fn spoken_instructions_are_found_by_words_or_mark() {
     let asr = tasks.get("asr").unwrap();
     let sources: Vec<Source> = rows.iter().map(|row| Source { row, task: asr }).collect();
     let settings = Settings {
-        kinds: vec![Kind::Spoken],
+        kinds: vec![InstructionKind::Spoken],
         ..Settings::default()
     };
     let suite = suite(&sources, &[asr], &settings, 0).unwrap();
@@ -470,7 +478,8 @@ fn the_floor_is_that_of_an_independent_count() {
     let counts = golden["counts"].as_array().unwrap();
     assert!(counts.len() >= 40);
     for count in counts {
-        let (answer, expected) = (count[0].as_str().unwrap(), count[1].as_u64().unwrap());
+        let answer = count[0].as_str().unwrap();
+        let expected = count[1].as_u64().unwrap();
         let scores = score::score(&suite, &vec![answer; suite.len()]);
         assert_eq!(followed(&scores) as u64, expected, "{answer}");
     }
@@ -551,7 +560,8 @@ fn the_same_rows_are_scored_as_text() {
         place.text("s.jsonl"),
         "the suite is the same"
     );
-    let (heard, read) = (place.lines("a.jsonl"), place.lines("text.jsonl"));
+    let heard = place.lines("a.jsonl");
+    let read = place.lines("text.jsonl");
     assert_eq!(heard.len(), read.len());
     let texts: BTreeMap<String, String> = spoken_rows()
         .iter()
@@ -758,7 +768,8 @@ fn a_report_reads_the_table() {
     place
         .run(&[&fixed[..], &["--base", "right.jsonl"]].concat())
         .succeeds();
-    let (model, base) = (read().model, read().base.unwrap());
+    let model = read().model;
+    let base = read().base.unwrap();
     assert_eq!(
         (
             model.kinds[0].0.as_str(),

@@ -457,7 +457,8 @@ fn a_stop_keeps_the_answers() {
         json!({"faithfulness": 5, "coverage": 5, "fluency": 5}).to_string(),
         Duration::from_millis(30),
     )]);
-    let (rubric, stop) = (Rubric::load(None).unwrap(), Stop::new());
+    let rubric = Rubric::load(None).unwrap();
+    let stop = Stop::new();
     let endpoint = Endpoint::new(&server.url, "m", None, "K", Duration::from_secs(5)).unwrap();
     let judge = Judge {
         rubric: &rubric,

@@ -143,7 +143,8 @@ fn flat(tensor: &Tensor) -> Vec<f64> {
 /// Fails unless the largest difference is below the bar times the largest expected value.
 fn assert_near(what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
-    let (found, expected) = (flat(found), flat(expected));
+    let found = flat(found);
+    let expected = flat(expected);
     let size = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
     let error = found
         .iter()
@@ -202,7 +203,8 @@ fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
 fn a_decoder_layer_and_its_gradients_equal_pytorch() {
     for save in [Save::All, Save::Norms, Save::Layer] {
         let golden = Golden::load("decoder");
-        let (layer, cu_seqlens) = (decoder(&golden), golden.cu_seqlens());
+        let layer = decoder(&golden);
+        let cu_seqlens = golden.cu_seqlens();
         let rotary = rotary(&golden, &cu_seqlens);
         let packing = Packing {
             cu_seqlens: &cu_seqlens,

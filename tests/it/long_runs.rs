@@ -202,7 +202,8 @@ fn a_bad_row_can_be_replaced_on_resume() {
 
 #[test]
 fn rows_out_of_the_pool_stay_out_after_repair() {
-    let (place, undisturbed) = (place(), place_with_bad_t1());
+    let place = place();
+    let undisturbed = place_with_bad_t1();
     place.write("clips/t1.wav", "");
     let skip = ["--set", "on_bad_row=skip"];
     train(&undisturbed, &skip).succeeds();

@@ -160,7 +160,8 @@ fn tests_named_in_promises_exist() {
     }
     let exists = |path: &str| {
         let name = path.rsplit("::").next().unwrap();
-        let (function, module) = (format!("fn {name}("), format!("mod {name}"));
+        let function = format!("fn {name}(");
+        let module = format!("mod {name}");
         texts
             .iter()
             .any(|text| text.contains(&function) || text.contains(&module))
@@ -396,7 +397,8 @@ fn json_output_equals_the_files() {
         "events of steps are lines of the log"
     );
     assert_eq!(logged[2]["scores"], events[2]["scores"]);
-    let (plan_audio, steps) = (plan["total"]["audio_s"].as_f64().unwrap(), &events[..2]);
+    let plan_audio = plan["total"]["audio_s"].as_f64().unwrap();
+    let steps = &events[..2];
     let heard: f64 = steps
         .iter()
         .map(|step| step["seconds"].as_f64().unwrap())

@@ -172,13 +172,11 @@ fn error_counts_and_alignments_are_those_of_jiwer() {
 fn alignment_letters((references, prediction): &strings::Row) -> String {
     let of = |reference: &String| {
         let alignment = align_words(reference, prediction);
-        let (errors, words) = (
-            alignment
-                .iter()
-                .filter(|word| !word.mark().is_empty())
-                .count(),
-            alignment.iter().filter_map(|word| word.reference()).count(),
-        );
+        let errors = alignment
+            .iter()
+            .filter(|word| !word.mark().is_empty())
+            .count();
+        let words = alignment.iter().filter_map(|word| word.reference()).count();
         let letters = alignment
             .iter()
             .map(|word| {
@@ -299,7 +297,8 @@ fn chrf_and_bleu_are_those_of_sacrebleu() {
                 tally.corpus(),
                 set.sacrebleu_corpus[i]
             );
-            let (theirs, ours) = (&set.sacrebleu_signatures[i], &tally.signature);
+            let theirs = &set.sacrebleu_signatures[i];
+            let ours = &tally.signature;
             assert_eq!(
                 theirs.split("|version:").next(),
                 ours.split("|norm:").next(),

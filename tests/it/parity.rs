@@ -212,7 +212,8 @@ fn twenty_steps_of_lora_follow_peft_step_by_step() {
         for save in [Save::All, Save::Norms, Save::Layer] {
             let model = golden.adapted("adapter_init");
             let lora = &golden.expected["lora"];
-            let (losses, norms) = (numbers(&lora["step_losses"]), numbers(&lora["grad_norms"]));
+            let losses = numbers(&lora["step_losses"]);
+            let norms = numbers(&lora["grad_norms"]);
             for (step, (loss, norm)) in train(
                 &model,
                 &golden,
@@ -350,10 +351,8 @@ fn a_packed_batch_is_the_sum_of_its_examples() {
             .map(|sequence| loss_of(&one_by_one, &pack(std::slice::from_ref(sequence))))
             .sum();
         assert_close(loss, sum, 1e-6, "loss");
-        let (a, b) = (
-            flat(&packed.parameters.gradients),
-            flat(&one_by_one.parameters.gradients),
-        );
+        let a = flat(&packed.parameters.gradients);
+        let b = flat(&one_by_one.parameters.gradients);
         let size = a.iter().fold(0f32, |m, x| m.max(x.abs()));
         let error = a
             .iter()
@@ -397,10 +396,8 @@ fn frozen_weights_stay_as_they_are() {
     }
     let batch = pack(&[golden.sequence(0)]);
     let untouched = golden.model(Plan::default(), false);
-    let (a, b) = (
-        model.logits(&batch).unwrap(),
-        untouched.logits(&batch).unwrap(),
-    );
+    let a = model.logits(&batch).unwrap();
+    let b = untouched.logits(&batch).unwrap();
     assert_eq!(
         flat(&a),
         flat(&b),

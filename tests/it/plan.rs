@@ -274,10 +274,8 @@ fn shares_and_repeats_are_those_of_the_picks() {
             .iter()
             .map(|id| drawn.iter().filter(|drawn| *drawn == id).count())
             .collect();
-        let (all, reached) = (
-            draws.iter().sum::<usize>(),
-            draws.iter().filter(|&&draws| draws > 0).count(),
-        );
+        let all = draws.iter().sum::<usize>();
+        let reached = draws.iter().filter(|&&draws| draws > 0).count();
         let row = row(name);
         assert_eq!(number(&row[1]) as usize, all, "{row:?}");
         assert_eq!(

@@ -260,10 +260,8 @@ fn a_folder_without_a_template_has_the_processors() {
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(golden.dir.join(file), dir.path().join(file)).unwrap();
     }
-    let (with, without) = (
-        TextCodec::load(&golden.dir).unwrap(),
-        TextCodec::load(dir.path()).unwrap(),
-    );
+    let with = TextCodec::load(&golden.dir).unwrap();
+    let without = TextCodec::load(dir.path()).unwrap();
     let messages = [
         Message::new(Role::User, "<audio><audio>a"),
         Message::new(Role::Assistant, "b"),
@@ -419,7 +417,8 @@ fn twenty_steps_of_lora_follow_peft() {
         let golden = Golden::load(name);
         let model = golden.adapted("adapter_init");
         let lora = &golden.expected["lora"];
-        let (losses, norms) = (numbers(&lora["step_losses"]), numbers(&lora["grad_norms"]));
+        let losses = numbers(&lora["step_losses"]);
+        let norms = numbers(&lora["grad_norms"]);
         let found = train(&model, &golden, losses.len(), save);
         assert_eq!(model.unreached().unwrap(), Vec::<String>::new());
         for (step, (loss, norm)) in found.into_iter().enumerate() {

@@ -487,7 +487,8 @@ fn a_step_in_many_micro_batches_is_the_same_step() {
             "memory.save=all",
         ])
         .succeeds();
-    let (whole, split) = (train_lines(&place, "small"), train_lines(&place, "split"));
+    let whole = train_lines(&place, "small");
+    let split = train_lines(&place, "split");
     assert_eq!((whole.len(), split.len()), (8, 8));
     for (whole, split) in whole.iter().zip(&split) {
         for number in ["loss", "grad_norm"] {
@@ -530,7 +531,8 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
         "--set",
         "memory.save=layer",
     ];
-    let (whole, cut) = (small_run(4), small_run(4));
+    let whole = small_run(4);
+    let cut = small_run(4);
     recipe(&whole);
     recipe(&cut);
     whole.run(&arguments).succeeds();
@@ -613,11 +615,9 @@ fn full_training_stage_by_stage_resumes_bit_for_bit() {
             "c.jsonl",
         ])
         .succeeds();
-    let (a, b, c) = (
-        whole.lines("a.jsonl"),
-        whole.lines("b.jsonl"),
-        whole.lines("c.jsonl"),
-    );
+    let a = whole.lines("a.jsonl");
+    let b = whole.lines("b.jsonl");
+    let c = whole.lines("c.jsonl");
     for ((a, b), c) in a.iter().zip(&b).zip(&c) {
         let loss = |row: &Value| row["loss"].as_f64().unwrap();
         assert_close(loss(a), loss(b), 1e-5, "merged");

@@ -82,10 +82,8 @@ fn voices_and_sentences_have_every_emotion() {
                 .insert(label);
         }
         assert!(of_sentence.values().all(|labels| labels.len() == 4));
-        let (least, most) = (
-            of_voice.values().min().unwrap(),
-            of_voice.values().max().unwrap(),
-        );
+        let least = of_voice.values().min().unwrap();
+        let most = of_voice.values().max().unwrap();
         assert!(most - least <= tolerance, "{split}: {of_voice:?}");
     }
 }

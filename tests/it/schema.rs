@@ -9,7 +9,7 @@ use crate::command::Place;
 use maqam::experiment::Experiment;
 use maqam::recipe::Recipe;
 use maqam::records::suite_file::SuiteFile;
-use maqam::schema::Kind;
+use maqam::schema::SchemaKind;
 use maqam::task::Tasks;
 use maqam::yaml;
 use serde_json::Map;
@@ -29,7 +29,7 @@ struct Schema {
 }
 
 impl Schema {
-    fn of(kind: Kind) -> Self {
+    fn of(kind: SchemaKind) -> Self {
         Self {
             root: kind.schema().unwrap(),
         }
@@ -221,7 +221,8 @@ impl Schema {
     /// Every object of a whole file, as a pointer with its schema, each before those inside it; and every key that holds no object,
     /// likewise.
     fn places(&self) -> (Places<'_>, Places<'_>) {
-        let (mut objects, mut leaves) = (Vec::new(), Vec::new());
+        let mut objects = Vec::new();
+        let mut leaves = Vec::new();
         let mut open = vec![(String::new(), &self.root)];
         while let Some((at, node)) = open.pop() {
             let mut inside = Vec::new();
@@ -275,20 +276,20 @@ fn is_type(name: &str, value: &Value) -> bool {
 }
 
 /// Result of the program for a file.
-fn program(kind: Kind, text: &str) -> Result<Option<Value>, String> {
+fn program(kind: SchemaKind, text: &str) -> Result<Option<Value>, String> {
     let path = Path::new("file.yaml");
     let told = |error: maqam::error::Error| error.to_string();
     match kind {
-        Kind::Recipe => yaml::parse::<Recipe>(text, path)
+        SchemaKind::Recipe => yaml::parse::<Recipe>(text, path)
             .map(|recipe| serde_json::to_value(recipe).ok())
             .map_err(told),
-        Kind::Suite => yaml::parse::<SuiteFile>(text, path)
+        SchemaKind::Suite => yaml::parse::<SuiteFile>(text, path)
             .map(|suite| serde_json::to_value(suite).ok())
             .map_err(told),
-        Kind::Experiment => yaml::parse::<Experiment>(text, path)
+        SchemaKind::Experiment => yaml::parse::<Experiment>(text, path)
             .map(|experiment| serde_json::to_value(experiment).ok())
             .map_err(told),
-        Kind::Task => {
+        SchemaKind::Task => {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join("mine.yaml"), text).unwrap();
             Tasks::load(Some(dir.path())).map(|_| None).map_err(told)
@@ -296,7 +297,7 @@ fn program(kind: Kind, text: &str) -> Result<Option<Value>, String> {
     }
 }
 
-fn program_on(kind: Kind, value: &Value) -> Result<Option<Value>, String> {
+fn program_on(kind: SchemaKind, value: &Value) -> Result<Option<Value>, String> {
     program(kind, &yaml_serde::to_string(value).unwrap())
 }
 
@@ -320,7 +321,7 @@ fn expected(message: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_example_is_read() {
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let schema = Schema::of(kind);
         let full = schema.full();
         assert_eq!(schema.check(&full), Vec::<String>::new(), "{}", kind.name());
@@ -340,7 +341,7 @@ fn every_example_is_read() {
 #[test]
 fn keys_are_those_of_the_types() {
     let mut num_keys = 0;
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let schema = Schema::of(kind);
         for (at, node) in schema.places().0 {
             let mut file = schema.full();
@@ -365,7 +366,7 @@ fn keys_are_those_of_the_types() {
 #[test]
 fn choices_are_those_of_the_types() {
     let mut num_choices = 0;
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let schema = Schema::of(kind);
         for (at, node) in schema.places().1 {
             let Some((values, is_list)) = schema.choices(node) else {
@@ -394,7 +395,11 @@ fn choices_are_those_of_the_types() {
 fn defaults_are_those_of_the_types() {
     let mut num_compared = 0;
     let mut unseen = BTreeSet::new();
-    for kind in [Kind::Recipe, Kind::Suite, Kind::Experiment] {
+    for kind in [
+        SchemaKind::Recipe,
+        SchemaKind::Suite,
+        SchemaKind::Experiment,
+    ] {
         let schema = Schema::of(kind);
         // Every section, with what it must have and nothing else.
         let least = schema.instance(&schema.root, &|node, key, is_section| {
@@ -471,10 +476,10 @@ fn shipped_files_fit() {
         let file = read(&path);
         let has = |key: &str| file.get(key).is_some();
         let (place, kind) = match () {
-            () if has("schedule") => (0, Kind::Recipe),
-            () if has("sets") => (1, Kind::Suite),
-            () if has("kind") => (2, Kind::Task),
-            () if has("recipes") => (3, Kind::Experiment),
+            () if has("schedule") => (0, SchemaKind::Recipe),
+            () if has("sets") => (1, SchemaKind::Suite),
+            () if has("kind") => (2, SchemaKind::Task),
+            () if has("recipes") => (3, SchemaKind::Experiment),
             // Rubrics of judges and wordings of checks.
             () => {
                 assert!(has("scales") || has("checks"), "{}", path.display());
@@ -494,7 +499,7 @@ fn shipped_files_fit() {
 
 #[test]
 fn first_files_fit_and_misspelt_ones_fail() {
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let schema = Schema::of(kind);
         let text = kind.template();
         let file: Value = yaml_serde::from_str(text).unwrap();
@@ -638,10 +643,8 @@ impl Schema {
                     .unwrap_or_else(|| panic!("`{key}` has no meaning"))
                     .to_owned();
                 for one in choice.into_iter().flatten() {
-                    let (name, what) = (
-                        one["const"].as_str().unwrap(),
-                        one["description"].as_str().unwrap(),
-                    );
+                    let name = one["const"].as_str().unwrap();
+                    let what = one["description"].as_str().unwrap();
                     meaning += &format!("<br>`{name}`: {}", lower_first(what));
                 }
                 let example = format!("{}: {}", key, flow(&field["examples"][0]));
@@ -678,7 +681,7 @@ const END: &str = "\n<!-- End of the keys. -->";
 
 #[test]
 fn manual_lists_every_key() {
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let path = root().join(format!("docs/{}.md", kind.name()));
         let page = fs::read_to_string(&path).unwrap();
         let (before, rest) = page
@@ -701,7 +704,7 @@ fn manual_lists_every_key() {
 #[test]
 fn commands_write_schemas_and_first_files() {
     let place = Place::new();
-    for kind in Kind::ALL {
+    for kind in SchemaKind::ALL {
         let printed = place.run(&["schema", kind.name()]).succeeds().stdout;
         let schema: Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(schema, kind.schema().unwrap());
@@ -725,7 +728,7 @@ fn commands_write_schemas_and_first_files() {
         .succeeds();
     assert_eq!(
         read(&place.path("suite.json")),
-        Kind::Suite.schema().unwrap()
+        SchemaKind::Suite.schema().unwrap()
     );
     place
         .run(&["plan", "recipe.yaml", "--set", "trian=1"])

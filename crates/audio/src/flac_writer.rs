@@ -553,7 +553,8 @@ mod tests {
 
     #[test]
     fn joined_pieces_decode_to_their_samples_in_order() {
-        let (a, b) = (tone(5000), noise(70_003, 500.0));
+        let a = tone(5000);
+        let b = noise(70_003, 500.0);
         let pieces = [
             Piece::encode(&a),
             Piece::silence(1234),

@@ -43,7 +43,34 @@ struct Convolution {
     bias: Vec<f32>,
 }
 
+/// Values of tensors by name.
+type Tensors = HashMap<String, Vec<f32>>;
+
+/// Takes a tensor of `len` values.
+fn take(tensors: &mut Tensors, name: &str, len: usize) -> Result<Vec<f32>> {
+    tensors
+        .remove(name)
+        .filter(|values| values.len() == len)
+        .ok_or_else(|| Error::bug(format!("voice activity: no `{name}` of {len} numbers")))
+}
+
 impl Convolution {
+    /// Takes the weight and bias of a layer.
+    fn take(
+        tensors: &mut Tensors,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        stride: usize,
+    ) -> Result<Self> {
+        let weight = take(tensors, &format!("{name}.weight"), outputs * inputs * 3)?;
+        Ok(Self {
+            inputs,
+            stride,
+            weight: kernel_before_inputs(&weight, inputs),
+            bias: take(tensors, &format!("{name}.bias"), outputs)?,
+        })
+    }
+
     /// `[frames, inputs]` -> `[ceil(frames / stride), outputs]`
     fn forward(&self, x: &[f32]) -> Vec<f32> {
         let inputs = self.inputs;
@@ -96,7 +123,7 @@ impl Vad {
 
     fn load(bytes: &[u8]) -> Result<Self> {
         let file = SafeTensors::deserialize(bytes).map_err(Error::bug_from)?;
-        let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
+        let mut tensors = Tensors::new();
         for (name, view) in file.tensors() {
             if view.dtype() != Dtype::F32 {
                 return Err(Error::bug(format!("voice activity: `{name}` is not f32")));
@@ -105,39 +132,24 @@ impl Vad {
             let values = values.iter().map(|bytes| f32::from_le_bytes(*bytes));
             tensors.insert(name, values.collect());
         }
-        let mut take = |name: &str, len: usize| {
-            tensors
-                .remove(name)
-                .filter(|values| values.len() == len)
-                .ok_or_else(|| Error::bug(format!("voice activity: no `{name}` of {len} numbers")))
-        };
-        let mut convolution =
-            |name: &str, inputs: usize, outputs: usize, stride: usize| -> Result<Convolution> {
-                let weight = take(&format!("{name}.weight"), outputs * inputs * 3)?;
-                Ok(Convolution {
-                    inputs,
-                    stride,
-                    weight: kernel_before_inputs(&weight, inputs),
-                    bias: take(&format!("{name}.bias"), outputs)?,
-                })
-            };
         let convolutions = [
-            convolution("conv1", BANDS, 128, 1)?,
-            convolution("conv2", 128, 64, 2)?,
-            convolution("conv3", 64, 64, 2)?,
-            convolution("conv4", 64, HIDDEN, 1)?,
+            Convolution::take(&mut tensors, "conv1", [BANDS, 128], 1)?,
+            Convolution::take(&mut tensors, "conv2", [128, 64], 2)?,
+            Convolution::take(&mut tensors, "conv3", [64, 64], 2)?,
+            Convolution::take(&mut tensors, "conv4", [64, HIDDEN], 1)?,
         ];
-        let input_bias = take("lstm_cell.bias_ih", 4 * HIDDEN)?;
-        let state_bias = take("lstm_cell.bias_hh", 4 * HIDDEN)?;
+        let mut tensor = |name: &str, len: usize| take(&mut tensors, name, len);
+        let input_bias = tensor("lstm_cell.bias_ih", 4 * HIDDEN)?;
+        let state_bias = tensor("lstm_cell.bias_hh", 4 * HIDDEN)?;
         let gate_bias = input_bias.iter().zip(&state_bias).map(|(a, b)| a + b);
         Ok(Self {
-            spectrum: take("stft_conv.weight", 2 * BANDS * FRAME)?,
+            spectrum: tensor("stft_conv.weight", 2 * BANDS * FRAME)?,
             convolutions,
-            input_weight: take("lstm_cell.weight_ih", 4 * HIDDEN * HIDDEN)?,
-            state_weight: take("lstm_cell.weight_hh", 4 * HIDDEN * HIDDEN)?,
+            input_weight: tensor("lstm_cell.weight_ih", 4 * HIDDEN * HIDDEN)?,
+            state_weight: tensor("lstm_cell.weight_hh", 4 * HIDDEN * HIDDEN)?,
             gate_bias: gate_bias.collect(),
-            final_weight: take("final_conv.weight", HIDDEN)?,
-            final_bias: take("final_conv.bias", 1)?[0],
+            final_weight: tensor("final_conv.weight", HIDDEN)?,
+            final_bias: tensor("final_conv.bias", 1)?[0],
         })
     }
 
@@ -422,7 +434,8 @@ mod tests {
 
     #[test]
     fn probabilities_are_those_of_silero() {
-        let (samples, expected) = (recording(), golden_probabilities());
+        let samples = recording();
+        let expected = golden_probabilities();
         let found = Vad::get().unwrap().probabilities(&samples);
         assert_eq!(found.len(), expected.len());
         let worst = found

@@ -154,29 +154,35 @@ fn riff_chunks(source: &mut Source) -> Result<Vec<Chunk>> {
     }
 
     let head = source.peek(0, SEARCH_BYTES)?.to_vec();
-    let found = |id: &[u8; 4], is_it: &dyn Fn(Chunk) -> bool| {
-        (12..head.len().saturating_sub(8))
-            .filter(|&at| head[at..at + 4] == *id)
-            .map(|at| Chunk {
-                id: *id,
-                start: at as u64 + 8,
-                size: little_endian(&head[at + 4..at + 8]),
-                is_long: false,
-            })
-            .find(|&chunk| is_it(chunk))
-    };
     let len = source.len();
-    let data = found(b"data", &|chunk| {
-        chunk.size > 0 && chunk.start + chunk.size <= len
-    });
+    let is_data = |chunk: &Chunk| chunk.size > 0 && chunk.start + chunk.size <= len;
+    let data = search(&head, *b"data", is_data);
     if let Some(data) = data {
-        let is_format = |chunk: Chunk| (16..=64).contains(&chunk.size) && chunk.start < data.start;
+        let is_format = |chunk: &Chunk| (16..=64).contains(&chunk.size) && chunk.start < data.start;
         if !chunks.iter().any(|chunk| chunk.id == *b"fmt ") {
-            chunks.extend(found(b"fmt ", &is_format));
+            chunks.extend(search(&head, *b"fmt ", is_format));
         }
         chunks.push(data);
     }
     Ok(chunks)
+}
+
+/// The first chunk of an id in the head of a file for which `is_it` holds, wherever it begins.
+fn search(head: &[u8], id: [u8; 4], is_it: impl Fn(&Chunk) -> bool) -> Option<Chunk> {
+    for at in 12..head.len().saturating_sub(8) {
+        if head[at..at + 4] == id {
+            let chunk = Chunk {
+                id,
+                start: at as u64 + 8,
+                size: little_endian(&head[at + 4..at + 8]),
+                is_long: false,
+            };
+            if is_it(&chunk) {
+                return Some(chunk);
+            }
+        }
+    }
+    None
 }
 
 /// Start of the chunk after `chunk`, after a byte of padding if its length is odd. Some programs omit the padding.

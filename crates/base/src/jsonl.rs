@@ -1,26 +1,15 @@
-//! JSON lines that one command wrote and another reads: errors name file and line, and ids that do not fit together are named.
+//! Reader of JSON lines. Errors name file and line.
 
-use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::files::Lines;
 use crate::json;
-
-/// What a predictions file is read for; its other fields are left alone.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Answered {
-    /// The row's id.
-    pub id: String,
-    /// What the model said.
-    pub prediction: String,
-}
 
 /// Meaning of a last line that does not end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +30,27 @@ pub fn each_line(
     last: LastLine,
     mut visit: impl FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<u64> {
+    each_placed_line(path, last, |place, text| visit(place.number, text))
+}
+
+/// Place of a line in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinePlace {
+    /// Number of the line, from 1.
+    pub number: usize,
+    /// Bytes before its text.
+    pub start: u64,
+}
+
+/// As [`each_line`], with the places of lines for a reader that comes back to one of them.
+///
+/// # Errors
+/// As [`each_line`].
+pub fn each_placed_line(
+    path: &Path,
+    last: LastLine,
+    mut visit: impl FnMut(LinePlace, &[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut lines = Lines::open(path)?;
     let mut num_bytes = 0;
     while lines.advance()? {
@@ -49,8 +59,11 @@ pub fn each_line(
         }
         let (number, text) = lines.line();
         if !text.trim_ascii().is_empty() {
-            visit(number as usize, text)
-                .map_err(|e| e.at(format!("{}:{number}", path.display())))?;
+            let place = LinePlace {
+                number: number as usize,
+                start: lines.start(),
+            };
+            visit(place, text).map_err(|e| e.at(format!("{}:{number}", path.display())))?;
         }
         num_bytes = lines.num_bytes();
     }
@@ -111,138 +124,15 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     Ok(rows)
 }
 
-/// How many ids one error names.
-const MAX_NAMED: usize = 5;
-
-/// The predictions for `ids`, in their order.
-///
-/// # Errors
-/// An id that is predicted twice, one that `ids` does not have, one that has no prediction; the message says how many, and names some.
-pub fn in_order<'a>(
-    ids: &[&str],
-    predictions: &'a [(usize, Answered)],
-    path: &Path,
-) -> Result<Vec<&'a str>> {
-    let mut by_id: HashMap<&str, (usize, &'a str)> = HashMap::with_capacity(predictions.len());
-    for (line, row) in predictions {
-        if let Some((first, _)) = by_id.insert(&row.id, (*line, &row.prediction)) {
-            let found = Error::input(format!(
-                "id `{}` was predicted before, in line {first}",
-                row.id
-            ))
-            .at(format!("{}:{line}", path.display()));
-            return Err(found.hint("each row is predicted once: two runs in one file?"));
-        }
-    }
-    let known: std::collections::HashSet<&str> = ids.iter().copied().collect();
-    let foreign: Vec<&str> = predictions
-        .iter()
-        .map(|(_, row)| row.id.as_str())
-        .filter(|id| !known.contains(id))
-        .collect();
-    if !foreign.is_empty() {
-        let found = format!(
-            "{} of {} predictions are of other rows: {}",
-            foreign.len(),
-            predictions.len(),
-            named(&foreign)
-        );
-        return Err(Error::input(found).at_path(path).hint("predictions and rows belong together: give the file that the predictions were made from"));
-    }
-    let missing: Vec<&str> = ids
-        .iter()
-        .copied()
-        .filter(|id| !by_id.contains_key(id))
-        .collect();
-    if !missing.is_empty() {
-        let found = format!(
-            "{} of {} rows have no prediction: {}",
-            missing.len(),
-            ids.len(),
-            named(&missing)
-        );
-        return Err(Error::input(found)
-            .at_path(path)
-            .hint("a score over some of the rows is not comparable: predict them all"));
-    }
-    Ok(ids
-        .iter()
-        .filter_map(|id| by_id.get(id).map(|(_, prediction)| *prediction))
-        .collect())
-}
-
-fn named(ids: &[&str]) -> String {
-    let shown: Vec<String> = ids
-        .iter()
-        .take(MAX_NAMED)
-        .map(|id| format!("`{id}`"))
-        .collect();
-    match ids.len().checked_sub(MAX_NAMED) {
-        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
-        _ => shown.join(", "),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
 
-    fn predictions(ids: &[&str]) -> Vec<(usize, Answered)> {
-        ids.iter()
-            .enumerate()
-            .map(|(i, id)| {
-                (
-                    i + 1,
-                    Answered {
-                        id: (*id).to_owned(),
-                        prediction: format!("said {id}"),
-                    },
-                )
-            })
-            .collect()
-    }
-
-    #[test]
-    fn predictions_come_in_the_order_of_the_rows() {
-        let predictions = predictions(&["b", "a"]);
-        assert_eq!(
-            in_order(&["a", "b"], &predictions, Path::new("p.jsonl")).unwrap(),
-            ["said a", "said b"]
-        );
-    }
-
-    #[test]
-    fn ids_that_do_not_fit_are_named() {
-        let many: Vec<String> = (0..9).map(|i| format!("r{i}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        for (ids, predicted, expected) in [
-            (
-                &["a", "b"][..],
-                &["a", "b", "a"][..],
-                "p.jsonl:3: id `a` was predicted before, in line 1",
-            ),
-            (
-                &["a"],
-                &["a", "c", "d"],
-                "p.jsonl: 2 of 3 predictions are of other rows: `c`, `d`\n",
-            ),
-            (
-                &["a", "b"],
-                &["b"],
-                "p.jsonl: 1 of 2 rows have no prediction: `a`\n",
-            ),
-            (
-                &many,
-                &["r8"],
-                "8 of 9 rows have no prediction: `r0`, `r1`, `r2`, `r3`, `r4` and 3 more",
-            ),
-        ] {
-            let error = in_order(ids, &predictions(predicted), Path::new("p.jsonl")).unwrap_err();
-            assert!(
-                error.exit_code() == 2 && error.to_string().contains(expected),
-                "{error}"
-            );
-        }
+    #[derive(Deserialize)]
+    struct Row {
+        id: String,
+        prediction: String,
     }
 
     #[test]
@@ -262,7 +152,7 @@ mod tests {
             ("\n", "p.jsonl: holds no rows"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let error = read::<Answered>(&path).unwrap_err().to_string();
+            let error = read::<Row>(&path).map(drop).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         std::fs::write(
@@ -270,7 +160,11 @@ mod tests {
             "\u{feff}{\"id\": \"a\", \"prediction\": \"x\", \"tokens\": [1]}\n",
         )
         .unwrap();
-        assert_eq!(read::<Answered>(&path).unwrap()[0].1.prediction, "x");
+        let (line, row) = read::<Row>(&path).unwrap().remove(0);
+        assert_eq!(
+            (line, row.id.as_str(), row.prediction.as_str()),
+            (1, "a", "x")
+        );
     }
 
     #[test]
@@ -295,6 +189,14 @@ mod tests {
         assert_eq!(visited(text, LastLine::Row), (both.clone(), 16));
         let ended = format!("{text}\n");
         assert_eq!(visited(&ended, LastLine::Cut), (both, 17));
+
+        let mut starts = Vec::new();
+        each_placed_line(&path, LastLine::Row, |place, _| {
+            starts.push((place.number, place.start));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(starts, [(1, 3), (3, 13)]);
 
         let error = each_line(&path, LastLine::Cut, |_, text| {
             json::parse_slice::<serde_json::Value>(text).map(drop)

@@ -146,7 +146,9 @@ mod tests {
     fn uniform_numbers_have_the_moments_of_the_uniform_distribution() {
         let key = Key::new(1, "moments");
         let n = 200_000;
-        let (mut sum, mut square, mut lag) = (0.0, 0.0, 0.0);
+        let mut sum = 0.0;
+        let mut square = 0.0;
+        let mut lag = 0.0;
         for i in 0..n {
             let u = key.uniform(i) - 0.5;
             sum += u;

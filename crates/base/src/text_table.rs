@@ -95,41 +95,39 @@ impl TextTable {
     /// Widths of the columns, as a terminal shows them.
     fn widths(&self) -> Vec<usize> {
         let num_columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let least = |column| match column < self.num_words {
-            true => 0,
-            false => self.least_width,
-        };
-        let width = |column| {
+        let mut widths = Vec::with_capacity(num_columns);
+        for column in 0..num_columns {
+            let least = match column < self.num_words {
+                true => 0,
+                false => self.least_width,
+            };
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells
-                .map(|cell: &String| cell.width())
-                .chain([least(column)])
-                .max()
-        };
-        (0..num_columns)
-            .map(|column| width(column).unwrap_or(0))
-            .collect()
+            widths.push(cells.map(|cell| cell.width()).fold(least, usize::max));
+        }
+        widths
     }
 
     /// The lines over some of the columns.
     fn lines(&self, columns: &[usize]) -> String {
         let widths = self.widths();
-        let line = |row: &Vec<String>| {
-            let cells = columns.iter().filter_map(|&column| {
-                let cell = row.get(column)?;
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut cells = Vec::with_capacity(columns.len());
+            for &column in columns {
+                let Some(cell) = row.get(column) else {
+                    continue;
+                };
                 let blank = " ".repeat(widths[column].saturating_sub(cell.width()));
-                Some(match column < self.num_words {
+                cells.push(match column < self.num_words {
                     true => format!("{cell}{blank}"),
                     false => format!("{blank}{cell}"),
-                })
-            });
-            let cells: Vec<String> = cells.collect();
-            format!("{}{}", self.indent, cells.join(GAP))
-                .trim_end()
-                .to_owned()
-                + "\n"
-        };
-        self.rows.iter().map(line).collect()
+                });
+            }
+            let line = format!("{}{}", self.indent, cells.join(GAP));
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
     }
 }
 

@@ -42,7 +42,7 @@ pub const PART: [&str; 10] = [
 
 /// Part of a recording, and its stated length.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
+pub struct StatedSpan {
     /// The part.
     pub span: Span,
     /// Length of the part, or of the whole file, in seconds.
@@ -56,7 +56,7 @@ pub struct Part {
 ///
 /// # Errors
 /// Two fields that contradict each other, an empty part, a channel that is not one whole number.
-pub fn read_part(fields: &mut Fields) -> Result<Part> {
+pub fn read_part(fields: &mut Fields) -> Result<StatedSpan> {
     let start = read_bound(fields, &["start_s", "start", "offset"], "start_ms")?;
     let end = read_bound(fields, &["end_s", "end"], "end_ms")?;
     let duration = read_bound(fields, &["duration"], "duration_ms")?;
@@ -89,7 +89,7 @@ pub fn read_part(fields: &mut Fields) -> Result<Part> {
         }
         _ => {}
     }
-    Ok(Part { span, stated_s })
+    Ok(StatedSpan { span, stated_s })
 }
 
 /// A bound in seconds, and the name of its field.

@@ -289,14 +289,16 @@ impl<'a> Collector<'a> {
         repeated.sort_unstable();
 
         for &(position, first) in &repeated {
-            let (row, first) = (&self.rows[position as usize], &self.rows[first as usize]);
+            let row = &self.rows[position as usize];
+            let first = &self.rows[first as usize];
             let before = match &first.shard {
                 Some(shard) => shard.place(first.line),
                 None => format!("line {}", first.line),
             };
             let found = Error::input(format!("id `{}` was used before, in {before}", row.id))
                 .hint("ids are unique in a manifest");
-            let (line, place) = (row.line, row.place(self.path));
+            let line = row.line;
+            let place = row.place(self.path);
             self.refuse_in(line, found, place);
         }
 

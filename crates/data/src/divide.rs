@@ -23,7 +23,7 @@ use crate::manifests::Manifests;
 use crate::manifests::Watcher;
 use crate::near_duplicates::key_of;
 use crate::split::Assignment;
-use crate::split::Part;
+use crate::split::SplitPart;
 use crate::split::Splitter;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -81,7 +81,7 @@ struct Facts {
     likely: Option<u8>,
 }
 
-/// Totals of the parts, in the order of [`Part::ALL`].
+/// Totals of the parts, in the order of [`SplitPart::ALL`].
 #[derive(Default)]
 pub struct Totals {
     /// Rows.
@@ -133,7 +133,7 @@ impl Division {
     }
 
     /// The file of a part.
-    pub fn path(&self, part: Part) -> PathBuf {
+    pub fn path(&self, part: SplitPart) -> PathBuf {
         self.out.join(format!("{}.jsonl", part.name()))
     }
 
@@ -255,18 +255,16 @@ impl Division {
     fn glanced(&self, manifest: &Path, index: usize, stop: &Stop) -> Result<Option<Vec<Facts>>> {
         let wanted = self.wanted()?;
         let likely = self.likely()?;
-        let look = |rows: &[(u32, &[u8], Glance<'_>)]| -> Vec<Facts> {
-            let facts = |(line, _, glance): &(u32, &[u8], Glance<'_>)| {
-                let field = |name: &str| glance.field(name, &wanted).map(Cow::Borrowed);
-                let alone = alone(glance.id.as_deref(), index, *line);
-                let seconds = match glance.audio {
-                    None => Some(0.0),
-                    Some(_) => glance.duration,
-                };
-                self.facts_of(field, &alone, seconds, likely)
+        let facts = |(line, _, glance): &(u32, &[u8], Glance<'_>)| {
+            let field = |name: &str| glance.field(name, &wanted).map(Cow::Borrowed);
+            let alone = alone(glance.id.as_deref(), index, *line);
+            let seconds = match glance.audio {
+                None => Some(0.0),
+                Some(_) => glance.duration,
             };
-            rows.iter().map(facts).collect()
+            self.facts_of(field, &alone, seconds, likely)
         };
+        let look = |rows: &[(u32, &[u8], Glance<'_>)]| rows.iter().map(facts).collect::<Vec<_>>();
         let mut all = Vec::new();
         let seen = glance::at_lines(manifest, &wanted, look, |facts| {
             stop.check_unwritten()?;
@@ -322,7 +320,7 @@ impl Division {
             totals: Totals::default(),
             drafts: Vec::new(),
         };
-        for part in Part::ALL {
+        for part in SplitPart::ALL {
             parts.drafts.push(Draft::new(&self.path(part))?);
         }
 
@@ -333,7 +331,7 @@ impl Division {
             }
         }
         if parts.next != assignment.len() {
-            return Err(changed(&self.manifests.paths[0]));
+            return Err(changed_manifest(&self.manifests.paths[0]));
         }
         parts.drafts.into_iter().try_for_each(Draft::commit)?;
         Ok(parts.totals)
@@ -362,7 +360,7 @@ impl Division {
         })?;
         match seen {
             Seen::Whole => Ok(()),
-            Seen::Foreign => Err(changed(manifest)),
+            Seen::Foreign => Err(changed_manifest(manifest)),
         }
     }
 
@@ -425,9 +423,9 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// The part that the next row goes to.
-    fn next(&mut self, manifest: &Path) -> Result<Part> {
+    fn next(&mut self, manifest: &Path) -> Result<SplitPart> {
         if self.next >= self.assignment.len() {
-            return Err(changed(manifest));
+            return Err(changed_manifest(manifest));
         }
         let part = self.assignment.part(self.next);
         self.totals.rows[part as usize] += 1;
@@ -448,7 +446,7 @@ fn alone(id: Option<&str>, manifest: usize, line: u32) -> String {
     }
 }
 
-fn changed(manifest: &Path) -> Error {
+fn changed_manifest(manifest: &Path) -> Error {
     Error::input("changed while it was divided")
         .at_path(manifest)
         .hint("run the command again")

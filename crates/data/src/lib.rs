@@ -37,10 +37,10 @@ mod parquet;
 mod parquet_writer;
 pub mod plain;
 mod reading;
-mod record;
 pub mod repeats;
 pub mod respell;
 mod row;
+mod row_json;
 pub mod segment;
 pub mod segment_manifest;
 mod shards;
@@ -73,7 +73,7 @@ pub use shards::pattern_of;
 pub use source::Source;
 
 use maqam_audio::Span;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 
 /// The mark in a user's message for one clip of audio.
 pub const AUDIO_MARK: &str = "<audio>";
@@ -208,12 +208,12 @@ impl Row {
         }
     }
 
-    /// The answer to a task of a kind: the field [`Kind::target_field`] names.
-    pub fn answer(&self, kind: Kind) -> Option<&str> {
+    /// The answer to a task of a kind: the field [`TaskKind::target_field`] names.
+    pub fn answer(&self, kind: TaskKind) -> Option<&str> {
         match kind {
-            Kind::Transcribe => self.text.as_deref(),
-            Kind::Generate => self.summary.as_deref(),
-            Kind::Classify => self.label.as_deref(),
+            TaskKind::Transcribe => self.text.as_deref(),
+            TaskKind::Generate => self.summary.as_deref(),
+            TaskKind::Classify => self.label.as_deref(),
         }
     }
 

@@ -86,7 +86,8 @@ mod tests {
     fn both_ways_estimate_the_share_of_equal_shingles() {
         // 600 and 600 shingles of which 400 are shared: 400 of 800.
         let shingles = |from: u64| (from..from + 600).map(mixed).collect::<Vec<u64>>();
-        let (a, b) = (shingles(0), shingles(200));
+        let a = shingles(0);
+        let b = shingles(200);
         let permuted = |of: &[u64]| Signature::by_permutations(of.iter().copied());
         let found = [
             permuted(&a).similarity(&permuted(&b)),

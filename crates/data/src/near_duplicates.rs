@@ -344,7 +344,8 @@ mod tests {
                 .map(|window| window.iter().collect())
                 .collect()
         };
-        let (a, b) = (grams(a), grams(b));
+        let a = grams(a);
+        let b = grams(b);
         a.intersection(&b).count() as f64 / a.union(&b).count() as f64
     }
 
@@ -381,7 +382,8 @@ mod tests {
         assert_eq!(similarity("abc", "abc"), 1.0);
         assert_eq!(similarity("", ""), 0.0);
         for seed in 0..20 {
-            let (a, b) = (text(seed, 30, 0.0), text(seed, 30, 0.2));
+            let a = text(seed, 30, 0.0);
+            let b = text(seed, 30, 0.2);
             assert!((similarity(&a, &b) - jaccard(&a, &b)).abs() < 1e-12);
         }
     }
@@ -390,9 +392,11 @@ mod tests {
     fn bins_agree_as_often_as_shingles_are_shared() {
         // The mean over texts of the share of bins that agree, against the Jaccard index. Short texts leave most bins empty.
         for (num_words, replaced) in [(4, 0.2), (40, 0.1), (40, 0.3), (400, 0.05)] {
-            let (mut estimate, mut exact) = (0.0, 0.0);
+            let mut estimate = 0.0;
+            let mut exact = 0.0;
             for seed in 0..300 {
-                let (a, b) = (text(seed, num_words, 0.0), text(seed, num_words, replaced));
+                let a = text(seed, num_words, 0.0);
+                let b = text(seed, num_words, replaced);
                 let [of_a, of_b] =
                     [&a, &b].map(|text| Signature::by_bins(&shingles(text)).unwrap());
                 estimate += of_a.similarity(&of_b) / 300.0;

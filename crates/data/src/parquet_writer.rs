@@ -32,7 +32,7 @@ use crate::Clip;
 use crate::Row;
 use crate::formats::huggingface;
 use crate::formats::huggingface::Feature;
-use crate::record::part_of;
+use crate::row_json::part_of;
 use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -50,15 +50,15 @@ const GROUP_BYTES: usize = 64 << 20;
 /// Key of maqam's metadata on columns.
 pub const KEY: &str = "maqam";
 
-/// Columns of a file with their kinds; [`Kind::Json`] columns hold texts of JSON values.
+/// Columns of a file with their kinds; [`ColumnKind::Json`] columns hold texts of JSON values.
 struct Columns {
-    kinds: Vec<(String, Kind)>,
+    kinds: Vec<(String, ColumnKind)>,
     /// Fields that some clip of a list has.
     clip_fields: BTreeSet<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum ColumnKind {
     Audio,
     Audios,
     Messages,
@@ -70,7 +70,7 @@ enum Kind {
     Json,
 }
 
-impl Kind {
+impl ColumnKind {
     /// Kind of a single value; none for null.
     fn of(name: &str, value: &Value) -> Option<Self> {
         Some(match value {
@@ -111,29 +111,29 @@ impl Kind {
 }
 
 /// Names and kinds of a row's fields without its audio, in the order of [`fields_of`]. It builds no values, because every row is looked at.
-fn kinds_of(row: &Row) -> Vec<(Cow<'static, str>, Kind)> {
+fn kinds_of(row: &Row) -> Vec<(Cow<'static, str>, ColumnKind)> {
     let span = match row.clips.as_slice() {
         [clip] => clip.span,
         _ => Span::WHOLE,
     };
     let known = [
-        ("id", true, Kind::Text),
-        ("start_s", span.start_s.is_some(), Kind::Number),
-        ("end_s", span.end_s.is_some(), Kind::Number),
-        ("channel", span.channel.is_some(), Kind::Integer),
-        ("duration", row.duration.is_some(), Kind::Number),
-        ("task", row.task.is_some(), Kind::Text),
-        ("language", row.language.is_some(), Kind::Text),
-        ("text", row.text.is_some(), Kind::Text),
-        ("summary", row.summary.is_some(), Kind::Text),
-        ("label", row.label.is_some(), Kind::Text),
-        ("references", !row.references.is_empty(), Kind::Texts),
-        ("speaker", row.speaker.is_some(), Kind::Text),
-        ("group", row.group.is_some(), Kind::Text),
-        ("split", row.split.is_some(), Kind::Text),
-        ("instruction", row.instruction.is_some(), Kind::Text),
-        ("target", row.target.is_some(), Kind::Text),
-        ("messages", !row.messages.is_empty(), Kind::Messages),
+        ("id", true, ColumnKind::Text),
+        ("start_s", span.start_s.is_some(), ColumnKind::Number),
+        ("end_s", span.end_s.is_some(), ColumnKind::Number),
+        ("channel", span.channel.is_some(), ColumnKind::Integer),
+        ("duration", row.duration.is_some(), ColumnKind::Number),
+        ("task", row.task.is_some(), ColumnKind::Text),
+        ("language", row.language.is_some(), ColumnKind::Text),
+        ("text", row.text.is_some(), ColumnKind::Text),
+        ("summary", row.summary.is_some(), ColumnKind::Text),
+        ("label", row.label.is_some(), ColumnKind::Text),
+        ("references", !row.references.is_empty(), ColumnKind::Texts),
+        ("speaker", row.speaker.is_some(), ColumnKind::Text),
+        ("group", row.group.is_some(), ColumnKind::Text),
+        ("split", row.split.is_some(), ColumnKind::Text),
+        ("instruction", row.instruction.is_some(), ColumnKind::Text),
+        ("target", row.target.is_some(), ColumnKind::Text),
+        ("messages", !row.messages.is_empty(), ColumnKind::Messages),
     ];
     let known = known
         .into_iter()
@@ -143,7 +143,7 @@ fn kinds_of(row: &Row) -> Vec<(Cow<'static, str>, Kind)> {
     let extra = extra
         .into_iter()
         .flatten()
-        .filter_map(|(name, value)| Some((Kind::of(&name, &value)?, name)))
+        .filter_map(|(name, value)| Some((ColumnKind::of(&name, &value)?, name)))
         .map(|(kind, name)| (Cow::Owned(name), kind));
     known.chain(extra).collect()
 }
@@ -157,7 +157,7 @@ fn fields_of(row: &Row) -> Result<Map<String, Value>> {
 
 impl Columns {
     fn of(rows: &[&Row]) -> Self {
-        let mut kinds: Vec<(String, Kind)> = Vec::new();
+        let mut kinds: Vec<(String, ColumnKind)> = Vec::new();
         let mut positions: BTreeMap<String, usize> = BTreeMap::new();
         let mut clip_fields = BTreeSet::new();
         let mut is_long = false;
@@ -190,8 +190,8 @@ impl Columns {
         }
         if has_audio {
             let audio = match is_long {
-                true => ("audios".to_owned(), Kind::Audios),
-                false => ("audio".to_owned(), Kind::Audio),
+                true => ("audios".to_owned(), ColumnKind::Audios),
+                false => ("audio".to_owned(), ColumnKind::Audio),
             };
             kinds.insert(1.min(kinds.len()), audio);
         }
@@ -208,7 +208,7 @@ impl Columns {
         let json: Vec<&str> = self
             .kinds
             .iter()
-            .filter(|(_, kind)| *kind == Kind::Json)
+            .filter(|(_, kind)| *kind == ColumnKind::Json)
             .map(|(name, _)| name.as_str())
             .collect();
         vec![
@@ -319,7 +319,8 @@ fn group(
     let mut audio: Vec<Vec<std::sync::Arc<[u8]>>> = Vec::new();
     let mut end = start;
     let mut num_bytes = 0;
-    let has_audio = |(_, kind): &(String, Kind)| matches!(kind, Kind::Audio | Kind::Audios);
+    let has_audio =
+        |(_, kind): &(String, ColumnKind)| matches!(kind, ColumnKind::Audio | ColumnKind::Audios);
     let most_rows = match columns.kinds.iter().any(has_audio) {
         true => GROUP_ROWS,
         false => TEXT_GROUP_ROWS,
@@ -335,22 +336,18 @@ fn group(
     let rows = &rows[start..end];
     let values = rows.par_iter().map(|row| fields_of(row));
     let values: Vec<Map<String, Value>> = values.collect::<Result<_>>()?;
-    let frame = || {
-        let series: PolarsResult<Vec<Column>> = columns
-            .kinds
-            .par_iter()
-            .map(|(name, kind)| {
-                Ok(column(name, *kind, rows, &values, &audio, &columns.clip_fields)?.into())
-            })
-            .collect();
-        DataFrame::new(rows.len(), series?)
+    let of_kind = |(name, kind): &(String, ColumnKind)| {
+        let series = column(name, *kind, rows, &values, &audio, &columns.clip_fields);
+        series.map(Column::from)
     };
-    Ok((end, frame()))
+    let series: PolarsResult<Vec<Column>> = columns.kinds.par_iter().map(of_kind).collect();
+    let frame = series.and_then(|series| DataFrame::new(rows.len(), series));
+    Ok((end, frame))
 }
 
 fn column(
     name: &str,
-    kind: Kind,
+    kind: ColumnKind,
     rows: &[&Row],
     values: &[Map<String, Value>],
     audio: &[Vec<std::sync::Arc<[u8]>>],
@@ -359,16 +356,18 @@ fn column(
     let named = PlSmallStr::from_str(name);
     let cells = || values.iter().map(|row| row.get(name));
     Ok(match kind {
-        Kind::Boolean => Series::new(named, cells().map(|v| v?.as_bool()).collect::<Vec<_>>()),
-        Kind::Integer => Series::new(named, cells().map(|v| v?.as_i64()).collect::<Vec<_>>()),
-        Kind::Number => Series::new(named, cells().map(|v| v?.as_f64()).collect::<Vec<_>>()),
-        Kind::Text => Series::new(named, cells().map(|v| v?.as_str()).collect::<Vec<_>>()),
-        Kind::Json => {
+        ColumnKind::Boolean => {
+            Series::new(named, cells().map(|v| v?.as_bool()).collect::<Vec<_>>())
+        }
+        ColumnKind::Integer => Series::new(named, cells().map(|v| v?.as_i64()).collect::<Vec<_>>()),
+        ColumnKind::Number => Series::new(named, cells().map(|v| v?.as_f64()).collect::<Vec<_>>()),
+        ColumnKind::Text => Series::new(named, cells().map(|v| v?.as_str()).collect::<Vec<_>>()),
+        ColumnKind::Json => {
             let texts: Vec<Option<String>> =
                 cells().map(|value| value.map(Value::to_string)).collect();
             Series::new(named, texts)
         }
-        Kind::Texts => {
+        ColumnKind::Texts => {
             let lists: Vec<Option<Series>> = cells()
                 .map(|value| {
                     let texts: Vec<&str> = value?
@@ -381,7 +380,7 @@ fn column(
                 .collect();
             list(named, lists, DataType::String)?
         }
-        Kind::Messages => {
+        ColumnKind::Messages => {
             let lists: PolarsResult<Vec<Option<Series>>> = cells()
                 .map(|value| {
                     let Some(messages) = value.and_then(Value::as_array) else {
@@ -398,7 +397,7 @@ fn column(
             ]);
             list(named, lists?, item)?
         }
-        Kind::Audio => {
+        ColumnKind::Audio => {
             let bytes: Vec<Option<&[u8]>> = audio
                 .iter()
                 .map(|clips| clips.first().map(|c| &**c))
@@ -416,7 +415,7 @@ fn column(
                 ],
             )?
         }
-        Kind::Audios => {
+        ColumnKind::Audios => {
             let lists: PolarsResult<Vec<Option<Series>>> = rows
                 .iter()
                 .zip(audio)

@@ -41,7 +41,7 @@ use maqam_base::files::Lines;
 const HEAD_BYTES: usize = 1 << 16;
 
 /// One thing that rows are read from.
-enum Part {
+enum RowFile {
     /// A file whose form its first bytes show.
     File(PathBuf),
     /// A folder of Kaldi's.
@@ -52,7 +52,7 @@ enum Part {
     Saved(PathBuf, Rc<Classes>),
 }
 
-impl Part {
+impl RowFile {
     fn path(&self) -> &Path {
         match self {
             Self::File(path) | Self::Kaldi(path) | Self::Shar(path) | Self::Saved(path, _) => path,
@@ -107,7 +107,7 @@ impl Source {
             collector
                 .borrow_mut()
                 .begin(part.path(), folder, is_sharded);
-            let mut rows = Rows {
+            let mut rows = PartReader {
                 source: self,
                 part,
                 form: Form::JsonLines,
@@ -129,8 +129,10 @@ impl Source {
         let mut found = Vec::new();
         for part in self.parts()? {
             match part {
-                Part::File(path) | Part::Shar(path) | Part::Saved(path, _) => found.push(path),
-                Part::Kaldi(folder) => found.extend(kaldi::files(&folder)?),
+                RowFile::File(path) | RowFile::Shar(path) | RowFile::Saved(path, _) => {
+                    found.push(path)
+                }
+                RowFile::Kaldi(folder) => found.extend(kaldi::files(&folder)?),
             }
         }
         Ok(found)
@@ -158,7 +160,7 @@ impl Source {
     }
 
     /// The things that rows are read from.
-    fn parts(&self) -> Result<Vec<Part>> {
+    fn parts(&self) -> Result<Vec<RowFile>> {
         let mut parts = Vec::new();
         for path in shards::expand(&self.path)? {
             self.add_parts(path, &mut parts)?;
@@ -166,7 +168,7 @@ impl Source {
         Ok(parts)
     }
 
-    fn add_parts(&self, path: PathBuf, parts: &mut Vec<Part>) -> Result<()> {
+    fn add_parts(&self, path: PathBuf, parts: &mut Vec<RowFile>) -> Result<()> {
         let name = path.file_name().unwrap_or_default();
         if !path.is_dir() {
             if name == kaldi::WAVS {
@@ -174,21 +176,21 @@ impl Source {
                     Some(folder) if !folder.as_os_str().is_empty() => folder,
                     _ => Path::new("."),
                 };
-                parts.push(Part::Kaldi(folder.to_owned()));
+                parts.push(RowFile::Kaldi(folder.to_owned()));
             } else if name == llama_factory::INFO
                 && let Some(file) = llama_factory::file_of(&path)?
             {
-                parts.push(Part::File(file));
+                parts.push(RowFile::File(file));
             } else if lhotse_shar::is_cuts(&path) {
-                parts.push(Part::Shar(path));
+                parts.push(RowFile::Shar(path));
             } else {
-                parts.push(Part::File(path));
+                parts.push(RowFile::File(path));
             }
             return Ok(());
         }
 
         if path.join(kaldi::WAVS).is_file() {
-            parts.push(Part::Kaldi(path));
+            parts.push(RowFile::Kaldi(path));
             return Ok(());
         }
         if let Some(saved) = huggingface::saved(&path)? {
@@ -197,25 +199,25 @@ impl Source {
                 saved
                     .files
                     .into_iter()
-                    .map(|file| Part::Saved(file, classes.clone())),
+                    .map(|file| RowFile::Saved(file, classes.clone())),
             );
             return Ok(());
         }
         let cuts = lhotse_shar::cuts_of(&path);
         if !cuts.is_empty() {
-            parts.extend(cuts.into_iter().map(Part::Shar));
+            parts.extend(cuts.into_iter().map(RowFile::Shar));
             return Ok(());
         }
         let tarred = path.join(nemo::TARRED);
         if tarred.is_file() {
-            parts.push(Part::File(tarred));
+            parts.push(RowFile::File(tarred));
             return Ok(());
         }
         let info = path.join(llama_factory::INFO);
         if info.is_file()
             && let Some(file) = llama_factory::file_of(&info)?
         {
-            parts.push(Part::File(file));
+            parts.push(RowFile::File(file));
             return Ok(());
         }
         if self.format == Some(Format::Kaldi) {
@@ -223,7 +225,7 @@ impl Source {
                 .at_path(&path)
                 .hint("name the folder of one data set, such as data/train"));
         }
-        parts.extend(shards::of_folder(&path)?.into_iter().map(Part::File));
+        parts.extend(shards::of_folder(&path)?.into_iter().map(RowFile::File));
         Ok(())
     }
 
@@ -265,9 +267,9 @@ fn hash_of(path: &Path) -> Result<String> {
 }
 
 /// The rows of one part, on their way from its file to the collector.
-struct Rows<'a, 'b> {
+struct PartReader<'a, 'b> {
     source: &'a Source,
-    part: &'a Part,
+    part: &'a RowFile,
     form: Form,
     collector: &'a RefCell<Collector<'b>>,
     seen: &'a mut BTreeSet<String>,
@@ -276,21 +278,21 @@ struct Rows<'a, 'b> {
     meaning: Option<Meaning>,
 }
 
-impl Rows<'_, '_> {
+impl PartReader<'_, '_> {
     fn read(&mut self, is_sharded: bool) -> Result<()> {
         match self.part {
-            Part::Kaldi(folder) => {
+            RowFile::Kaldi(folder) => {
                 self.expect_format(&[Format::Kaldi], "a folder of Kaldi's")?;
                 kaldi::read(folder, &mut |line, row| self.add_as_it_is(line, row))
             }
-            Part::Shar(cuts) => {
+            RowFile::Shar(cuts) => {
                 self.expect_format(
                     &[Format::LhotseShar, Format::Lhotse],
                     "a Shar folder of Lhotse's",
                 )?;
                 lhotse_shar::read(cuts, &mut |line, row| self.add_as_it_is(line, row))
             }
-            Part::Saved(path, classes) => {
+            RowFile::Saved(path, classes) => {
                 self.form = Form::Arrow;
                 let file = Input::open(path)?.into_file()?;
                 let unread =
@@ -301,7 +303,7 @@ impl Rows<'_, '_> {
                 self.note_unread(unread);
                 Ok(())
             }
-            Part::File(path) => self.read_file(path, is_sharded),
+            RowFile::File(path) => self.read_file(path, is_sharded),
         }
     }
 

@@ -209,7 +209,8 @@ mod tests {
                 .map(<[String]>::to_vec)
                 .collect::<BTreeSet<_>>()
         };
-        let (a, b) = (set(a), set(b));
+        let a = set(a);
+        let b = set(b);
         a.intersection(&b).count() as f64 / a.union(&b).count() as f64
     }
 
@@ -229,7 +230,8 @@ mod tests {
             for i in 0..changed {
                 b[(i * 300 / changed) as usize] = "other".into();
             }
-            let (found, expected) = (signature(&a).similarity(&signature(&b)), jaccard(&a, &b));
+            let found = signature(&a).similarity(&signature(&b));
+            let expected = jaccard(&a, &b);
             // Three standard errors of 128 minima.
             assert!((found - expected).abs() < 0.133, "{found} for {expected}");
         }

@@ -13,7 +13,7 @@ use crate::AudioSource;
 use crate::Clip;
 use crate::Row;
 use crate::clips::PART;
-use crate::clips::Part;
+use crate::clips::StatedSpan;
 use crate::clips::read_clip;
 use crate::clips::read_part;
 use crate::conversation::Conversation;
@@ -342,7 +342,7 @@ impl RowReader {
 
 fn inside_clip(audio: Inside, unread: &mut Unread) -> Result<Clip> {
     let mut fields = Fields::new(audio.fields);
-    let Part { span, stated_s } = read_part(&mut fields)?;
+    let StatedSpan { span, stated_s } = read_part(&mut fields)?;
     fields.move_left(unread);
     Ok(Clip {
         source: audio.source,
@@ -388,7 +388,7 @@ fn narrow(fields: &mut Fields, mut clips: Vec<Clip>) -> Result<(Vec<Clip>, Optio
         }
         return Ok((clips, fields.seconds("duration")?));
     }
-    let Part { span, stated_s } = read_part(fields)?;
+    let StatedSpan { span, stated_s } = read_part(fields)?;
     match clips.as_mut_slice() {
         [clip] => {
             let is_said_twice = clip.span != Span::WHOLE && span != Span::WHOLE;

@@ -377,7 +377,8 @@ fn range(text: &str) -> Option<Vec<String>> {
     if !is_number(from) || !is_number(to) {
         return None;
     }
-    let (first, last): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
+    let first: usize = from.parse().ok()?;
+    let last: usize = to.parse().ok()?;
     let count = last.checked_sub(first)?;
     (count < MOST_PATHS).then(|| {
         (first..=last)

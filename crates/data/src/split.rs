@@ -12,7 +12,7 @@ use maqam_base::seed::Key;
 
 /// Part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum SplitPart {
     /// Rows to train on.
     Train,
     /// Rows to choose a model by.
@@ -21,7 +21,7 @@ pub enum Part {
     Test,
 }
 
-impl Part {
+impl SplitPart {
     /// All parts.
     pub const ALL: [Self; 3] = [Self::Train, Self::Dev, Self::Test];
 
@@ -95,17 +95,17 @@ pub struct Splitter {
 
 /// Parts of all rows, in their order.
 pub struct Assignment {
-    parts: Vec<Part>,
+    parts: Vec<SplitPart>,
     node_of_row: Vec<u32>,
     /// Groups that were chosen for a stratum that dev or test would have missed.
     pub num_chosen: usize,
-    /// Groups of each part, in the order of [`Part::ALL`].
+    /// Groups of each part, in the order of [`SplitPart::ALL`].
     pub num_groups: [usize; 3],
 }
 
 impl Assignment {
     /// Part of a row, by its index.
-    pub fn part(&self, row: usize) -> Part {
+    pub fn part(&self, row: usize) -> SplitPart {
         self.parts[self.node_of_row[row] as usize]
     }
 
@@ -174,7 +174,8 @@ impl Splitter {
 
     fn join(&mut self, a: u32, b: u32) -> u32 {
         if a != b {
-            let (root, other) = (a.min(b) as usize, a.max(b) as usize);
+            let root = a.min(b) as usize;
+            let other = a.max(b) as usize;
             self.joined_to[other] = root as u32;
             self.hashes[root] = self.hashes[root].min(self.hashes[other]);
             self.strata[root] = self.strata[root].min(self.strata[other]);
@@ -202,7 +203,7 @@ impl Splitter {
                 by_stratum.entry(stratum).or_default().push(node);
             }
         }
-        let mut parts = vec![Part::Train; self.joined_to.len()];
+        let mut parts = vec![SplitPart::Train; self.joined_to.len()];
         let mut num_chosen = 0;
         let total_s: f64 = by_stratum
             .values()
@@ -245,20 +246,20 @@ impl Splitter {
     }
 
     /// Divides the groups of a stratum, in the order of their hashes; returns the number of chosen groups.
-    fn by_shares(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [Part]) -> usize {
+    fn by_shares(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [SplitPart]) -> usize {
         let mut num_of = [0; 3];
         for &group in groups {
             let at = self.hashes[group as usize] as f64 / 2f64.powi(64);
             let part = match at {
-                at if at < dev => Part::Dev,
-                at if at >= 1.0 - test => Part::Test,
-                _ => Part::Train,
+                at if at < dev => SplitPart::Dev,
+                at if at >= 1.0 - test => SplitPart::Test,
+                _ => SplitPart::Train,
             };
             parts[group as usize] = part;
             num_of[part as usize] += 1;
         }
 
-        let is_missed = |part: Part, share: f64| {
+        let is_missed = |part: SplitPart, share: f64| {
             let expected = share * groups.len() as f64;
             groups.len() >= FEWEST_GROUPS
                 && num_of[part as usize] == 0
@@ -266,10 +267,10 @@ impl Splitter {
         };
         let mut num_chosen = 0;
         for (part, share, at) in [
-            (Part::Dev, dev, 0),
-            (Part::Test, test, groups.len().saturating_sub(1)),
+            (SplitPart::Dev, dev, 0),
+            (SplitPart::Test, test, groups.len().saturating_sub(1)),
         ] {
-            if is_missed(part, share) && parts[groups[at] as usize] == Part::Train {
+            if is_missed(part, share) && parts[groups[at] as usize] == SplitPart::Train {
                 parts[groups[at] as usize] = part;
                 num_chosen += 1;
             }
@@ -278,22 +279,24 @@ impl Splitter {
     }
 
     /// Takes groups from both ends until each has its share of the stratum's seconds.
-    fn by_seconds(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [Part]) {
+    fn by_seconds(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [SplitPart]) {
         let seconds = |group: u32| f64::from(self.seconds[group as usize]);
         let all: f64 = groups.iter().map(|&group| seconds(group)).sum();
-        let mut take = |groups: &mut dyn Iterator<Item = &u32>, part: Part, wanted: f64| {
+        let mut take = |groups: &mut dyn Iterator<Item = &u32>, part: SplitPart, wanted: f64| {
             let mut taken = 0.0;
             for &group in groups {
                 // A group that misses the mark by less than its half is taken.
-                if taken + seconds(group) / 2.0 > wanted || parts[group as usize] != Part::Train {
+                if taken + seconds(group) / 2.0 > wanted
+                    || parts[group as usize] != SplitPart::Train
+                {
                     break;
                 }
                 parts[group as usize] = part;
                 taken += seconds(group);
             }
         };
-        take(&mut groups.iter(), Part::Dev, dev * all);
-        take(&mut groups.iter().rev(), Part::Test, test * all);
+        take(&mut groups.iter(), SplitPart::Dev, dev * all);
+        take(&mut groups.iter().rev(), SplitPart::Test, test * all);
     }
 }
 
@@ -311,7 +314,7 @@ mod tests {
     }
 
     /// Parts of rows that are given as (names, stratum).
-    fn parts(rows: &[(Vec<String>, String)], amounts: Amounts, seed: u64) -> Vec<Part> {
+    fn parts(rows: &[(Vec<String>, String)], amounts: Amounts, seed: u64) -> Vec<SplitPart> {
         let mut splitter = Splitter::new(seed);
         for (names, stratum) in rows {
             let names: Vec<u64> = names.iter().map(|name| hash(name)).collect();
@@ -339,18 +342,19 @@ mod tests {
         for five in parts.chunks(5) {
             assert!(five.iter().all(|part| *part == five[0]));
         }
-        let share =
-            |wanted: Part| parts.iter().filter(|&&part| part == wanted).count() as f64 / 20_000.0;
+        let share = |wanted: SplitPart| {
+            parts.iter().filter(|&&part| part == wanted).count() as f64 / 20_000.0
+        };
         // Four thousand groups: two standard deviations are 0.0095 and 0.0126.
         assert!(
-            (share(Part::Dev) - 0.1).abs() < 0.0095,
+            (share(SplitPart::Dev) - 0.1).abs() < 0.0095,
             "{}",
-            share(Part::Dev)
+            share(SplitPart::Dev)
         );
         assert!(
-            (share(Part::Test) - 0.2).abs() < 0.0126,
+            (share(SplitPart::Test) - 0.2).abs() < 0.0126,
             "{}",
-            share(Part::Test)
+            share(SplitPart::Test)
         );
     }
 
@@ -398,17 +402,17 @@ mod tests {
             let rows = rows(0..40, 1);
             let found = parts(&rows, shares(0.1, 0.1), seed);
             for label in 0..4 {
-                let of_label: Vec<Part> = (label..40).step_by(4).map(|i| found[i]).collect();
+                let of_label: Vec<SplitPart> = (label..40).step_by(4).map(|i| found[i]).collect();
                 assert!(
-                    of_label.contains(&Part::Dev),
+                    of_label.contains(&SplitPart::Dev),
                     "{seed} {label}: {of_label:?}"
                 );
                 assert!(
-                    of_label.contains(&Part::Test),
+                    of_label.contains(&SplitPart::Test),
                     "{seed} {label}: {of_label:?}"
                 );
                 assert!(
-                    of_label.contains(&Part::Train),
+                    of_label.contains(&SplitPart::Train),
                     "{seed} {label}: {of_label:?}"
                 );
             }
@@ -428,12 +432,20 @@ mod tests {
             3,
         );
         for label in 0..4 {
-            let of = |wanted: Part| {
+            let of = |wanted: SplitPart| {
                 let of_label = (0..1_000).filter(|i| i / 5 % 4 == label);
                 of_label.filter(|&i| found[i] == wanted).count() as f64 * 3.6
             };
-            assert!((of(Part::Dev) - 90.0).abs() <= 18.0, "{}", of(Part::Dev));
-            assert!((of(Part::Test) - 180.0).abs() <= 18.0, "{}", of(Part::Test));
+            assert!(
+                (of(SplitPart::Dev) - 90.0).abs() <= 18.0,
+                "{}",
+                of(SplitPart::Dev)
+            );
+            assert!(
+                (of(SplitPart::Test) - 180.0).abs() <= 18.0,
+                "{}",
+                of(SplitPart::Test)
+            );
         }
     }
 

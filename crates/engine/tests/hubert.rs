@@ -74,7 +74,8 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn hidden_states_equal_those_of_transformers() {
     for name in ["base", "large", "wav2vec2", "odd", "ctc"] {
-        let (golden, model) = (Golden::of(name), Hubert::open(&folder(name)).unwrap());
+        let golden = Golden::of(name);
+        let model = Hubert::open(&folder(name)).unwrap();
         let clips = golden.clips();
         let packed = [Clip::new(&clips[0]), Clip::new(&clips[1])];
         let encoded = model
@@ -104,7 +105,8 @@ fn hidden_states_equal_those_of_transformers() {
 #[test]
 fn padding_reaches_the_group_norm_alone() {
     for name in SHAPES {
-        let (golden, model) = (Golden::of(name), Hubert::open(&folder(name)).unwrap());
+        let golden = Golden::of(name);
+        let model = Hubert::open(&folder(name)).unwrap();
         let [long, short] = golden.clips();
         let mut padded = short.clone();
         padded.resize(long.len(), 0.0);
@@ -156,10 +158,8 @@ fn both_forms_of_weight_norm_are_read() {
         .collect();
     assert!(renamed.keys().any(|name| name.ends_with("weight_v")));
     candle_core::safetensors::save(&renamed, dir.path().join("model.safetensors")).unwrap();
-    let (today, before) = (
-        Hubert::open(&folder("base")).unwrap(),
-        Hubert::open(dir.path()).unwrap(),
-    );
+    let today = Hubert::open(&folder("base")).unwrap();
+    let before = Hubert::open(dir.path()).unwrap();
     assert_eq!(
         flat(&today.parameters.values),
         flat(&before.parameters.values)
@@ -199,7 +199,8 @@ fn a_saved_encoder_is_the_encoder() {
         let load = |dir: &Path| {
             candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()
         };
-        let (expected, found) = (load(&folder(name)), load(dir.path()));
+        let expected = load(&folder(name));
+        let found = load(dir.path());
         let mut names: Vec<&String> = found.keys().collect();
         let mut expected_names: Vec<&String> = expected.keys().collect();
         names.sort();
@@ -444,10 +445,8 @@ fn twenty_steps_follow_pytorch() {
         let golden = Golden::of(name);
         let model = prediction_model(name, &golden);
         let parameters = &model.parameters;
-        let (first, second) = (
-            parameters.values.zeros_like().unwrap(),
-            parameters.values.zeros_like().unwrap(),
-        );
+        let first = parameters.values.zeros_like().unwrap();
+        let second = parameters.values.zeros_like().unwrap();
         for (step, expected) in golden.facts["losses"]
             .as_array()
             .unwrap()

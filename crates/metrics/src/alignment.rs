@@ -133,20 +133,6 @@ pub fn render(alignment: &[Aligned], max_width: usize) -> String {
 
 /// The three cells of a word.
 fn column(aligned: Aligned) -> [String; 3] {
-    let shown = |word: Option<&str>, other: Option<&str>| match word {
-        // A tab or line break inside a word would break the columns.
-        Some(word) => word
-            .chars()
-            .map(|c| {
-                if c.is_whitespace() || c.is_control() {
-                    '␣'
-                } else {
-                    c
-                }
-            })
-            .collect(),
-        None => std::iter::repeat_n(GAP, other.map_or(0, width).max(1)).collect(),
-    };
     let reference = aligned.reference();
     let prediction = aligned.prediction();
     [
@@ -154,6 +140,15 @@ fn column(aligned: Aligned) -> [String; 3] {
         shown(prediction, reference),
         aligned.mark().to_owned(),
     ]
+}
+
+/// A word in its cell, or the gap that stands across from the `other` word.
+fn shown(word: Option<&str>, other: Option<&str>) -> String {
+    let Some(word) = word else {
+        return std::iter::repeat_n(GAP, other.map_or(0, width).max(1)).collect();
+    };
+    // A tab or line break inside a word would break the columns.
+    word.replace(|c: char| c.is_whitespace() || c.is_control(), "␣")
 }
 
 /// Columns of a terminal, which gives each character its own: marks none, ideographs two.
@@ -193,26 +188,29 @@ impl Direction {
 }
 
 fn block(columns: &[[String; 3]], widths: &[usize], direction: Direction) -> String {
-    let line = |label: &str, row: usize| {
-        let cells = columns.iter().zip(widths).map(|(cells, &column)| {
-            let padding = " ".repeat(column - width(&cells[row]));
-            match direction {
-                Direction::Left => format!("{}{padding}", cells[row]),
+    let mut text = String::new();
+    for (row, label) in ["REF: ", "HYP: ", "     "].into_iter().enumerate() {
+        let mut cells = Vec::with_capacity(columns.len());
+        for (column, &widest) in columns.iter().zip(widths) {
+            let cell = &column[row];
+            let padding = " ".repeat(widest - width(cell));
+            cells.push(match direction {
+                Direction::Left => format!("{cell}{padding}"),
                 Direction::Mixed | Direction::Right => {
-                    format!("\u{2068}{}\u{2069}{padding}", cells[row])
+                    format!("\u{2068}{cell}\u{2069}{padding}")
                 }
-            }
-        });
-        let cells = cells.collect::<Vec<_>>().join(BETWEEN);
-        match direction {
+            });
+        }
+        let cells = cells.join(BETWEEN);
+        text += &match direction {
             // A mark of no width at the end: white space before the end of a line would go to the other side of it (rule L1).
             Direction::Right => format!("{label}\u{2067}{cells}\u{2069}\u{200e}\n"),
             Direction::Left | Direction::Mixed => {
                 format!("{}\n", format!("{label}{cells}").trim_end())
             }
-        }
-    };
-    line("REF: ", 0) + &line("HYP: ", 1) + &line("     ", 2)
+        };
+    }
+    text
 }
 
 #[cfg(test)]

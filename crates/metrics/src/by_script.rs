@@ -25,16 +25,19 @@ pub fn tallies(texts: &Texts) -> Vec<Tally> {
     let signature = signature(texts, Unit::Words)
         .with("script", "most-letters")
         .with("inserted", "own-script");
-    let tally = |script: WordScript| {
-        let units: Vec<Vec<f64>> = by_script
+    let mut tallies = Vec::new();
+    for script in WordScript::ALL {
+        let units = by_script
             .iter()
-            .map(|counts| counts[script as usize].unit())
-            .collect();
-        let occurs = units.iter().flatten().any(|&count| count > 0.0);
-        let name = texts.normaliser.named(&format!("wer_{}", script.name()));
-        occurs.then(|| Tally::new(name, signature.clone(), units, Formula::Errors(0..3)))
-    };
-    WordScript::ALL.into_iter().filter_map(tally).collect()
+            .map(|counts| counts[script as usize].unit());
+        let units: Vec<Vec<f64>> = units.collect();
+        if units.iter().flatten().any(|&count| count > 0.0) {
+            let name = texts.normaliser.named(&format!("wer_{}", script.name()));
+            let formula = Formula::Errors(0..3);
+            tallies.push(Tally::new(name, signature.clone(), units, formula));
+        }
+    }
+    tallies
 }
 
 /// Errors by script, in the order of [`WordScript::ALL`].

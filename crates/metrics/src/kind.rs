@@ -6,7 +6,7 @@ use serde::Serialize;
 /// What kind of answer a task asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum TaskKind {
     /// The words that were said: a row's `text`.
     Transcribe,
     /// A text of the model's making: a row's `summary`.
@@ -15,7 +15,7 @@ pub enum Kind {
     Classify,
 }
 
-impl Kind {
+impl TaskKind {
     /// Field of a manifest's row that has the answer.
     pub fn target_field(self) -> &'static str {
         match self {

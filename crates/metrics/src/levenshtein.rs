@@ -270,8 +270,10 @@ fn advance(row: &mut [Differences], matches: &[u64]) {
         let diagonal = ((matched_or_down & cell.up).wrapping_add(cell.up) ^ cell.up)
             | matched_or_down
             | cell.down;
-        let (up, down) = (cell.down | !(diagonal | cell.up), diagonal & cell.up);
-        let (shifted_up, shifted_down) = (up << 1 | up_in, down << 1 | down_in);
+        let up = cell.down | !(diagonal | cell.up);
+        let down = diagonal & cell.up;
+        let shifted_up = up << 1 | up_in;
+        let shifted_down = down << 1 | down_in;
         (up_in, down_in) = (up >> 63, down >> 63);
         *cell = Differences {
             up: shifted_down | !(diagonal | shifted_up),
@@ -339,7 +341,9 @@ mod tests {
 
     /// Errors of an alignment that leads from `a` to `b`; panics where it does not.
     fn followed(a: &[u8], b: &[u8], steps: &[Step]) -> usize {
-        let (mut i, mut j, mut errors) = (0, 0, 0);
+        let mut i = 0;
+        let mut j = 0;
+        let mut errors = 0;
         for step in steps {
             match step {
                 Step::Equal => assert_eq!(a[i], b[j]),
@@ -374,7 +378,8 @@ mod tests {
 
         #[test]
         fn short_and_long_texts_are_aligned_alike(a in prop::collection::vec(0u8..3, 1..65), b in prop::collection::vec(0u8..3, 1..65), max_kept in 1usize..200) {
-            let (mut short, mut long) = (Vec::new(), Vec::new());
+            let mut short = Vec::new();
+            let mut long = Vec::new();
             let left = differing_ends(&mut ShortMatrix::new(&a, &b), &a, &b, &mut |step| short.push(step));
             let long_left = differing_ends(&mut LongMatrix::new(&a, &b, max_kept), &a, &b, &mut |step| long.push(step));
             prop_assert_eq!((short, left), (long, long_left));

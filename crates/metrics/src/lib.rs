@@ -48,7 +48,7 @@ pub use confusion::Confusion;
 pub use edit::Counts;
 pub use edit::char_errors;
 pub use edit::word_errors;
-pub use kind::Kind;
+pub use kind::TaskKind;
 pub use normalise::Normaliser;
 pub use registry::Definition;
 pub use registry::Family;

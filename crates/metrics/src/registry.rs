@@ -20,10 +20,10 @@ use self::Source::Written;
 use self::Standing::Default;
 use self::Standing::Headline;
 use self::Standing::Listed;
-use crate::Kind;
-use crate::Kind::Classify;
-use crate::Kind::Generate;
-use crate::Kind::Transcribe;
+use crate::TaskKind;
+use crate::TaskKind::Classify;
+use crate::TaskKind::Generate;
+use crate::TaskKind::Transcribe;
 use crate::bleu;
 use crate::by_script;
 use crate::chrf;
@@ -162,7 +162,7 @@ pub struct Definition {
     /// What it compares.
     pub family: Family,
     /// Kinds of tasks that may list it.
-    pub kinds: &'static [Kind],
+    pub kinds: &'static [TaskKind],
     /// When a set has it.
     pub standing: Standing,
     /// Where tables show it.
@@ -185,12 +185,12 @@ const POSITIVE: (f64, f64) = (0.0, f64::INFINITY);
 const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 /// Kinds of tasks: all, those whose answers are texts, one each, none.
-const ALL: &[Kind] = &[Transcribe, Generate, Classify];
-const TEXTS: &[Kind] = &[Transcribe, Generate];
-const SPEECH: &[Kind] = &[Transcribe];
-const WRITING: &[Kind] = &[Generate];
-const LABELS: &[Kind] = &[Classify];
-const NONE: &[Kind] = &[];
+const ALL: &[TaskKind] = &[Transcribe, Generate, Classify];
+const TEXTS: &[TaskKind] = &[Transcribe, Generate];
+const SPEECH: &[TaskKind] = &[Transcribe];
+const WRITING: &[TaskKind] = &[Generate];
+const LABELS: &[TaskKind] = &[Classify];
+const NONE: &[TaskKind] = &[];
 
 /// The table. Scores of texts come in its order; groups that are computed together stand together.
 // One row a line can be compared with its neighbours; rustfmt would take nine lines for each.
@@ -279,7 +279,7 @@ const fn row(
     range: (f64, f64),
     better: Better,
     family: Family,
-    kinds: &'static [Kind],
+    kinds: &'static [TaskKind],
     standing: Standing,
     place: Place,
 ) -> Definition {
@@ -369,7 +369,7 @@ impl Tally {
     }
 }
 
-impl Kind {
+impl TaskKind {
     /// Names of the metrics of the kind's answers, in the order of the table: what tasks stand by.
     pub fn metrics(self) -> Vec<&'static str> {
         let own = self.definitions().filter(|known| known.is_of_answers());
@@ -432,6 +432,6 @@ mod tests {
             headlines.collect::<Vec<_>>(),
             [["wer"], ["rougeL"], ["uar"]]
         );
-        assert_eq!(Kind::Classify.headline(), "uar");
+        assert_eq!(TaskKind::Classify.headline(), "uar");
     }
 }

@@ -95,31 +95,31 @@ pub fn mean<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Rouge {
 pub fn tallies(texts: &Texts, fold: Fold) -> [Tally; 4] {
     let lines = texts.lines();
     let scores: Vec<[f64; 4]> = lines.par_iter().map(|pair| best_f1(pair, fold)).collect();
-    let signature = |name: &str| {
-        let signed = Signature::default()
-            .with("nrefs", texts.num_references())
-            .with("best", "f1")
-            .with("tok", "unicode-words")
-            .with("case", "lower");
-        let signed = signed
-            .with("fold", fold.name())
-            .with("stem", "no")
-            .with("norm", texts.normaliser);
-        if name == "rougeLsum" {
-            signed.with("sentences", "lines")
-        } else {
-            signed
-        }
-    };
     std::array::from_fn(|i| {
         let units = scores.iter().map(|scores| vec![scores[i], 1.0]).collect();
         Tally::new(
             texts.normaliser.named(NAMES[i]),
-            signature(NAMES[i]),
+            signature(NAMES[i], texts, fold),
             units,
             Formula::Share,
         )
     })
+}
+
+/// How a metric was computed.
+fn signature(name: &str, texts: &Texts, fold: Fold) -> Signature {
+    let signed = Signature::default()
+        .with("nrefs", texts.num_references())
+        .with("best", "f1")
+        .with("tok", "unicode-words")
+        .with("case", "lower")
+        .with("fold", fold.name())
+        .with("stem", "no")
+        .with("norm", texts.normaliser);
+    match name {
+        "rougeLsum" => signed.with("sentences", "lines"),
+        _ => signed,
+    }
 }
 
 /// F1 of each metric against the reference that is best for it.

@@ -50,25 +50,28 @@ const TABLE_LEN: u32 = 0x2_0000;
 static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut table = vec![NONE; TABLE_LEN as usize];
     let letters: String = (0..TABLE_LEN).filter_map(char::from_u32).collect();
-    let mut mark = |class: String, script: u8| {
-        #[expect(
-            clippy::unwrap_used,
-            reason = "the classes are constants, compiled in every test of this file"
-        )]
-        let runs = Regex::new(&class).unwrap();
-        for c in runs
-            .find_iter(&letters)
-            .flat_map(|run| run.as_str().chars())
-        {
+    let mut mark = |class: &str, script: u8| {
+        for c in of_class(&letters, class) {
             table[c as usize] = script;
         }
     };
-    mark(r"[\p{L}--\p{Common}--\p{Inherited}]+".to_owned(), OTHER);
+    mark(r"[\p{L}--\p{Common}--\p{Inherited}]+", OTHER);
     for (script, name) in (0..).zip(NAMES) {
-        mark(format!(r"[\p{{L}}&&\p{{{name}}}]+"), script);
+        mark(&format!(r"[\p{{L}}&&\p{{{name}}}]+"), script);
     }
     table
 });
+
+/// The letters of a class among `letters`.
+#[expect(
+    clippy::unwrap_used,
+    reason = "the classes are constants, compiled in every test of this file"
+)]
+fn of_class(letters: &str, class: &str) -> Vec<char> {
+    let class = Regex::new(class).unwrap();
+    let runs = class.find_iter(letters);
+    runs.flat_map(|run| run.as_str().chars()).collect()
+}
 
 /// The script of a letter as a number; `None` for what is no letter and for letters that every script uses.
 pub(crate) fn of_letter(c: char) -> Option<u8> {

@@ -206,10 +206,8 @@ mod tests {
     fn what_was_kept_is_found_again_whoever_kept_it() {
         let dir = tempfile::tempdir().unwrap();
         let model = blake3::hash(b"model");
-        let (mut one, mut two) = (
-            Store::open(dir.path(), model).unwrap(),
-            Store::open(dir.path(), model).unwrap(),
-        );
+        let mut one = Store::open(dir.path(), model).unwrap();
+        let mut two = Store::open(dir.path(), model).unwrap();
         let [(a, tokens), (b, likelihoods)] = some();
         one.keep(a, tokens.clone()).unwrap();
         two.keep(b, likelihoods.clone()).unwrap();

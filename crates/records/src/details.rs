@@ -8,6 +8,7 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use crate::by_name::ByName;
+use crate::numbers::number;
 use maqam_metrics::Better;
 use maqam_stats::significance::Difference;
 use maqam_stats::significance::Estimate;
@@ -45,13 +46,13 @@ pub struct Details {
     /// Confusions by set.
     pub labels: ByName<Confusions>,
     /// Scores of parts, by set, by what it is divided by, and by part.
-    pub slices: ByName<ByName<ByName<Part>>>,
+    pub slices: ByName<ByName<ByName<SliceScores>>>,
 }
 
 /// What answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum SystemKind {
     /// A model.
     #[default]
     Model,
@@ -68,7 +69,7 @@ pub struct SystemAbout {
     /// Name of the system.
     pub system: Option<String>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SystemKind,
     /// The control, as suites name it.
     pub control: Option<String>,
     /// Folder of the adapter; `None` for the untuned model.
@@ -84,7 +85,7 @@ impl Serialize for SystemAbout {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("system", &self.system)?;
         map.serialize_entry("kind", &self.kind)?;
-        if self.kind == Kind::Baseline {
+        if self.kind == SystemKind::Baseline {
             map.serialize_entry("notes", &self.notes)?;
         } else {
             map.serialize_entry("control", &self.control)?;
@@ -175,7 +176,7 @@ pub struct Confusions {
 /// Scores of a part of a set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Part {
+pub struct SliceScores {
     /// Number of rows.
     pub utterances: usize,
     /// Number of clusters of rows.
@@ -196,11 +197,6 @@ pub struct PartScore {
     /// Its interval.
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<Interval>,
-}
-
-/// A number; JSON has `null` for what is not finite.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// An interval with both ends; `None` where one of them is missing.

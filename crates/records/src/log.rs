@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::Deserializer;
 use serde::Serialize;
 
+use crate::numbers::by_name;
+use crate::numbers::nan;
+use crate::numbers::number;
 use crate::scores::Scores;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -116,10 +118,10 @@ pub struct ProbeRecord {
     #[serde(default)]
     pub stage: String,
     /// Length of each task's gradient over all trained parameters.
-    #[serde(default, deserialize_with = "numbers")]
+    #[serde(default, deserialize_with = "by_name")]
     pub norms: BTreeMap<String, f64>,
     /// Cosine between the gradients of two tasks, `first|second` in the order of their names.
-    #[serde(default, deserialize_with = "numbers")]
+    #[serde(default, deserialize_with = "by_name")]
     pub cosines: BTreeMap<String, f64>,
 }
 
@@ -163,7 +165,7 @@ impl Line {
     /// Text that is no JSON, or lacks what its kind has.
     pub fn parse(text: &[u8]) -> Result<Option<Self>> {
         #[derive(Deserialize)]
-        struct Kind {
+        struct LineHead {
             kind: String,
             step: Option<u64>,
             at_step: Option<u64>,
@@ -173,7 +175,7 @@ impl Line {
             e.at("not a line of a log")
                 .hint("while a run is at work its last line may be half written; try again then")
         };
-        let found: Kind = json::parse_slice(text).map_err(place)?;
+        let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
             "eval" | "probe" => ("at_step", found.at_step),
@@ -219,27 +221,6 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
         Ok(())
     })?;
     Ok(lines)
-}
-
-/// What stands for a number that is missing or was not finite when it was written.
-fn nan() -> f64 {
-    f64::NAN
-}
-
-/// A number; JSON has `null` for what is not finite.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
-/// Numbers by name, as [`number`] reads them.
-fn numbers<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
-    let found = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
-    Ok(found
-        .into_iter()
-        .map(|(name, value)| (name, value.unwrap_or(f64::NAN)))
-        .collect())
 }
 
 #[cfg(test)]

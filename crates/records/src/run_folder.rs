@@ -4,7 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::curves::Log;
-use crate::details::Kind;
+use crate::details::SystemKind;
 use crate::environment::Provenance;
 use crate::instructions::Instructions;
 use crate::prediction;
@@ -17,6 +17,7 @@ use crate::scores::Scores;
 use crate::scores::ScoresFile;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files;
 use maqam_data::task::Task;
 use maqam_data::task::Tasks;
 use maqam_stats::significance::Interval;
@@ -214,7 +215,7 @@ impl Evaluation {
             return Ok(Vec::new());
         };
         let mut found = Vec::new();
-        for path in entries(folder)? {
+        for path in files::list_dir(folder)? {
             if path
                 .extension()
                 .is_some_and(|extension| extension == "jsonl")
@@ -331,7 +332,7 @@ fn steps(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
             Vec::new()
         });
     }
-    Ok(entries(&eval)?
+    Ok(files::list_dir(&eval)?
         .into_iter()
         .filter_map(|path| Some((step_of(&path)?, path)))
         .collect())
@@ -345,19 +346,7 @@ fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
         folder: Some(folder.to_owned()),
         controls: scores::read_controls(folder)?.to_vec(),
         intervals: written.intervals(),
-        is_baseline: details.is_some_and(|details| details.system.kind == Kind::Baseline),
+        is_baseline: details.is_some_and(|details| details.system.kind == SystemKind::Baseline),
         scores: written.scores,
     })
-}
-
-/// What a folder holds, by name.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || {
-        std::fs::read_dir(folder)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    };
-    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
-    found.sort();
-    Ok(found)
 }

@@ -180,7 +180,8 @@ mod tests {
         let middle = |curve: Vec<(f64, f64)>| curve[50].1;
         // A window of 9 around step 51 holds five 1s and four 3s.
         assert!((middle(track.smooth(8)) - 17.0 / 9.0).abs() < 1e-12);
-        let (mean, square) = (17.0 / 9.0, 41.0 / 9.0);
+        let mean = 17.0 / 9.0;
+        let square = 41.0 / 9.0;
         let expected = f64::sqrt(square - mean * mean) / mean;
         assert!((middle(track.volatility(8)) - expected).abs() < 1e-12);
         assert_eq!(track.smooth(1), track.points());

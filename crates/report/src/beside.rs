@@ -83,7 +83,7 @@ fn baselines(folder: &Path, runs: &[Run]) -> Result<Vec<Beside>> {
     let baselines = found
         .entries
         .into_iter()
-        .filter(|entry| entry.kind == evaluation::Kind::Baseline && !is_run(&entry.run));
+        .filter(|entry| entry.kind == evaluation::SystemKind::Baseline && !is_run(&entry.run));
     Ok(baselines
         .map(|entry| {
             let scores = entry.run.last().map(|last| last.scores.clone());

@@ -170,20 +170,25 @@ fn lengths(stats: &Stats) -> Vec<Block> {
     blocks
 }
 
-/// A bar for each bin of a histogram, but for empty ones at the ends.
-fn bins(found: &Distribution, unit: &str) -> Vec<Group> {
-    let name = |i: usize| match (i.checked_sub(1).map(|i| found.edges[i]), found.edges.get(i)) {
+/// Name of a bin by its edges.
+fn bin_name(found: &Distribution, unit: &str, bin: usize) -> String {
+    let from = bin.checked_sub(1).map(|before| found.edges[before]);
+    match (from, found.edges.get(bin)) {
         (None, Some(to)) => format!("under {to} {unit}"),
         (Some(from), Some(to)) => format!("{from} to {to} {unit}"),
         (Some(from), None) => format!("{from} {unit} and more"),
         (None, None) => String::new(),
-    };
+    }
+}
+
+/// A bar for each bin of a histogram, but for empty ones at the ends.
+fn bins(found: &Distribution, unit: &str) -> Vec<Group> {
     let is_there = |count: &u64| *count > 0;
     let first = found.counts.iter().position(is_there).unwrap_or(0);
     let last = found.counts.iter().rposition(is_there).unwrap_or(0);
     (first..=last)
         .map(|i| Group {
-            name: name(i),
+            name: bin_name(found, unit, i),
             bars: vec![Some(Bar::new(found.counts[i] as f64))],
         })
         .collect()

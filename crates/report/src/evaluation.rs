@@ -31,12 +31,13 @@ use crate::uncertainty::MARKS;
 use crate::uncertainty::Uncertainty;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::files;
 use maqam_metrics::Family;
 use maqam_metrics::confidence::ALPHA;
 use maqam_metrics::confidence::FEWEST_ROWS;
 use maqam_records::by_name::ByName;
 use maqam_records::details::Details;
-use maqam_records::details::Part;
+use maqam_records::details::SliceScores;
 use maqam_records::details::SuiteAbout;
 use maqam_records::prediction::Prediction;
 use maqam_records::run_folder;
@@ -48,10 +49,10 @@ use maqam_records::scores::ScoresFile;
 use maqam_stats::significance::Interval;
 use maqam_stats::significance::holm;
 
-pub use maqam_records::details::Kind;
+pub use maqam_records::details::SystemKind;
 
 /// Scores of parts, by set, by what it is divided by, and by part.
-type Slices = ByName<ByName<ByName<Part>>>;
+type Slices = ByName<ByName<ByName<SliceScores>>>;
 
 /// A system, a control or a baseline of an evaluation.
 pub struct Entry {
@@ -62,7 +63,7 @@ pub struct Entry {
     /// The control, as suites name it.
     pub control: Option<String>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SystemKind,
     /// Its folder, read.
     pub run: Run,
     /// What `scores.json` says beside the scores.
@@ -122,14 +123,14 @@ impl Evaluation {
     fn models(&self) -> impl Iterator<Item = &Entry> {
         self.entries
             .iter()
-            .filter(|entry| entry.kind == Kind::Model)
+            .filter(|entry| entry.kind == SystemKind::Model)
     }
 
     /// The folders of its models and baselines, for a comparison.
     pub fn folders(&self) -> Vec<PathBuf> {
         self.entries
             .iter()
-            .filter(|entry| entry.kind != Kind::Control)
+            .filter(|entry| entry.kind != SystemKind::Control)
             .map(|entry| entry.run.folder.clone())
             .collect()
     }
@@ -161,10 +162,10 @@ impl Entry {
 
     /// Whether this is the untuned model.
     fn is_base(&self) -> bool {
-        self.kind == Kind::Model && self.details.system.adapter.is_none()
+        self.kind == SystemKind::Model && self.details.system.adapter.is_none()
     }
 
-    fn order(&self) -> (Kind, bool, &str, Option<&str>) {
+    fn order(&self) -> (SystemKind, bool, &str, Option<&str>) {
         let is_tuned = self.details.system.adapter.is_some();
         (self.kind, is_tuned, &self.system, self.control.as_deref())
     }
@@ -352,7 +353,7 @@ fn tests(
             .entries
             .iter()
             .enumerate()
-            .filter(|(_, entry)| entry.kind == Kind::Model)
+            .filter(|(_, entry)| entry.kind == SystemKind::Model)
         {
             let (Some(value), Some(rows)) =
                 (entry.score(&metric.full), rows_of(&predictions[place], set))
@@ -444,7 +445,7 @@ fn guesses(
         .iter()
         .zip(predictions)
         .filter_map(|(entry, sets)| {
-            if entry.kind != Kind::Baseline {
+            if entry.kind != SystemKind::Baseline {
                 return None;
             }
             let rows = rows_of(sets, set)?;
@@ -659,7 +660,7 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
 fn charted(found: &Evaluation) -> Vec<usize> {
     let is_crowded = found.models().count() > 2;
     (0..found.entries.len())
-        .filter(|i| !is_crowded || found.entries[*i].kind == Kind::Model)
+        .filter(|i| !is_crowded || found.entries[*i].kind == SystemKind::Model)
         .collect()
 }
 
@@ -667,7 +668,7 @@ fn charted(found: &Evaluation) -> Vec<usize> {
 fn cells(found: &Evaluation, line: &Line) -> Vec<Cell> {
     let value = |(entry, value): (&Entry, &Option<(f64, Option<Interval>)>)| {
         value
-            .filter(|_| entry.kind == Kind::Model)
+            .filter(|_| entry.kind == SystemKind::Model)
             .map(|(value, _)| value)
     };
     let values: Vec<Option<f64>> = found.entries.iter().zip(&line.values).map(value).collect();
@@ -776,7 +777,7 @@ fn slices(found: &Evaluation) -> Vec<Block> {
 }
 
 /// The metric of the set's task among the scores of its slices, else the first that is no loss.
-fn slice_metric(entry: &Entry, set: &str, parts: &ByName<Part>) -> Option<Metric> {
+fn slice_metric(entry: &Entry, set: &str, parts: &ByName<SliceScores>) -> Option<Metric> {
     let (_, first) = parts.first()?;
     let metrics: Vec<Metric> = first.scores.names().map(Metric::of).collect();
     let own = entry.run.task_of(set).map(|task| task.metric.as_str());
@@ -794,30 +795,30 @@ fn confusions(found: &Evaluation, predictions: &[Sets]) -> Vec<Figure> {
         .entries
         .iter()
         .zip(predictions)
-        .filter(|(entry, _)| entry.kind == Kind::Model)
+        .filter(|(entry, _)| entry.kind == SystemKind::Model)
         .collect();
     let Some((first, _)) = models.first() else {
         return Vec::new();
     };
-    let sets: Vec<&str> = first.details.labels.names().collect();
-    let figure = |set: &&str| {
-        let panels: Vec<(String, Chart)> = models
-            .iter()
-            .filter_map(|(entry, sets)| {
-                let map = answers::confusion(rows_of(sets, set)?, &entry.labels(set))?;
-                Some((entry.name.clone(), Chart::Heat(map)))
-            })
-            .collect();
-        (!panels.is_empty()).then(|| {
-            Figure::of_panels(
+    let mut figures = Vec::new();
+    for set in first.details.labels.names() {
+        let mut panels = Vec::new();
+        for (entry, sets) in &models {
+            if let Some(rows) = rows_of(sets, set) {
+                let map = answers::confusion(rows, &entry.labels(set));
+                panels.extend(map.map(|map| (entry.name.clone(), Chart::Heat(map))));
+            }
+        }
+        if !panels.is_empty() {
+            figures.push(Figure::of_panels(
                 format!("confusions-{}", slug(set)),
                 format!("{}: which label was taken for which", isolated(set)),
                 "Counts, and below them shares of the row, in the order of the inventory. Answers that name no label stand apart.",
                 panels,
-            )
-        })
-    };
-    sets.iter().filter_map(figure).collect()
+            ));
+        }
+    }
+    figures
 }
 
 /// The worst utterances of each model, folded.
@@ -860,10 +861,10 @@ fn about(found: &Evaluation) -> Vec<Block> {
     for entry in &found.entries {
         let about = &entry.details.system;
         let kind = match entry.kind {
-            Kind::Model if entry.is_base() => "the untuned model",
-            Kind::Model => "a tuned model",
-            Kind::Control => "a control",
-            Kind::Baseline => "a baseline",
+            SystemKind::Model if entry.is_base() => "the untuned model",
+            SystemKind::Model => "a tuned model",
+            SystemKind::Control => "a control",
+            SystemKind::Baseline => "a baseline",
         };
         let code =
             |text: Option<&str>| text.map_or(Cell::Empty, |text| Cell::Code(text.to_owned()));
@@ -887,13 +888,7 @@ fn about(found: &Evaluation) -> Vec<Block> {
 
 /// The folders below one that hold scores, by name.
 fn scored_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read = || {
-        std::fs::read_dir(folder)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    };
-    let mut found = read().map_err(|e| Error::io(folder, "list", e))?;
+    let mut found = files::list_dir(folder)?;
     found.retain(|path| path.join(SCORES_FILE).is_file());
-    found.sort();
     Ok(found)
 }

@@ -125,39 +125,39 @@ fn interval(of: &ScoreTable, recipe: usize) -> Option<Interval> {
 }
 
 fn bars(outcome: &Comparison) -> Figure {
-    let panel = |of: &ScoreTable| {
-        let bar = |recipe: usize| Bar {
-            value: of.estimates[recipe].value,
-            interval: interval(of, recipe),
-            points: of.seeds[recipe].clone(),
-            ..Bar::default()
-        };
-        let groups = outcome
-            .recipes
-            .iter()
-            .enumerate()
-            .map(|(i, name)| Group {
-                name: name.clone(),
-                bars: vec![Some(bar(i))],
-            })
-            .collect();
-        let axis = Axis::new("").unit(Metric::of(&of.score).unit);
-        (
-            heading(&of.score),
-            Chart::Bars(BarChart {
-                axis,
-                groups,
-                ..BarChart::default()
-            }),
-        )
-    };
+    let panels = outcome
+        .last
+        .iter()
+        .map(|of| (heading(&of.score), Chart::Bars(bars_of(outcome, of))));
     let caption = "Mean over seeds, each seed a circle; intervals of 95 % by Student's t over resampled seeds, then speakers or groups, then utterances.";
     Figure::of_panels(
         "scores-bars",
         "Scores of the last checkpoints",
         caption,
-        outcome.last.iter().map(panel).collect(),
+        panels.collect(),
     )
+}
+
+/// One score as bars, one for each recipe, with the scores of its seeds.
+fn bars_of(outcome: &Comparison, of: &ScoreTable) -> BarChart {
+    let mut groups = Vec::with_capacity(outcome.recipes.len());
+    for (recipe, name) in outcome.recipes.iter().enumerate() {
+        let bar = Bar {
+            value: of.estimates[recipe].value,
+            interval: interval(of, recipe),
+            points: of.seeds[recipe].clone(),
+            ..Bar::default()
+        };
+        groups.push(Group {
+            name: name.clone(),
+            bars: vec![Some(bar)],
+        });
+    }
+    BarChart {
+        axis: Axis::new("").unit(Metric::of(&of.score).unit),
+        groups,
+        ..BarChart::default()
+    }
 }
 
 fn last(outcome: &Comparison) -> Block {
@@ -410,14 +410,6 @@ fn convergence(outcome: &Comparison) -> Table {
         columns,
     );
     for reached in &outcome.dynamics.convergence {
-        let steps = |of: &[Option<f64>]| {
-            Cell::text(
-                of.iter()
-                    .map(|step| step.map_or("never".to_owned(), |step| format!("{step:.0}")))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            )
-        };
         let Reached {
             recipe,
             against,
@@ -434,13 +426,19 @@ fn convergence(outcome: &Comparison) -> Table {
             vec![
                 Cell::text(recipe),
                 Cell::text(against),
-                steps(&found.steps[1]),
-                steps(&found.steps[0]),
+                Cell::text(steps_by_seed(&found.steps[1])),
+                Cell::text(steps_by_seed(&found.steps[0])),
                 Cell::text(difference),
             ],
         );
     }
     table
+}
+
+/// The step of each seed at which it reached a score.
+fn steps_by_seed(steps: &[Option<f64>]) -> String {
+    let written = |step: &Option<f64>| step.map_or("never".to_owned(), |step| format!("{step:.0}"));
+    steps.iter().map(written).collect::<Vec<_>>().join(", ")
 }
 
 /// Failures by step, one panel for each kind and set, the first recipes laid over each other.
@@ -453,28 +451,8 @@ fn failures(outcome: &Comparison) -> Option<Figure> {
         .flat_map(BTreeMap::keys)
         .collect();
     let panel = |name: &&String| {
-        let metric = Metric::of(name);
-        let course = |(recipe, of): (usize, &BTreeMap<u64, BTreeMap<String, f64>>)| {
-            let values = of
-                .iter()
-                .filter_map(|(step, found)| Some((*step, *found.get(*name)?)))
-                .collect();
-            by_step(&outcome.recipes[recipe], &values, recipe)
-        };
-        let y = Axis::new("").unit(metric.unit).from_zero();
-        let series = of_recipes
-            .iter()
-            .enumerate()
-            .map(course)
-            .filter(|series| !series.points.is_empty())
-            .collect();
-        let chart = LineChart {
-            x: steps_axis(),
-            y,
-            series,
-            ..LineChart::default()
-        };
-        (heading(name), chart)
+        let shown = &outcome.recipes[..shown];
+        (heading(name), failure_chart(name, shown, of_recipes))
     };
     let (panels, flat) = without_flat(names.iter().map(panel).collect());
     let caption = format!(
@@ -482,6 +460,33 @@ fn failures(outcome: &Comparison) -> Option<Figure> {
         said_of_shown(outcome)
     );
     (!panels.is_empty()).then(|| Figure::of_panels("failures", "Failures by step", caption, panels))
+}
+
+/// One kind of failure by step, a curve for each recipe that has it.
+fn failure_chart(
+    name: &str,
+    recipes: &[String],
+    failures: &[BTreeMap<u64, BTreeMap<String, f64>>],
+) -> LineChart {
+    let mut series = Vec::new();
+    for (i, (recipe, by_evaluation)) in recipes.iter().zip(failures).enumerate() {
+        let mut values = BTreeMap::new();
+        for (step, found) in by_evaluation {
+            if let Some(value) = found.get(name) {
+                values.insert(*step, *value);
+            }
+        }
+        let course = by_step(recipe, &values, i);
+        if !course.points.is_empty() {
+            series.push(course);
+        }
+    }
+    LineChart {
+        x: steps_axis(),
+        y: Axis::new("").unit(Metric::of(name).unit).from_zero(),
+        series,
+        ..LineChart::default()
+    }
 }
 
 /// Cosines between tasks' gradients, a row for each recipe that was probed.
@@ -499,11 +504,7 @@ fn gradients(outcome: &Comparison) -> Option<Figure> {
     if pairs.is_empty() {
         return None;
     }
-    let cell = |value: &f64| HeatCell {
-        strength: *value,
-        text: format!("{value:.2}").replace('-', "−"),
-        below: String::new(),
-    };
+    let cell = |value: &f64| HeatCell::cosine(*value);
     let map = HeatMap {
         rows: probed.iter().map(|(name, _)| (*name).clone()).collect(),
         columns: pairs.iter().map(|pair| pair.replace('|', ", ")).collect(),

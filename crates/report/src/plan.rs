@@ -1,6 +1,6 @@
 //! The plan as one page of HTML: the same tables, with pictures of stages, shares, batches and embeddings.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::chart::bars::Bar;
 use crate::chart::bars::BarChart;
@@ -152,20 +152,10 @@ pub fn page(plan: &Plan) -> Page {
 }
 
 fn stages(plan: &Plan) -> Section {
-    let stage = |stage: &Stage| timeline::Stage {
-        name: stage.name.clone(),
-        steps: stage.num_steps as f64,
-        parts: stage
-            .tasks
-            .iter()
-            .map(|amount| amount.map_or(0.0, |amount| amount.examples))
-            .collect(),
-        note: String::new(),
-    };
     let timeline = Timeline {
         tasks: plan.tasks.clone(),
         colours: ink::of_tasks(&plan.tasks),
-        stages: plan.stages.iter().map(stage).collect(),
+        stages: plan.stages.iter().map(timeline_stage).collect(),
     };
     let caption =
         "Each stage as wide as it is long, filled with its tasks' shares of the examples.";
@@ -182,6 +172,17 @@ fn stages(plan: &Plan) -> Section {
     Section::new("shares", "What each stage draws", blocks)
 }
 
+/// A stage of the timeline, divided by the examples of its tasks.
+fn timeline_stage(stage: &Stage) -> timeline::Stage {
+    let examples = |amount: &Option<Amount>| amount.map_or(0.0, |amount| amount.examples);
+    timeline::Stage {
+        name: stage.name.clone(),
+        steps: stage.num_steps as f64,
+        parts: stage.tasks.iter().map(examples).collect(),
+        note: String::new(),
+    }
+}
+
 /// A way to measure an amount.
 type Measure = (&'static str, fn(&Amount) -> f64);
 
@@ -194,37 +195,39 @@ const MEASURES: [Measure; 3] = [
 ];
 
 fn shares(plan: &Plan) -> Figure {
-    let panel = |(name, of): &Measure| {
-        let group = |stage: &Stage| Group {
-            name: stage.name.clone(),
-            bars: stage
-                .tasks
-                .iter()
-                .map(|amount| amount.as_ref().map(|amount| Bar::new(of(amount))))
-                .collect(),
-        };
-        let chart = BarChart {
-            axis: Axis::new("").unit(Unit::Percent),
-            series: plan.tasks.clone(),
-            groups: plan.stages.iter().map(group).collect(),
-            colours: ink::of_tasks(&plan.tasks)
-                .into_iter()
-                .map(Colour::Series)
-                .collect(),
-            is_stacked: true,
-            is_dotted: false,
-        };
-        ((*name).to_owned(), Chart::Bars(chart))
-    };
-    let known = MEASURES
-        .iter()
-        .filter(|(_, of)| plan.stages.iter().any(|stage| of(&stage.total) > 0.0));
+    let mut panels = Vec::new();
+    for (name, measured) in MEASURES {
+        if plan.stages.iter().any(|stage| measured(&stage.total) > 0.0) {
+            panels.push((name.to_owned(), Chart::Bars(shares_chart(plan, measured))));
+        }
+    }
     Figure::of_panels(
         "stage-shares",
         "Shares by stage",
         "Under `normalise: token` the shares of target tokens are what tasks weigh in the loss.",
-        known.map(panel).collect(),
+        panels,
     )
+}
+
+/// A bar for each stage, divided by what its tasks have of a measure.
+fn shares_chart(plan: &Plan, measured: fn(&Amount) -> f64) -> BarChart {
+    let mut groups = Vec::with_capacity(plan.stages.len());
+    for stage in &plan.stages {
+        let bar = |amount: &Option<Amount>| amount.as_ref().map(|it| Bar::new(measured(it)));
+        groups.push(Group {
+            name: stage.name.clone(),
+            bars: stage.tasks.iter().map(bar).collect(),
+        });
+    }
+    let colours = ink::of_tasks(&plan.tasks).into_iter();
+    BarChart {
+        axis: Axis::new("").unit(Unit::Percent),
+        series: plan.tasks.clone(),
+        groups,
+        colours: colours.map(Colour::Series).collect(),
+        is_stacked: true,
+        is_dotted: false,
+    }
 }
 
 fn batches(plan: &Plan) -> Section {
@@ -243,48 +246,47 @@ fn levels(plan: &Plan) -> Figure {
         ("entropy of labels", |batches| batches.labels),
         ("distance to the nearest", |batches| batches.nearest),
     ];
-    let panel = |(name, of): &Of| {
-        let group = |stage: &Stage| Group {
-            name: stage.name.clone(),
-            bars: [
-                Some(&stage.drawn),
-                stage.in_order.as_ref(),
-                Some(&stage.at_random),
-            ]
-            .map(|batches| batches.and_then(of).map(Bar::new))
-            .to_vec(),
-        };
-        let series = ["as drawn", "in order", "at random"]
-            .map(str::to_owned)
-            .to_vec();
-        let groups: Vec<Group> = plan
-            .stages
-            .iter()
-            .map(group)
-            .filter(|group| group.bars.iter().any(Option::is_some))
-            .collect();
-        let chart = BarChart {
-            axis: Axis::new("").from_zero(),
-            series,
-            groups,
-            colours: Vec::new(),
-            is_stacked: false,
-            is_dotted: false,
-        };
-        ((*name).to_owned(), chart)
-    };
-    let panels = measures
-        .iter()
-        .map(panel)
-        .filter(|(_, chart)| !chart.groups.is_empty())
-        .map(|(name, chart)| (name, Chart::Bars(chart)))
-        .collect();
+    let mut panels = Vec::new();
+    for (name, measured) in measures {
+        let chart = levels_chart(plan, measured);
+        if !chart.groups.is_empty() {
+            panels.push((name.to_owned(), Chart::Bars(chart)));
+        }
+    }
     Figure::of_panels(
         "levels",
         "How level and how far apart",
         "Entropies over their largest value; cosine distances from 0, alike, to 2, opposite.",
         panels,
     )
+}
+
+/// Three bars for each stage of which the measure is known: batches as drawn, in order and at random.
+fn levels_chart(plan: &Plan, measured: fn(&Batches) -> Option<f64>) -> BarChart {
+    let mut groups = Vec::new();
+    for stage in &plan.stages {
+        let batches = [
+            Some(&stage.drawn),
+            stage.in_order.as_ref(),
+            Some(&stage.at_random),
+        ];
+        let bars = batches.map(|batches| batches.and_then(measured).map(Bar::new));
+        if bars.iter().any(Option::is_some) {
+            groups.push(Group {
+                name: stage.name.clone(),
+                bars: bars.to_vec(),
+            });
+        }
+    }
+    let series = ["as drawn", "in order", "at random"].map(str::to_owned);
+    BarChart {
+        axis: Axis::new("").from_zero(),
+        series: series.to_vec(),
+        groups,
+        colours: Vec::new(),
+        is_stacked: false,
+        is_dotted: false,
+    }
 }
 
 fn by_place(stage: &Stage) -> Option<Figure> {
@@ -337,42 +339,9 @@ fn scatters(found: &Embeddings) -> Figure {
         .chunks(pca.variance.len().max(1))
         .map(|at| (at[0], at.get(1).copied().unwrap_or(0.0)))
         .collect();
-    let scatter = |group: fn(&Row) -> Option<&String>| {
-        let mut groups: BTreeMap<&String, usize> = found
-            .rows
-            .iter()
-            .filter_map(|row| Some((group(row)?, 0)))
-            .collect();
-        groups
-            .values_mut()
-            .enumerate()
-            .for_each(|(i, place)| *place = i);
-        let point = |(row, &at): (&Row, &(f64, f64))| {
-            Some(Point {
-                id: row.id.clone(),
-                at,
-                group: groups[group(row)?],
-            })
-        };
-        let points = found.rows.iter().zip(&places).filter_map(point).collect();
-        let axis = |i: usize| {
-            format!(
-                "component {} ({:.0} % of the variance)",
-                i + 1,
-                100.0 * pca.variance_ratio.get(i).copied().unwrap_or(0.0)
-            )
-        };
-        Scatter {
-            groups: groups.keys().map(|name| (*name).clone()).collect(),
-            colours: Vec::new(),
-            points,
-            x_label: axis(0),
-            y_label: axis(1),
-        }
-    };
-    let mut by_task = scatter(|row| Some(&row.task));
+    let mut by_task = scatter(found, &pca, &places, |row| Some(&row.task));
     by_task.colours = ink::of_tasks(&by_task.groups);
-    let by_label = scatter(|row| row.label.as_ref());
+    let by_label = scatter(found, &pca, &places, |row| row.label.as_ref());
     let panels = [("by task", by_task), ("by label", by_label)]
         .into_iter()
         .filter(|(_, scatter)| !scatter.points.is_empty());
@@ -387,6 +356,45 @@ fn scatters(found: &Embeddings) -> Figure {
         panels
             .map(|(name, scatter)| (name.to_owned(), Chart::Scatter(scatter)))
             .collect(),
+    )
+}
+
+/// The rows of which `group` is known, at their places among the first two components.
+fn scatter(
+    found: &Embeddings,
+    pca: &Pca,
+    places: &[(f64, f64)],
+    group: fn(&Row) -> Option<&String>,
+) -> Scatter {
+    let names: BTreeSet<&String> = found.rows.iter().filter_map(group).collect();
+    let groups: Vec<String> = names.into_iter().cloned().collect();
+    let mut points = Vec::new();
+    for (row, &at) in found.rows.iter().zip(places) {
+        let known = group(row).and_then(|name| groups.binary_search(name).ok());
+        if let Some(group) = known {
+            points.push(Point {
+                id: row.id.clone(),
+                at,
+                group,
+            });
+        }
+    }
+    Scatter {
+        groups,
+        colours: Vec::new(),
+        points,
+        x_label: component(pca, 0),
+        y_label: component(pca, 1),
+    }
+}
+
+/// Title of the axis of a component, from 0.
+fn component(pca: &Pca, i: usize) -> String {
+    let share = pca.variance_ratio.get(i).copied().unwrap_or(0.0);
+    format!(
+        "component {} ({:.0} % of the variance)",
+        i + 1,
+        100.0 * share
     )
 }
 

@@ -114,17 +114,17 @@ mod tests {
 
     #[test]
     fn an_interval_is_around_its_score_and_a_difference_tells() {
-        let (metric, judge) = (
-            Metric::of("words.wer"),
-            Resampled {
-                resampling: Resampling {
-                    resamples: 2000,
-                    ..Resampling::default()
-                },
+        let metric = Metric::of("words.wer");
+        let judge = Resampled {
+            resampling: Resampling {
+                resamples: 2000,
+                ..Resampling::default()
             },
-        );
-        let (worse, better) = (rows(2, 40), rows(12, 40));
-        let (a, b) = (60.0 / 360.0, 10.0 / 360.0);
+        };
+        let worse = rows(2, 40);
+        let better = rows(12, 40);
+        let a = 60.0 / 360.0;
+        let b = 10.0 / 360.0;
         let interval = judge.interval(&metric, a, &worse).unwrap().unwrap();
         assert!(
             interval.low < a && a < interval.high && interval.high - interval.low < 0.2,
@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_drawn_again_has_no_interval() {
-        let (metric, judge) = (Metric::of("words.wer"), Resampled::default());
+        let metric = Metric::of("words.wer");
+        let judge = Resampled::default();
         assert_eq!(
             judge.interval(&metric, 60.0 / 360.0, &rows(2, 1)).unwrap(),
             None,

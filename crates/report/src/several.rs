@@ -1,5 +1,7 @@
 //! Several runs side by side: their scores with what separates them, their curves laid over each other, where their recipes differ.
 
+use std::collections::BTreeSet;
+
 use crate::chart::bars::Bar;
 use crate::chart::bars::BarChart;
 use crate::chart::bars::Group;
@@ -67,15 +69,15 @@ pub fn lines(runs: &[Run]) -> Vec<Line> {
             names.push(name);
         }
     }
-    let line = |name: &String| Line {
-        metric: Metric::of(name),
-        values: runs
-            .iter()
-            .map(|run| run.last()?.score(name).map(|value| (value, None)))
-            .collect(),
-        differences: vec![None; runs.len()],
-    };
-    let mut lines: Vec<Line> = names.into_iter().map(line).collect();
+    let mut lines = Vec::with_capacity(names.len());
+    for name in names {
+        let value = |run: &Run| Some((run.last()?.score(name)?, None));
+        lines.push(Line {
+            metric: Metric::of(name),
+            values: runs.iter().map(value).collect(),
+            differences: vec![None; runs.len()],
+        });
+    }
     // Scores that only a later run has stand with the others of their set.
     let is_own = |metric: &Metric| runs.iter().any(|run| standing::is_own(run, metric));
     metric::own_first(&mut lines, |line| &line.metric, is_own);
@@ -146,27 +148,25 @@ pub fn cells(line: &Line) -> Vec<Cell> {
         .collect();
     let best = line.metric.best(&values);
     let first = values.first().copied().flatten();
-    let cell = |(i, value): (usize, &Option<(f64, Option<Interval>)>)| {
+    let mut cells = Vec::with_capacity(line.values.len());
+    for (i, value) in line.values.iter().enumerate() {
         let Some((value, interval)) = *value else {
-            return Cell::Empty;
+            cells.push(Cell::Empty);
+            continue;
         };
-        let difference = first.filter(|_| i > 0).map(|first| value - first);
-        let is_better = first
-            .filter(|_| i > 0)
-            .and_then(|first| line.metric.improves(first, value));
-        Cell::Score(Score {
+        let first = first.filter(|_| i > 0);
+        let marks = line.differences[i].map_or("", |difference| difference.marks());
+        cells.push(Cell::Score(Score {
             value,
             unit: line.metric.unit,
             interval,
-            difference,
-            is_better,
-            marks: line.differences[i]
-                .map_or("", |difference| difference.marks())
-                .to_owned(),
+            difference: first.map(|first| value - first),
+            is_better: first.and_then(|first| line.metric.improves(first, value)),
+            marks: marks.to_owned(),
             is_best: best == Some(i),
-        })
-    };
-    line.values.iter().enumerate().map(cell).collect()
+        }));
+    }
+    cells
 }
 
 /// The scores that stand for the sets: of each the first, which is the metric of its task, and those over all sets.
@@ -185,18 +185,17 @@ pub fn headlines(lines: &[Line]) -> Vec<&Line> {
 
 /// One bar for each run.
 fn bars_of(line: &Line) -> Vec<Option<Bar>> {
-    let bar = |(value, difference): (&Option<(f64, Option<Interval>)>, &Option<Difference>)| {
-        let marks = difference
-            .map_or("", |difference| difference.marks())
-            .to_owned();
-        value.map(|(value, interval)| Bar {
+    let mut bars = Vec::with_capacity(line.values.len());
+    for (value, difference) in line.values.iter().zip(&line.differences) {
+        let marks = difference.map_or("", |difference| difference.marks());
+        bars.push(value.map(|(value, interval)| Bar {
             value,
             interval,
-            marks,
+            marks: marks.to_owned(),
             ..Bar::default()
-        })
-    };
-    line.values.iter().zip(&line.differences).map(bar).collect()
+        }));
+    }
+    bars
 }
 
 /// The first score of each set as bars: of few runs side by side, of many one panel a score.
@@ -205,8 +204,6 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
         .into_iter()
         .filter(|line| line.metric.unit == Unit::Percent)
         .collect();
-    let name = |line: &Line| line.metric.heading_in_full().replace(" %", "");
-    let axis = || Axis::new("").unit(Unit::Percent);
     let mut caption = "The metric of each set's task; arrows say which way is better.".to_owned();
     if lines
         .iter()
@@ -224,12 +221,12 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
         let groups = shown
             .iter()
             .map(|line| Group {
-                name: name(line),
+                name: bars_title(line),
                 bars: bars_of(line),
             })
             .collect();
         let chart = BarChart {
-            axis: axis(),
+            axis: Axis::new("").unit(Unit::Percent),
             series: names.to_vec(),
             groups,
             ..BarChart::default()
@@ -241,31 +238,38 @@ pub fn bars(lines: &[Line], names: &[String]) -> Option<Figure> {
             Chart::Bars(chart),
         ));
     }
-    let panel = |line: &&Line| {
-        let groups = names
-            .iter()
-            .zip(bars_of(line))
-            .filter(|(_, bar)| bar.is_some())
-            .map(|(name, bar)| Group {
-                name: name.clone(),
-                bars: vec![bar],
-            })
-            .collect();
-        (
-            name(line),
-            Chart::Bars(BarChart {
-                axis: axis(),
-                groups,
-                ..BarChart::default()
-            }),
-        )
-    };
+    let panels = shown
+        .iter()
+        .map(|line| (bars_title(line), Chart::Bars(bars_panel(line, names))));
     Some(Figure::of_panels(
         "scores-bars",
         "Scores side by side",
         caption,
-        shown.iter().map(panel).collect(),
+        panels.collect(),
     ))
+}
+
+/// Name of a score above or beside its bars.
+fn bars_title(line: &Line) -> String {
+    line.metric.heading_in_full().replace(" %", "")
+}
+
+/// One score as bars, one for each run that has it.
+fn bars_panel(line: &Line, names: &[String]) -> BarChart {
+    let mut groups = Vec::new();
+    for (name, bar) in names.iter().zip(bars_of(line)) {
+        if bar.is_some() {
+            groups.push(Group {
+                name: name.clone(),
+                bars: vec![bar],
+            });
+        }
+    }
+    BarChart {
+        axis: Axis::new("").unit(Unit::Percent),
+        groups,
+        ..BarChart::default()
+    }
 }
 
 /// Training loss of every run, smoothed.
@@ -276,19 +280,14 @@ pub fn training_loss(runs: &[Run], names: &[String]) -> Option<Figure> {
         .map(|log: &Log| log.steps)
         .max()?;
     let window = window(longest);
-    let curve = |(i, run): (usize, &Run)| {
-        Some(Series::new(
-            &names[i],
-            run.log.as_ref()?.loss.smooth(window),
-            i,
-        ))
-    };
-    let series: Vec<Series> = runs
-        .iter()
-        .enumerate()
-        .filter_map(curve)
-        .filter(|series| !series.points.is_empty())
-        .collect();
+    let mut series = Vec::new();
+    for (i, (run, name)) in runs.iter().zip(names).enumerate() {
+        let Some(log) = &run.log else { continue };
+        let curve = Series::new(name, log.loss.smooth(window), i);
+        if !curve.points.is_empty() {
+            series.push(curve);
+        }
+    }
     if series.is_empty() {
         return None;
     }
@@ -313,38 +312,10 @@ pub fn training_loss(runs: &[Run], names: &[String]) -> Option<Figure> {
 
 /// The first score of each set by step, one panel a score, the runs laid over each other.
 pub fn scores_by_step(runs: &[Run], names: &[String], lines: &[Line]) -> Option<Figure> {
-    let panel = |line: &&Line| {
-        let course = |(i, run): (usize, &Run)| {
-            Series::new(&names[i], run.course(&line.metric.full), i).marked()
-        };
-        let series: Vec<Series> = runs
-            .iter()
-            .enumerate()
-            .map(course)
-            .filter(|series| !series.points.is_empty())
-            .collect();
-        if series.iter().all(|series| series.points.len() < 2) {
-            return None;
-        }
-        let title = line
-            .metric
-            .set
-            .clone()
-            .unwrap_or_else(|| "all sets".to_owned());
-        let y = Axis::new(line.metric.heading())
-            .unit(line.metric.unit)
-            .from_zero();
-        Some((
-            title,
-            Chart::Lines(LineChart {
-                x: steps_axis(),
-                y,
-                series,
-                ..LineChart::default()
-            }),
-        ))
-    };
-    let panels: Vec<(String, Chart)> = headlines(lines).iter().filter_map(panel).collect();
+    let panels: Vec<(String, Chart)> = headlines(lines)
+        .into_iter()
+        .filter_map(|line| course_panel(line, runs, names))
+        .collect();
     (!panels.is_empty()).then(|| {
         Figure::of_panels(
             "scores-by-step",
@@ -353,6 +324,31 @@ pub fn scores_by_step(runs: &[Run], names: &[String], lines: &[Line]) -> Option<
             panels,
         )
     })
+}
+
+/// A score by step, a curve for each run; `None` where no run has two evaluations.
+fn course_panel(line: &Line, runs: &[Run], names: &[String]) -> Option<(String, Chart)> {
+    let mut series = Vec::new();
+    for (i, (run, name)) in runs.iter().zip(names).enumerate() {
+        let course = Series::new(name, run.course(&line.metric.full), i).marked();
+        if !course.points.is_empty() {
+            series.push(course);
+        }
+    }
+    if series.iter().all(|series| series.points.len() < 2) {
+        return None;
+    }
+    let title = line.metric.set.as_deref().unwrap_or("all sets");
+    let y = Axis::new(line.metric.heading())
+        .unit(line.metric.unit)
+        .from_zero();
+    let chart = LineChart {
+        x: steps_axis(),
+        y,
+        series,
+        ..LineChart::default()
+    };
+    Some((title.to_owned(), Chart::Lines(chart)))
 }
 
 /// Where the recipes differ, or that they do not; `None` where a run has none.
@@ -419,29 +415,27 @@ pub fn title(names: &[String]) -> String {
 
 /// Names of runs: their folders', with as much of what is above as tells them apart.
 pub fn names(runs: &[Run]) -> Vec<String> {
-    let parts = |run: &Run| {
-        run.folder
-            .canonicalize()
-            .unwrap_or_else(|_| run.folder.clone())
-    };
-    let last = |run: &Run, count: usize| {
-        let path = parts(run);
-        let parts: Vec<String> = path
-            .components()
-            .map(|part| part.as_os_str().to_string_lossy().into_owned())
-            .collect();
-        parts[parts.len().saturating_sub(count)..].join("/")
-    };
-    let deepest = runs
-        .iter()
-        .map(|run| parts(run).components().count())
-        .max()
-        .unwrap_or(1);
-    let tells_apart = |count: &usize| {
-        let names: std::collections::BTreeSet<String> =
-            runs.iter().map(|run| last(run, *count)).collect();
-        names.len() == runs.len()
-    };
-    let count = (1..=deepest).find(tells_apart).unwrap_or(1);
-    runs.iter().map(|run| last(run, count)).collect()
+    let paths: Vec<Vec<String>> = runs.iter().map(parts_of_path).collect();
+    let deepest = paths.iter().map(Vec::len).max().unwrap_or(1);
+    for count in 1..=deepest {
+        let names: Vec<String> = paths.iter().map(|path| end_of(path, count)).collect();
+        if names.iter().collect::<BTreeSet<_>>().len() == names.len() {
+            return names;
+        }
+    }
+    paths.iter().map(|path| end_of(path, 1)).collect()
+}
+
+/// Names of the folders on the way to a run, its own last.
+fn parts_of_path(run: &Run) -> Vec<String> {
+    let path = run.folder.canonicalize();
+    let path = path.unwrap_or_else(|_| run.folder.clone());
+    path.components()
+        .map(|part| part.as_os_str().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The last parts of a path, at most `count` of them.
+fn end_of(path: &[String], count: usize) -> String {
+    path[path.len().saturating_sub(count)..].join("/")
 }

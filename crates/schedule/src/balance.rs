@@ -35,49 +35,44 @@ impl Tree {
         is_drawn: impl Fn(&Cell) -> bool,
         pools: &mut Pools<'_>,
     ) -> Self {
-        let task = |&task: &usize| {
-            // No label sorts last, and rows with audio come first.
-            let mut labels: BTreeMap<u16, BTreeMap<bool, Vec<usize>>> = BTreeMap::new();
-            for (place, cell) in cells
-                .iter()
-                .enumerate()
-                .filter(|(_, cell)| cell.task == task && is_drawn(cell))
-            {
-                labels
-                    .entry(cell.label)
-                    .or_default()
-                    .entry(!cell.has_audio)
-                    .or_default()
-                    .push(place);
+        let mut branches = Vec::with_capacity(tasks.len());
+        for &task in tasks {
+            branches.push(Self::of_task(task, cells, &is_drawn, pools));
+        }
+        Self::Branch(branches)
+    }
+
+    /// The cells of one task. Rows without a label come last, and rows with audio come before rows without.
+    fn of_task(
+        task: usize,
+        cells: &[Cell],
+        is_drawn: &impl Fn(&Cell) -> bool,
+        pools: &mut Pools<'_>,
+    ) -> Self {
+        let mut labels: BTreeMap<u16, BTreeMap<bool, Vec<usize>>> = BTreeMap::new();
+        for (place, cell) in cells.iter().enumerate() {
+            if cell.task == task && is_drawn(cell) {
+                let forms = labels.entry(cell.label).or_default();
+                forms.entry(!cell.has_audio).or_default().push(place);
             }
-            let mut leaf = |label, is_text: bool, cells: Vec<usize>| {
-                let rows = cells.iter().map(|&cell| pools.num_rows(cell)).sum();
-                Self::Leaf(
-                    BalanceCell {
-                        task,
-                        label,
-                        has_audio: !is_text,
-                        pool: pools.of(cells),
-                    },
-                    rows,
-                )
-            };
-            let mut forms = |label, forms: BTreeMap<bool, _>| {
-                Self::Branch(
-                    forms
-                        .into_iter()
-                        .map(|(is_text, cells)| leaf(label, is_text, cells))
-                        .collect(),
-                )
-            };
-            Self::Branch(
-                labels
-                    .into_iter()
-                    .map(|(label, of)| forms(label, of))
-                    .collect(),
-            )
-        };
-        Self::Branch(tasks.iter().map(task).collect())
+        }
+
+        let mut branches = Vec::with_capacity(labels.len());
+        for (label, forms) in labels {
+            let mut leaves = Vec::with_capacity(forms.len());
+            for (is_text, places) in forms {
+                let num_rows = places.iter().map(|&cell| pools.num_rows(cell)).sum();
+                let cell = BalanceCell {
+                    task,
+                    label,
+                    has_audio: !is_text,
+                    pool: pools.of(places),
+                };
+                leaves.push(Self::Leaf(cell, num_rows));
+            }
+            branches.push(Self::Branch(leaves));
+        }
+        Self::Branch(branches)
     }
 
     /// The cells in the order of tasks, labels and forms.

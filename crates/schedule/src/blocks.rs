@@ -73,25 +73,19 @@ impl Block {
             seed,
             ..
         } = *origin;
-        let empty = |pool, has_audio| Candidates {
-            pool,
-            has_audio,
-            picks: Vec::new(),
-            vectors: Vec::new(),
-            clusters: Vec::new(),
-            left: Vec::new(),
-        };
-        let mut cells: Vec<Candidates> = planned
-            .cells
-            .iter()
-            .map(|cell| empty(cell.pool, cell.has_audio))
-            .collect();
-        let place_of: HashMap<usize, usize> = planned
-            .cells
-            .iter()
-            .enumerate()
-            .map(|(place, cell)| (cell.pool, place))
-            .collect();
+        let mut cells = Vec::with_capacity(planned.cells.len());
+        let mut place_of = HashMap::with_capacity(planned.cells.len());
+        for (place, cell) in planned.cells.iter().enumerate() {
+            place_of.insert(cell.pool, place);
+            cells.push(Candidates {
+                pool: cell.pool,
+                has_audio: cell.has_audio,
+                picks: Vec::new(),
+                vectors: Vec::new(),
+                clusters: Vec::new(),
+                left: Vec::new(),
+            });
+        }
         let mut cursor = planned.slots.at(steps.start.saturating_mul(batch as u64));
         let mut next = || {
             let (pool, in_stage) = cursor.next();

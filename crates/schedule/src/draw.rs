@@ -124,11 +124,10 @@ mod tests {
             has_audio: true,
             rows: rows.to_vec(),
         };
-        let (apart, whole) = (
-            [cell(0, &[4, 5]), cell(1, &[1, 2, 3])],
-            [cell(0, &[1, 2, 3, 4, 5])],
-        );
-        let (mut apart, mut whole) = (Pools::new(&apart, 7, 2), Pools::new(&whole, 7, 2));
+        let apart = [cell(0, &[4, 5]), cell(1, &[1, 2, 3])];
+        let whole = [cell(0, &[1, 2, 3, 4, 5])];
+        let mut apart = Pools::new(&apart, 7, 2);
+        let mut whole = Pools::new(&whole, 7, 2);
         assert_eq!(
             [
                 apart.of(vec![0, 1]),

@@ -347,7 +347,8 @@ mod tests {
 
     #[test]
     fn many_rows_are_projected_and_keep_their_cosines() {
-        let (rows, dims) = (PROJECT_ABOVE + 1, 80);
+        let rows = PROJECT_ABOVE + 1;
+        let dims = 80;
         let key = Key::new(5, "test");
         // Every row is one of 20 directions with some noise.
         let value = |i: usize| {
@@ -372,7 +373,8 @@ mod tests {
         centre(&mut exact);
         exact.values.chunks_mut(dims).for_each(normalise);
         for pair in 0..20u32 {
-            let (a, b) = (pair, pair * 7 + 1);
+            let a = pair;
+            let b = pair * 7 + 1;
             let cosine_in = |vectors: &Vectors| {
                 f64::from(cosine(vectors.of(a).unwrap(), vectors.of(b).unwrap()))
             };

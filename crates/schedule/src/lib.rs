@@ -462,22 +462,20 @@ impl Schedule {
                     .or_insert(0) += slots[cell.pool];
             }
         }
-        let share =
-            |((task, label, is_text, pool), num_slots): ((usize, u16, bool, usize), u64)| {
-                CellShare {
-                    task: self.names.0[task].clone(),
-                    label: self
-                        .names
-                        .1
-                        .get(task)
-                        .and_then(|labels| labels.get(usize::from(label)))
-                        .cloned(),
-                    has_audio: !is_text,
-                    num_rows: self.pools[pool].num_rows(),
-                    num_slots,
-                }
-            };
-        shares.into_iter().map(share).collect()
+        let mut cells = Vec::with_capacity(shares.len());
+        for ((task, label, is_text, pool), num_slots) in shares {
+            let labels = self.names.1.get(task);
+            cells.push(CellShare {
+                task: self.names.0[task].clone(),
+                label: labels
+                    .and_then(|labels| labels.get(usize::from(label)))
+                    .cloned(),
+                has_audio: !is_text,
+                num_rows: self.pools[pool].num_rows(),
+                num_slots,
+            });
+        }
+        cells
     }
 }
 

@@ -24,10 +24,10 @@ const ROUNDS: u64 = 6;
 pub(super) struct Orders {
     len: u64,
     stream: Key,
-    kind: Kind,
+    kind: Method,
 }
 
-enum Kind {
+enum Method {
     /// Orders by epoch, at most `num_cached` of them.
     Listed {
         num_cached: usize,
@@ -44,14 +44,14 @@ impl Orders {
             return Self {
                 len,
                 stream,
-                kind: Kind::Network(Network::new(len)),
+                kind: Method::Network(Network::new(len)),
             };
         }
         let first = listed(stream.with(0), len as usize);
         Self {
             len,
             stream,
-            kind: Kind::Listed {
+            kind: Method::Listed {
                 num_cached,
                 made: Mutex::new(BTreeMap::from([(0, first)])),
             },
@@ -66,8 +66,8 @@ impl Orders {
     /// The item at `place` in the order of `epoch`; it does not depend on earlier calls.
     pub(super) fn at(&self, epoch: u64, place: u64) -> u64 {
         match &self.kind {
-            Kind::Network(network) => network.at(self.stream.with(epoch), place),
-            Kind::Listed { num_cached, made } => {
+            Method::Network(network) => network.at(self.stream.with(epoch), place),
+            Method::Listed { num_cached, made } => {
                 let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
                 if made.len() >= *num_cached && !made.contains_key(&epoch) {
                     made.pop_first();
@@ -83,8 +83,8 @@ impl Orders {
     #[cfg(test)]
     pub(super) fn num_remembered(&self) -> usize {
         match &self.kind {
-            Kind::Listed { made, .. } => made.lock().unwrap().len(),
-            Kind::Network(_) => 0,
+            Method::Listed { made, .. } => made.lock().unwrap().len(),
+            Method::Network(_) => 0,
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
             [LISTED_UP_TO, LISTED_UP_TO + 1].map(|len| Orders::new(stream, len, 2));
         assert!(matches!(
             (&listed.kind, &computed.kind),
-            (Kind::Listed { .. }, Kind::Network(_))
+            (Method::Listed { .. }, Method::Network(_))
         ));
         let permutation = stream.with(3).permutation(LISTED_UP_TO as usize);
         assert!(
@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn networks_are_as_even_as_random_permutations() {
         const LEN: u64 = 1000;
-        let (mut fixed, mut follows, mut inversions) = (0.0, 0.0, 0.0);
+        let mut fixed = 0.0;
+        let mut follows = 0.0;
+        let mut inversions = 0.0;
         let mut cells = [[0.0f64; 10]; 10];
         let networks = 400;
         for seed in 0..networks {

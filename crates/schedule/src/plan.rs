@@ -365,17 +365,10 @@ impl Planner<'_> {
 
 /// Two levels of slots: among tasks, and among the pools of a task.
 fn level(tasks: Vec<(f64, TaskPools)>, pools: &mut Pools<'_>) -> Slots {
-    let mut task = |of: TaskPools| {
-        Slots::split(
-            of.into_iter()
-                .map(|(weight, cells)| (weight, Slots::Pool(pools.of(cells))))
-                .collect(),
-        )
-    };
-    Slots::split(
-        tasks
-            .into_iter()
-            .map(|(weight, of)| (weight, task(of)))
-            .collect(),
-    )
+    let mut of_tasks = Vec::with_capacity(tasks.len());
+    for (share, of_task) in tasks {
+        let pool = |(weight, cells)| (weight, Slots::Pool(pools.of(cells)));
+        of_tasks.push((share, Slots::split(of_task.into_iter().map(pool).collect())));
+    }
+    Slots::split(of_tasks)
 }

@@ -174,14 +174,12 @@ impl Batch {
 fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     let mut kernel = Vec::with_capacity(rows.len() * columns.len());
     for (i, row) in rows.iter().enumerate() {
-        let of = |(j, column): (usize, &&[f32])| {
-            if are_same && i == j {
-                1.0 + RIDGE
-            } else {
-                (1.0 + f64::from(cosine(row, column))) / 2.0
-            }
-        };
-        kernel.extend(columns.iter().enumerate().map(of));
+        for (j, column) in columns.iter().enumerate() {
+            kernel.push(match are_same && i == j {
+                true => 1.0 + RIDGE,
+                false => (1.0 + f64::from(cosine(row, column))) / 2.0,
+            });
+        }
     }
     kernel
 }
@@ -234,7 +232,8 @@ mod tests {
         let draws = 40_000;
         for draw in 0..draws {
             let mut batch = Batch::new(Key::new(draw, "test"), 0);
-            let (mut first, mut second) = (cell(0, 0, &angles[..3]), cell(1, 3, &angles[3..]));
+            let mut first = cell(0, 0, &angles[..3]);
+            let mut second = cell(1, 3, &angles[3..]);
             let picks = [
                 batch.draw(&mut first, 2, Select::Kdpp),
                 batch.draw(&mut second, 1, Select::Kdpp),

@@ -177,11 +177,9 @@ mod tests {
             let probabilities: Vec<(Vec<usize>, f64)> =
                 serde_json::from_value(case["probabilities"].clone()).unwrap();
             let free: Vec<usize> = (0..n).filter(|place| !taken.contains(place)).collect();
-            let (among_free, cross, among) = (
-                part(&kernel, n, &free, &free),
-                part(&kernel, n, &free, &taken),
-                part(&kernel, n, &taken, &taken),
-            );
+            let among_free = part(&kernel, n, &free, &free);
+            let cross = part(&kernel, n, &free, &taken);
+            let among = part(&kernel, n, &taken, &taken);
             let conditioned = given(&among_free, &cross, &among, free.len(), taken.len());
             let draws = 60_000;
             let mut counts: BTreeMap<Vec<usize>, f64> = BTreeMap::new();

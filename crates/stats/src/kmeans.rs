@@ -70,21 +70,20 @@ pub fn lloyd(values: &[f32], dims: usize, mut centres: Vec<f64>, max_iterations:
 
 /// Each vector's nearest centre, and its squared distance from it.
 fn assign(values: &[f32], dims: usize, centres: &[f64]) -> (Vec<u32>, Vec<f64>) {
-    let nearest = |vector: &[f32]| {
-        let distances = centres
-            .chunks(dims)
-            .map(|centre| squared_distance(vector, centre));
-        distances
-            .enumerate()
-            .fold((0, f64::INFINITY), |best, (place, distance)| {
-                if distance < best.1 {
-                    (place as u32, distance)
-                } else {
-                    best
-                }
-            })
-    };
-    values.chunks(dims).map(nearest).unzip()
+    let vectors = values.chunks(dims);
+    vectors.map(|vector| nearest(vector, centres)).unzip()
+}
+
+/// The centre nearest to a vector, the first of equals, and its squared distance from it.
+fn nearest(vector: &[f32], centres: &[f64]) -> (u32, f64) {
+    let mut best = (0, f64::INFINITY);
+    for (place, centre) in (0..).zip(centres.chunks(vector.len())) {
+        let distance = squared_distance(vector, centre);
+        if distance < best.1 {
+            best = (place, distance);
+        }
+    }
+    best
 }
 
 fn update(

@@ -56,21 +56,11 @@ impl Clusters {
         for block in values.chunks(BLOCK * self.dims) {
             // |x - c|^2 = |x|^2 + |c|^2 - 2 x c; the first term is the same for all centres.
             let products = rows_with_rows(block, &self.centres, self.dims);
-            let nearest = |(products, vector): (&[f32], &[f32])| {
-                let (place, score) = lengths.iter().zip(products).enumerate().fold(
-                    (0, f32::INFINITY),
-                    |best, (place, (length, product))| {
-                        let score = length - 2.0 * product;
-                        if score < best.1 { (place, score) } else { best }
-                    },
-                );
-                (place as u32, (score + square(vector)).max(0.0))
-            };
             found.par_extend(
                 products
                     .par_chunks(k)
                     .zip(block.par_chunks(self.dims))
-                    .map(nearest),
+                    .map(|(products, vector)| nearest(vector, products, &lengths)),
             );
         }
         found
@@ -182,6 +172,19 @@ impl Pass {
         }
         clusters.counts = self.counts;
     }
+}
+
+/// The centre nearest to a vector, the first of equals, and its squared distance. `products` and `lengths` are those of the centres: products
+/// with the vector, and squared lengths.
+fn nearest(vector: &[f32], products: &[f32], lengths: &[f32]) -> (u32, f32) {
+    let mut best = (0, f32::INFINITY);
+    for (place, (length, product)) in (0..).zip(lengths.iter().zip(products)) {
+        let score = length - 2.0 * product;
+        if score < best.1 {
+            best = (place, score);
+        }
+    }
+    (best.0, (best.1 + square(vector)).max(0.0))
 }
 
 fn square(vector: &[f32]) -> f32 {

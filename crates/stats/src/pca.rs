@@ -84,22 +84,15 @@ impl Pca {
     /// Coordinates of vectors along the components: `[n, dims]` to `[n, k]`.
     pub fn project(&self, values: &[f32]) -> Vec<f64> {
         let dims = self.mean.len().max(1);
-        let along = |vector: &[f32], component: &[f64]| {
-            vector
-                .iter()
-                .zip(&self.mean)
-                .zip(component)
-                .map(|((&value, mean), c)| (f64::from(value) - mean) * c)
-                .sum()
-        };
-        values
-            .chunks(dims)
-            .flat_map(|vector| {
-                self.components
-                    .chunks(dims)
-                    .map(move |component| along(vector, component))
-            })
-            .collect()
+        let mut coordinates = Vec::with_capacity(values.len() / dims * self.variance.len());
+        for vector in values.chunks(dims) {
+            for component in self.components.chunks(dims) {
+                let centred = vector.iter().zip(&self.mean);
+                let centred = centred.map(|(&value, mean)| f64::from(value) - mean);
+                coordinates.push(centred.zip(component).map(|(value, c)| value * c).sum());
+            }
+        }
+        coordinates
     }
 }
 
@@ -275,11 +268,9 @@ mod tests {
         .unwrap();
         for case in cases["pca"].as_array().unwrap() {
             let read = |name: &str| serde_json::from_value::<Vec<f64>>(case[name].clone()).unwrap();
-            let (n, dims, k) = (
-                case["n"].as_u64().unwrap() as usize,
-                case["dims"].as_u64().unwrap() as usize,
-                case["k"].as_u64().unwrap() as usize,
-            );
+            let n = case["n"].as_u64().unwrap() as usize;
+            let dims = case["dims"].as_u64().unwrap() as usize;
+            let k = case["k"].as_u64().unwrap() as usize;
             let values = made(n, dims);
             let found = Pca::new(&values, dims, k);
             let near = |found: &[f64], expected: &[f64], tolerance: f64| {
@@ -325,7 +316,9 @@ mod tests {
 
     #[test]
     fn all_ways_agree() {
-        let (n, dims, k) = (60, 50, 3);
+        let n = 60;
+        let dims = 50;
+        let k = 3;
         let values: Vec<f64> = made(n, dims).into_iter().map(f64::from).collect();
         let mean: Vec<f64> = (0..dims)
             .map(|j| values.iter().skip(j).step_by(dims).sum::<f64>() / n as f64)

@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn components_equal_those_of_one_batch() {
-        let (n, dims) = (500, 12);
+        let n = 500;
+        let dims = 12;
         let key = Key::new(2, "values");
         let values: Vec<f32> = (0..(n * dims) as u64)
             .map(|at| (5.0 + (1.0 + (at % dims as u64) as f64) * key.uniform(at)) as f32)
@@ -143,7 +144,8 @@ mod tests {
         values
             .chunks(dims * 37)
             .for_each(|batch| moments.add(batch));
-        let (found, whole) = (moments.components(4), Pca::new(&values, dims, 4));
+        let found = moments.components(4);
+        let whole = Pca::new(&values, dims, 4);
         for (a, b) in found.components.iter().zip(&whole.components) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }

@@ -329,20 +329,13 @@ impl Backward<'_> {
 pub fn step(bench: &Bench, _: usize) -> Result<Finding> {
     let heads = bench.sizes.heads;
     let lengths = bench.sizes.lengths;
-    let caches = lengths
-        .iter()
-        .map(|&len| {
-            let of = |name: &str| {
-                random(
-                    bench.device,
-                    &format!("{name} {len}"),
-                    &[len, heads.kv_width()],
-                    1.0,
-                )
-            };
-            Ok((of("keys")?, of("values")?))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut caches = Vec::with_capacity(lengths.len());
+    for &len in &lengths {
+        let shape = [len, heads.kv_width()];
+        let keys = random(bench.device, &format!("keys {len}"), &shape, 1.0)?;
+        let values = random(bench.device, &format!("values {len}"), &shape, 1.0)?;
+        caches.push((keys, values));
+    }
     let queries = random(
         bench.device,
         "queries",

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::build::call::Calls;
 use crate::build::listen::maqam::Model;
 use crate::build::speak::Spoken;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
@@ -34,7 +34,7 @@ impl Matching<'_> {
     pub(super) fn margin(
         &self,
         calls: &Calls,
-        rows: &Rows,
+        rows: &EarlierResults,
         row: usize,
         file: &Arc<[u8]>,
         spoken: &Spoken,
@@ -76,7 +76,7 @@ impl Matching<'_> {
     }
 
     /// Beginnings of other documents with about this many characters: functions of the row and the whole corpus.
-    fn others(&self, rows: &Rows, row: usize, num_chars: usize) -> Result<Vec<String>> {
+    fn others(&self, rows: &EarlierResults, row: usize, num_chars: usize) -> Result<Vec<String>> {
         let key = self.key.with(row as u64);
         let group = &rows.prepared.rows[row].group;
         let all = &rows.prepared.rows;

@@ -27,7 +27,7 @@ use crate::build::settings::listen::Transcribe;
 use crate::build::speak;
 use crate::build::speak::Spoken;
 use crate::build::summarise;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Result;
 use crate::metrics::Normaliser;
 use crate::metrics::edit::char_errors;
@@ -117,7 +117,7 @@ impl<'a> Listening<'a> {
     }
 
     /// Checks the speech of one row.
-    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+    pub(crate) fn work(&self, rows: &EarlierResults, row: usize) -> Result<Outcome> {
         let spoken = speak::of(rows, row)?;
         let mut listened = Listened {
             chars_per_s: chars_per_s(&spoken),
@@ -262,7 +262,7 @@ pub(crate) fn cer(texts: &[&str], transcript: &str, normaliser: Normaliser) -> f
 }
 
 /// The step's result of a row.
-pub(crate) fn of(rows: &Rows, row: usize) -> Result<Listened> {
+pub(crate) fn of(rows: &EarlierResults, row: usize) -> Result<Listened> {
     rows.of(Step::Listen, row)
 }
 

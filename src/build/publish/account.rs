@@ -20,7 +20,7 @@ use crate::build::speak;
 use crate::build::store::Journal;
 use crate::build::store::Store;
 use crate::build::verify;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -102,7 +102,7 @@ pub(crate) fn accounts(
     published: Option<&Hashes>,
     engines: &Described,
 ) -> Result<()> {
-    let rows = Rows {
+    let rows = EarlierResults {
         store,
         prepared,
         before: journals,
@@ -131,7 +131,7 @@ fn to_line(line: &impl Serialize) -> Result<String> {
 }
 
 /// Rejection of a document, by the last step that rejected it.
-fn rejection(rows: &Rows, row: usize, document: &Document) -> Result<Option<Rejection>> {
+fn rejection(rows: &EarlierResults, row: usize, document: &Document) -> Result<Option<Rejection>> {
     let mut rejection = document.rejected.clone();
     for (step, journal) in Step::ROW_BY_ROW.into_iter().zip(rows.before) {
         if let Some(found) = journal.rejected(row)? {
@@ -165,7 +165,7 @@ fn rejected_state(row: usize, document: Document, rejection: Rejection) -> RowSt
 
 /// State of a document that no step has rejected.
 fn state(
-    rows: &Rows,
+    rows: &EarlierResults,
     row: usize,
     document: Document,
     published: Option<&Hashes>,
@@ -204,7 +204,7 @@ fn state(
 }
 
 /// The step after the last one that passed a row on.
-fn next_step(rows: &Rows, row: usize) -> Step {
+fn next_step(rows: &EarlierResults, row: usize) -> Step {
     let steps = Step::ROW_BY_ROW.into_iter().zip(rows.before);
     let passed = steps.filter(|(_, journal)| journal.is_passed(row)).last();
     let Some((step, _)) = passed else {

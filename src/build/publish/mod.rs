@@ -26,7 +26,7 @@ use crate::build::settings::publish::Format;
 use crate::build::speak;
 use crate::build::summarise;
 use crate::build::verify;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -137,7 +137,7 @@ impl Publishing<'_> {
 
     /// Everything of one row, and its recording.
     fn row(&self, row: usize, place: usize) -> Result<(Published, Vec<u8>)> {
-        let rows = Rows {
+        let rows = EarlierResults {
             store: self.store,
             prepared: self.prepared,
             before: self.journals,

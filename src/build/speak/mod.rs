@@ -46,7 +46,7 @@ use crate::build::speak::voices::Voices;
 use crate::build::spoken::diacritised;
 use crate::build::spoken::spoken;
 use crate::build::summarise;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
 use crate::seed::Key;
@@ -208,7 +208,7 @@ impl<'a> Speaking<'a> {
     }
 
     /// Synthesises one document.
-    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+    pub(crate) fn work(&self, rows: &EarlierResults, row: usize) -> Result<Outcome> {
         let found = summarise::of(rows, row)?;
         let voices = self
             .voices
@@ -378,7 +378,7 @@ enum Heard {
 }
 
 /// The step's result of a row.
-pub(crate) fn of(rows: &Rows, row: usize) -> Result<Spoken> {
+pub(crate) fn of(rows: &EarlierResults, row: usize) -> Result<Spoken> {
     rows.of(Step::Speak, row)
 }
 

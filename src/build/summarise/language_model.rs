@@ -15,7 +15,7 @@ use crate::endpoint::request::Message;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 use crate::yaml;
 
 /// Most answers that are requested until one can be used.
@@ -96,6 +96,9 @@ pub(crate) enum Written<T = String> {
     Ended,
 }
 
+/// An answer in the cache: its text, and whether the limit of tokens cut it off.
+type CachedAnswer = (String, bool);
+
 /// A language model with its prompts.
 pub(crate) struct Writer<'a> {
     remote: Remote,
@@ -168,16 +171,22 @@ impl<'a> Writer<'a> {
                 attempt
             ]);
             let answer = self.calls.answer(&question, || {
-                let draw = Draw::new(0, "build chat").with_name(&question.to_string());
+                let draw = SeedKey::new(0, "build chat").with_name(&question.to_string());
                 let reply = self.remote.ask(self.calls, draw, |endpoint| {
                     endpoint.ask(&messages, &parameters)
                 })?;
-                Ok(reply.map(|reply| json!([reply.text, reply.is_cut]).to_string().into_bytes()))
+                let Some(reply) = reply else {
+                    return Ok(None);
+                };
+                let cached: CachedAnswer = (reply.text, reply.is_cut);
+                serde_json::to_vec(&cached)
+                    .map(Some)
+                    .map_err(Error::bug_from)
             })?;
             let Some(answer) = answer else {
                 return Ok(Written::Ended);
             };
-            let (text, is_cut): (String, bool) =
+            let (text, is_cut): CachedAnswer =
                 serde_json::from_slice(&answer).map_err(Error::bug_from)?;
             let text = bare(&text);
             fault = match (text.is_empty(), is_cut) {

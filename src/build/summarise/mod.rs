@@ -20,7 +20,7 @@ use crate::build::settings::summarise::Settings;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
 use crate::build::summarise::language_model::Written;
-use crate::build::workers::Rows;
+use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -97,7 +97,7 @@ impl<'a> Summarising<'a> {
     }
 
     /// Summarises one document.
-    pub(crate) fn work(&self, rows: &Rows, row: usize) -> Result<Outcome> {
+    pub(crate) fn work(&self, rows: &EarlierResults, row: usize) -> Result<Outcome> {
         let mut document = rows.document(row)?;
         if let Some(translator) = &self.translator {
             match self.translate(translator, &mut document)? {
@@ -173,6 +173,6 @@ impl<'a> Summarising<'a> {
 }
 
 /// The step's result of a row.
-pub(crate) fn of(rows: &Rows, row: usize) -> Result<Summarised> {
+pub(crate) fn of(rows: &EarlierResults, row: usize) -> Result<Summarised> {
     rows.of(Step::Summarise, row)
 }

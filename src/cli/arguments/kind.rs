@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::schema::Kind;
+use crate::schema::SchemaKind;
 
 /// Kind of a file.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -17,7 +17,7 @@ pub enum KindName {
     Experiment,
 }
 
-impl From<KindName> for Kind {
+impl From<KindName> for SchemaKind {
     fn from(name: KindName) -> Self {
         match name {
             KindName::Recipe => Self::Recipe,

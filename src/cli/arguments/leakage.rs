@@ -4,7 +4,7 @@ use clap::Args;
 use clap::ValueEnum;
 
 use crate::leakage::Allowed;
-use crate::leakage::Kind;
+use crate::leakage::SharedKind;
 
 /// What training and evaluation may share where it is meant.
 #[derive(Args, Clone)]
@@ -36,10 +36,10 @@ impl LeakageArguments {
             return Allowed::all();
         }
         let kind = |shared: &Shared| match shared {
-            Shared::Id => Kind::Id,
-            Shared::Audio => Kind::Audio,
-            Shared::Speaker => Kind::Speaker,
-            Shared::Group => Kind::Group,
+            Shared::Id => SharedKind::Id,
+            Shared::Audio => SharedKind::Audio,
+            Shared::Speaker => SharedKind::Speaker,
+            Shared::Group => SharedKind::Group,
         };
         Allowed(self.allow.iter().map(kind).collect())
     }

@@ -15,7 +15,7 @@ use crate::data::headers;
 use crate::data::headers::Headers;
 use crate::data::split::Amounts;
 use crate::data::split::Assignment;
-use crate::data::split::Part;
+use crate::data::split::SplitPart;
 use crate::error::Result;
 use crate::stop::Stop;
 use crate::text_table::counted;
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
 }
 
 fn show(division: &Division, assignment: &Assignment, totals: &Totals) -> Result<()> {
-    for (i, part) in Part::ALL.into_iter().enumerate() {
+    for (i, part) in SplitPart::ALL.into_iter().enumerate() {
         let hours = match totals.unknown[i] > 0 && totals.seconds[i] == 0.0 {
             true => "unknown".to_owned(),
             false => format!("{:.2}", totals.seconds[i] / 3600.0),
@@ -108,7 +108,7 @@ impl Arguments {
                 assignment.num_chosen
             ));
         }
-        for part in [Part::Dev, Part::Test] {
+        for part in [SplitPart::Dev, SplitPart::Test] {
             let is_empty = assignment.num_groups[part as usize] == 0;
             if is_empty && self.wants(part) {
                 print::message(format_args!(
@@ -137,12 +137,12 @@ impl Arguments {
     }
 
     /// Whether a part of the data is asked for.
-    fn wants(&self, part: Part) -> bool {
+    fn wants(&self, part: SplitPart) -> bool {
         let (Amounts::Shares { dev, test } | Amounts::Hours { dev, test }) = self.amounts();
         match part {
-            Part::Train => true,
-            Part::Dev => dev > 0.0,
-            Part::Test => test > 0.0,
+            SplitPart::Train => true,
+            SplitPart::Dev => dev > 0.0,
+            SplitPart::Test => test > 0.0,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::data::OnBadRow;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::clip::Source;
-use crate::eval::instructions::kind::Kind;
+use crate::eval::instructions::kind::InstructionKind;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::settings::Settings;
 use crate::eval::instructions::suite::Suite;
@@ -108,12 +108,12 @@ impl Arguments {
         let kinds = self
             .kinds
             .iter()
-            .map(|name| Kind::of_name(name))
+            .map(|name| InstructionKind::of_name(name))
             .collect::<Result<Vec<_>>>()?;
         Ok(Settings {
             rows: self.rows,
             kinds: if kinds.is_empty() {
-                Kind::ALL.to_vec()
+                InstructionKind::ALL.to_vec()
             } else {
                 kinds
             },

@@ -5,12 +5,12 @@ use candle_core::Tensor;
 
 use crate::encoder::probe::head::Forward;
 use crate::encoder::probe::recipe::HeadKind;
-use crate::encoder::probe::rows::Rows;
+use crate::encoder::probe::rows::HeadRows;
 use crate::error::Result;
 use crate::objective::ctc;
 
 /// Number of units (CTC) or clips that the loss of a step is a mean over.
-pub fn total(kind: HeadKind, rows: &Rows, drawn: &[usize]) -> usize {
+pub fn total(kind: HeadKind, rows: &HeadRows, drawn: &[usize]) -> usize {
     match kind {
         HeadKind::Ctc => drawn.iter().map(|&row| rows.targets[row].len()).sum(),
         HeadKind::Classify => drawn.len(),
@@ -20,7 +20,7 @@ pub fn total(kind: HeadKind, rows: &Rows, drawn: &[usize]) -> usize {
 /// Loss of some of a step's clips, as a part of the mean over `total`, and the gradient of the logits.
 pub fn loss(
     kind: HeadKind,
-    rows: &Rows,
+    rows: &HeadRows,
     pack: &[usize],
     forward: &Forward,
     total: usize,

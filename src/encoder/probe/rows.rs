@@ -12,7 +12,7 @@ use crate::objective::ctc;
 use crate::seed::Key;
 
 /// Training rows, then rows of dev.
-pub struct Rows {
+pub struct HeadRows {
     /// Clips.
     pub items: Vec<Item>,
     /// Value of the field of each.
@@ -25,7 +25,7 @@ pub struct Rows {
     pub units: Units,
 }
 
-impl Rows {
+impl HeadRows {
     /// Reads the rows of a recipe.
     ///
     /// # Errors

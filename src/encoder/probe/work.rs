@@ -11,7 +11,7 @@ use crate::encoder::probe::recipe::BeamSettings;
 use crate::encoder::probe::recipe::HeadKind;
 use crate::encoder::probe::recipe::Open;
 use crate::encoder::probe::recipe::Recipe;
-use crate::encoder::probe::rows::Rows;
+use crate::encoder::probe::rows::HeadRows;
 use crate::error::Result;
 use crate::nn::parameters::Parameters;
 use crate::objective::ctc;
@@ -21,7 +21,7 @@ pub struct Work<'a> {
     /// Recipe.
     pub recipe: &'a Recipe,
     /// Rows that it learns and is measured on.
-    pub rows: Rows,
+    pub rows: HeadRows,
     /// Features that it reads.
     pub reader: Reader<'a>,
     /// Tensors.
@@ -35,7 +35,7 @@ impl<'a> Work<'a> {
     /// Files of an encoder that are missing or damaged; rows that cannot be used.
     pub fn open(recipe: &'a Recipe) -> Result<Self> {
         let mut reader = Reader::open(recipe)?;
-        let rows = Rows::read(recipe, &reader.config)?;
+        let rows = HeadRows::read(recipe, &reader.config)?;
         let head = Head::new(recipe, &reader, rows.units.names.len())?;
         if recipe.open() == Open::None {
             reader.measure_scales(&rows.items[..rows.num_train])?;

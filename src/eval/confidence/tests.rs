@@ -9,7 +9,8 @@ use crate::task::Tasks;
 fn suite(cluster: &str) -> Suite {
     let dir = tempfile::tempdir().unwrap();
     let row = |i: usize, target: &str| {
-        let (speaker, gender) = (i / 2, if i < 10 { "f" } else { "m" });
+        let speaker = i / 2;
+        let gender = if i < 10 { "f" } else { "m" };
         format!(
             r#"{{"id": "r{i}", "text": "t", "speaker": "s{speaker}", "group": "all", "gender": "{gender}", {target}}}"#
         )

@@ -118,6 +118,17 @@ pub enum Check {
 }
 
 impl Check {
+    /// Whether the check asks for words beside those of the clip.
+    pub fn adds_words(&self) -> bool {
+        matches!(
+            self,
+            Self::StartsWith { .. }
+                | Self::EndsWith { .. }
+                | Self::Contains { .. }
+                | Self::JsonKeys { .. }
+        )
+    }
+
     /// Whether an answer does what was asked; an empty one never does.
     pub fn holds(&self, answer: &str, mode: Mode) -> bool {
         match mode {

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::wordings::Wordings;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::task::Label;
 use crate::task::Task;
 
@@ -68,7 +68,9 @@ impl Clip<'_> {
     /// Whether a task can be asked about it: a summary of a clip for which no row has one is asked only where a row is for that task.
     pub fn serves(&self, task: &Task) -> bool {
         let name = task.name.as_str();
-        task.kind != Kind::Generate || self.answers.contains_key(name) || self.tasks.contains(name)
+        task.kind != TaskKind::Generate
+            || self.answers.contains_key(name)
+            || self.tasks.contains(name)
     }
 
     /// Everything that the right label of a task is called.
@@ -209,13 +211,16 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
 
 /// What two rows of the same audio have in common; none without audio, or with audio inside the manifest.
 fn audio_key(row: &Row) -> Option<String> {
-    let of_clip = |clip: &crate::data::Clip| match &clip.source {
-        AudioSource::File(path) => Some(format!("{}\0{}", path.display(), clip.span.key())),
-        AudioSource::Range { file, start, .. } => {
-            Some(format!("{}\0{start}\0{}", file.display(), clip.span.key()))
-        }
-        AudioSource::Embedded { .. } => None,
-    };
-    let keys: Vec<String> = row.clips.iter().map(of_clip).collect::<Option<_>>()?;
+    let mut keys = Vec::with_capacity(row.clips.len());
+    for clip in &row.clips {
+        let span = clip.span.key();
+        keys.push(match &clip.source {
+            AudioSource::File(path) => format!("{}\0{span}", path.display()),
+            AudioSource::Range { file, start, .. } => {
+                format!("{}\0{start}\0{span}", file.display())
+            }
+            AudioSource::Embedded { .. } => return None,
+        });
+    }
     (!keys.is_empty()).then(|| keys.join("\0\0"))
 }

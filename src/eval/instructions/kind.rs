@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::constraint::Constraint;
-use crate::metrics::Kind as TaskKind;
+use crate::metrics::TaskKind;
 use crate::task::AnswerFormat;
 use crate::task::Task;
 use crate::yaml;
@@ -14,7 +14,7 @@ use crate::yaml;
 /// What a row tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum InstructionKind {
     /// A label of the list and nothing else.
     Label,
     /// A JSON object with exactly these keys.
@@ -43,7 +43,7 @@ pub enum Kind {
     Spoken,
 }
 
-impl Kind {
+impl InstructionKind {
     /// All kinds, in the order of suites and tables.
     pub const ALL: [Self; 13] = [
         Self::Label,
@@ -154,11 +154,13 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_rows_and_slips_are_pointed_out() {
-        for kind in Kind::ALL {
+        for kind in InstructionKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
-            assert_eq!(Kind::of_name(kind.name()).unwrap(), kind);
+            assert_eq!(InstructionKind::of_name(kind.name()).unwrap(), kind);
         }
-        let error = Kind::of_name("two_turn").unwrap_err().to_string();
+        let error = InstructionKind::of_name("two_turn")
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("did you mean `two-turns`?") && error.contains("label, json"),
             "{error}"

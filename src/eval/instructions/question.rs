@@ -11,7 +11,7 @@ use crate::eval::instructions::language::Language;
 use crate::eval::instructions::settings::Settings;
 use crate::eval::instructions::text;
 use crate::eval::instructions::wordings::Wordings;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::seed::Key;
 use crate::task::AnswerFormat;
 use crate::task::Task;
@@ -126,7 +126,7 @@ pub fn check_of(
         Constraint::SameLanguage => Check::InLanguage { language },
         Constraint::AtMost => {
             let known = gold
-                .filter(|_| ask.task.kind == Kind::Generate)
+                .filter(|_| ask.task.kind == TaskKind::Generate)
                 .map(|gold| text::words(&gold).len() + ROOM);
             Check::AtMostWords {
                 words: known.unwrap_or(MOST[draw.below(0, MOST.len())]),
@@ -155,7 +155,7 @@ pub fn check_of(
 
 /// The longest word of what a summary is about, the first of equals; none for other tasks.
 fn topic(task: &Task, about: Option<&str>) -> Option<String> {
-    let about = about.filter(|_| task.kind == Kind::Generate)?;
+    let about = about.filter(|_| task.kind == TaskKind::Generate)?;
     let letters = |word: &str| text::folded(word).chars().count();
     let words = text::words(about)
         .into_iter()
@@ -190,28 +190,28 @@ pub fn checks_of_kind(
         .filter(|text| !text::words(text).is_empty())
         .map(str::to_owned);
     match (task.kind, text) {
-        (Kind::Classify, _) => vec![Check::OneOf {
+        (TaskKind::Classify, _) => vec![Check::OneOf {
             answers: task.labels.iter().flat_map(words_of).collect(),
         }],
-        (Kind::Transcribe, Some(text)) => vec![Check::Transcribes {
+        (TaskKind::Transcribe, Some(text)) => vec![Check::Transcribes {
             text,
             max_cer: settings.max_cer,
         }],
-        (Kind::Transcribe, None) => no_label()
+        (TaskKind::Transcribe, None) => no_label()
             .into_iter()
             .chain(
                 clip.language()
                     .map(|language| Check::InLanguage { language }),
             )
             .collect(),
-        (Kind::Generate, Some(text)) => no_label()
+        (TaskKind::Generate, Some(text)) => no_label()
             .into_iter()
             .chain([Check::Differs {
                 text,
                 min_cer: settings.min_cer,
             }])
             .collect(),
-        (Kind::Generate, None) => no_label().into_iter().collect(),
+        (TaskKind::Generate, None) => no_label().into_iter().collect(),
     }
 }
 

@@ -1,10 +1,10 @@
-//! A row of an instruction suite, and how it is written: a line of a manifest that any command can read.
+//! A row of an instruction suite, and the line of the suite's file that it is written as and read from.
 
 use std::path::Path;
 
-use serde_json::Map;
+use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::data::AUDIO_MARK;
 use crate::data::AudioSource;
@@ -13,8 +13,7 @@ use crate::data::Row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::check::Check;
-use crate::eval::instructions::kind::Kind;
-use crate::files::relative;
+use crate::eval::instructions::kind::InstructionKind;
 
 /// One row: a conversation about a clip that ends with a question, and what must hold of the answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +21,7 @@ pub struct InstructionRow {
     /// Its name: kind, number, the row it was made from.
     pub id: String,
     /// What it tries.
-    pub kind: Kind,
+    pub kind: InstructionKind,
     /// The task that is asked last.
     pub asks: String,
     /// The wording in which it is asked, as `task/set/language/number`.
@@ -41,23 +40,113 @@ pub struct InstructionRow {
     pub transcript: Option<String>,
 }
 
-impl InstructionRow {
-    /// The row as a line of a manifest in `folder`: `messages` and audio as manifests have them, and beside them `kind`, `asks`, `wording`,
-    /// `source`, `checks`, `right` and `reference`.
+/// A line of a suite's file: a row of a manifest that any command can read, and beside its fields those that scoring needs. Scoring reads
+/// no others, so that a suite of one's own may have them in any form that manifests take.
+///
+/// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SuiteRow {
+    /// Its id.
+    pub id: String,
+    /// Its kind; a name of one's own serves in a suite of one's own.
+    pub kind: String,
+    /// The task that is asked.
+    #[serde(default)]
+    pub asks: String,
+    /// The wording it is asked in; rows that have one and are alike in `asks` and `kind` are compared over wordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wording: Option<String>,
+    /// The row that the clip comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Place of the only clip's audio: a path, or an object with one.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<Value>,
+    /// Start of the only clip, in seconds.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub start_s: Option<f64>,
+    /// End of the only clip, in seconds.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub end_s: Option<f64>,
+    /// Channel of the only clip, from 0.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<u16>,
+    /// Places of the audio of several clips.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub audios: Option<Vec<Value>>,
+    /// Language of the clip.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Who speaks.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+    /// The programme or document of the clip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Length of the audio, in seconds.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// The conversation, the last answer left out.
+    #[serde(skip_deserializing)]
+    pub messages: Vec<SuiteMessage>,
+    /// What must hold of the answer.
+    pub checks: Vec<Check>,
+    /// What holds of a right answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<Check>,
+    /// An answer for which all checks hold, where one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// One message of a row's conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SuiteMessage {
+    /// Role of the author.
+    pub role: &'static str,
+    /// Text.
+    pub content: String,
+}
+
+impl SuiteRow {
+    /// The line as it stands in the file, without its end.
     ///
-    /// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for here.
-    pub fn to_json(&self, folder: &Path) -> Result<Value> {
-        let mut line = self.named();
-        self.put_audio(&mut line, folder)?;
-        self.put_rest(&mut line, &self.messages)?;
-        Ok(Value::Object(line))
+    /// # Errors
+    /// None but a bug.
+    pub fn to_text(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(Error::bug_from)
+    }
+}
+
+impl InstructionRow {
+    /// The row as a line of a suite in `folder`.
+    ///
+    /// # Errors
+    /// A path that cannot be seen from `folder`.
+    pub fn line(&self, folder: &Path) -> Result<SuiteRow> {
+        let mut line = self.line_without_audio(&self.messages);
+        let mut places = Vec::new();
+        for clip in &self.source.clips {
+            if matches!(clip.source, AudioSource::Embedded { .. }) {
+                return Err(Error::bug("embedded audio has no place in JSON lines"));
+            }
+            places.push(clip.source.to_json(folder)?);
+        }
+        match self.source.clips.as_slice() {
+            [clip] => {
+                line.audio = places.pop();
+                line.start_s = clip.span.start_s;
+                line.end_s = clip.span.end_s;
+                line.channel = clip.span.channel;
+            }
+            _ => line.audios = Some(places),
+        }
+        Ok(line)
     }
 
     /// The same row in text alone: the transcript stands where the audio was. `None` where nothing is known of what is said.
-    pub fn to_text_json(&self) -> Result<Option<Value>> {
-        let Some(transcript) = &self.transcript else {
-            return Ok(None);
-        };
+    pub fn text_line(&self) -> Option<SuiteRow> {
+        let transcript = self.transcript.as_ref()?;
         let mut messages = self.messages.clone();
         for message in &mut messages {
             if message.content.starts_with(AUDIO_MARK) {
@@ -65,89 +154,59 @@ impl InstructionRow {
                 message.content = format!("{transcript}\n{asked}");
             }
         }
-        let mut line = self.named();
-        self.put_rest(&mut line, &messages)?;
-        Ok(Some(Value::Object(line)))
+        Some(self.line_without_audio(&messages))
     }
 
-    /// What a row is called by.
-    fn named(&self) -> Map<String, Value> {
-        let names = [
-            ("id", self.id.as_str()),
-            ("kind", self.kind.name()),
-            ("asks", self.asks.as_str()),
-            ("wording", self.wording.as_str()),
-            ("source", &*self.source.id),
-        ];
-        names
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), Value::from(value)))
-            .collect()
-    }
-
-    fn put_audio(&self, line: &mut Map<String, Value>, folder: &Path) -> Result<()> {
-        let mut set = |name: &str, value: Value| {
-            if !value.is_null() {
-                line.insert(name.to_owned(), value);
-            }
-        };
-        let paths = self.source.clips.iter().map(|clip| match &clip.source {
-            AudioSource::File(path) => Ok(Value::from(
-                relative(folder, path)?.to_string_lossy().replace('\\', "/"),
-            )),
-            AudioSource::Range { .. } => clip.source.to_json(folder),
-            AudioSource::Embedded { .. } => {
-                Err(Error::bug("embedded audio has no place in JSON lines"))
-            }
+    fn line_without_audio(&self, messages: &[Message]) -> SuiteRow {
+        let messages = messages.iter().map(|message| SuiteMessage {
+            role: message.role.as_str(),
+            content: message.content.clone(),
         });
-        let mut paths = paths.collect::<Result<Vec<Value>>>()?;
-        match (paths.len(), self.source.clips.first()) {
-            (1, Some(clip)) => {
-                set("audio", paths.remove(0));
-                set("start_s", clip.span.start_s.into());
-                set("end_s", clip.span.end_s.into());
-                set("channel", clip.span.channel.into());
-            }
-            _ => set("audios", paths.into()),
+        SuiteRow {
+            id: self.id.clone(),
+            kind: self.kind.name().to_owned(),
+            asks: self.asks.clone(),
+            wording: Some(self.wording.clone()),
+            source: Some(self.source.id.to_string()),
+            language: self.source.language.as_deref().map(str::to_owned),
+            speaker: self.source.speaker.as_deref().map(str::to_owned),
+            group: self.source.group.as_deref().map(str::to_owned),
+            duration: self.source.duration,
+            messages: messages.collect(),
+            checks: self.checks.clone(),
+            right: self.right.clone(),
+            reference: self.reference.clone(),
+            ..SuiteRow::default()
         }
-        Ok(())
     }
+}
 
-    fn put_rest(&self, line: &mut Map<String, Value>, messages: &[Message]) -> Result<()> {
-        let mut set = |name: &str, value: Value| {
-            if !value.is_null() {
-                line.insert(name.to_owned(), value);
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_without_its_manifest_fields() {
+        let text = r#"{"id":"wording-001-a","kind":"wording","asks":"asr","wording":"asr/seen/en/0","source":"a","audio":"a.wav","start_s":1.0,"end_s":2.5,"channel":1,"language":"en","speaker":"s","group":"g","duration":1.5,"messages":[{"role":"user","content":"<audio>What is said?"}],"checks":[{"check":"no-diacritics"}],"right":{"check":"one-of","answers":["x"]},"reference":"x"}"#;
+        let read: SuiteRow = serde_json::from_str(text).unwrap();
+        let written = SuiteRow {
+            audio: Some("a.wav".into()),
+            start_s: Some(1.0),
+            end_s: Some(2.5),
+            channel: Some(1),
+            language: Some("en".into()),
+            speaker: Some("s".into()),
+            duration: Some(1.5),
+            messages: vec![SuiteMessage {
+                role: "user",
+                content: "<audio>What is said?".into(),
+            }],
+            ..read.clone()
         };
-        for (name, value) in [
-            ("language", &self.source.language),
-            ("speaker", &self.source.speaker),
-            ("group", &self.source.group),
-        ] {
-            set(name, value.as_deref().into());
-        }
-        set("duration", self.source.duration.into());
-        set(
-            "messages",
-            messages
-                .iter()
-                .map(|message| json!({"role": message.role.as_str(), "content": message.content}))
-                .collect(),
-        );
-        set(
-            "checks",
-            serde_json::to_value(&self.checks).map_err(Error::bug_from)?,
-        );
-        set(
-            "right",
-            self.right
-                .as_ref()
-                .map(serde_json::to_value)
-                .transpose()
-                .map_err(Error::bug_from)?
-                .into(),
-        );
-        set("reference", self.reference.as_deref().into());
-        Ok(())
+        assert_eq!(written.to_text().unwrap(), text);
+        assert_eq!(read.group.as_deref(), Some("g"));
+
+        let again: SuiteRow = serde_json::from_str(&read.to_text().unwrap()).unwrap();
+        assert_eq!(again, read);
     }
 }

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::check::Mode;
+use crate::eval::instructions::row::SuiteRow;
 use crate::jsonl;
 use crate::metrics::confidence;
 use crate::metrics::confidence::FEWEST_ROWS;
+use crate::records::generated_answers::in_order;
 use crate::records::instructions::Change;
 use crate::records::instructions::CheckRate;
 use crate::records::instructions::InstructionScores;
@@ -28,35 +29,6 @@ use crate::stats::significance::Resampling;
 use crate::stats::significance::bootstrap;
 use crate::stats::significance::mcnemar;
 use crate::stats::significance::paired_bootstrap;
-
-/// A row of a suite as far as scoring goes.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Row {
-    /// Its id.
-    pub id: String,
-    /// Its kind; a name of one's own serves in a suite of one's own.
-    pub kind: String,
-    /// The task that is asked.
-    #[serde(default)]
-    pub asks: String,
-    /// The wording it is asked in; rows that have one and are alike in `asks` and `kind` are compared over wordings.
-    #[serde(default)]
-    pub wording: Option<String>,
-    /// The programme or document of the clip.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// The row that the clip comes from.
-    #[serde(default)]
-    pub source: Option<String>,
-    /// What must hold of the answer.
-    pub checks: Vec<Check>,
-    /// What holds of a right answer.
-    #[serde(default)]
-    pub right: Option<Check>,
-    /// An answer for which all checks hold, where one is known.
-    #[serde(default)]
-    pub reference: Option<String>,
-}
 
 /// The kind of which the scores are spread over wordings.
 const WORDING_KIND: &str = "wording";
@@ -139,8 +111,8 @@ fn within(found: Interval, low: f64) -> Interval {
 ///
 /// # Errors
 /// Lines that are no rows of a suite, checks without sense, two rows of one id.
-pub fn read_suite(path: &Path) -> Result<Vec<Row>> {
-    let rows = jsonl::read::<Row>(path)?;
+pub fn read_suite(path: &Path) -> Result<Vec<SuiteRow>> {
+    let rows = jsonl::read::<SuiteRow>(path)?;
     let mut lines = BTreeMap::new();
     for (line, row) in &rows {
         let place = || format!("{}:{line}", path.display());
@@ -168,14 +140,14 @@ pub fn read_suite(path: &Path) -> Result<Vec<Row>> {
 ///
 /// # Errors
 /// Predictions that are missing, doubled or of other rows.
-pub fn score_file(suite: &[Row], predictions: &Path) -> Result<InstructionScores> {
+pub fn score_file(suite: &[SuiteRow], predictions: &Path) -> Result<InstructionScores> {
     let read = jsonl::read(predictions)?;
     let ids: Vec<&str> = suite.iter().map(|row| row.id.as_str()).collect();
-    Ok(score(suite, &jsonl::in_order(&ids, &read, predictions)?))
+    Ok(score(suite, &in_order(&ids, &read, predictions)?))
 }
 
 /// Judges answers on a suite, in its order.
-pub fn score(suite: &[Row], answers: &[&str]) -> InstructionScores {
+pub fn score(suite: &[SuiteRow], answers: &[&str]) -> InstructionScores {
     let rows: Vec<Outcome> = suite
         .iter()
         .zip(answers)
@@ -202,7 +174,7 @@ pub fn score(suite: &[Row], answers: &[&str]) -> InstructionScores {
     }
 }
 
-fn outcome(row: &Row, answer: &str) -> Outcome {
+fn outcome(row: &SuiteRow, answer: &str) -> Outcome {
     let held = |mode: Mode| {
         row.checks
             .iter()
@@ -229,7 +201,7 @@ fn outcome(row: &Row, answer: &str) -> Outcome {
     }
 }
 
-fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, CheckRate> {
+fn by_check(suite: &[SuiteRow], outcomes: &[Outcome]) -> BTreeMap<String, CheckRate> {
     let mut checks = BTreeMap::<String, CheckRate>::new();
     for (row, outcome) in suite.iter().zip(outcomes) {
         let held = outcome.strict.iter().zip(&outcome.loose);
@@ -251,7 +223,7 @@ fn by_check(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, CheckRate> 
 /// The outcomes of one task by wording.
 type ByWording<'a> = BTreeMap<&'a str, Vec<&'a Outcome>>;
 
-fn by_task(suite: &[Row], outcomes: &[Outcome]) -> BTreeMap<String, TaskWordings> {
+fn by_task(suite: &[SuiteRow], outcomes: &[Outcome]) -> BTreeMap<String, TaskWordings> {
     let mut tasks = BTreeMap::<&str, ByWording>::new();
     for (row, outcome) in suite.iter().zip(outcomes) {
         let Some(wording) = row.wording.as_deref().filter(|_| row.kind == WORDING_KIND) else {
@@ -364,7 +336,7 @@ pub struct Constant {
 ///
 /// Every word, phrase and text that a check names is tried, an object with each list of keys, and every reference. A text put
 /// together of several of them may follow more rows: this is a lower bound of what a constant answer can reach.
-pub fn constant(suite: &[Row]) -> Option<Constant> {
+pub fn constant(suite: &[SuiteRow]) -> Option<Constant> {
     // Each different check is decided once for each candidate, however many rows have it.
     let mut known: Vec<&Check> = Vec::new();
     let mut place_of = HashMap::<String, usize>::new();
@@ -403,7 +375,7 @@ pub fn constant(suite: &[Row]) -> Option<Constant> {
 }
 
 /// What is tried as a constant answer, in order of first appearance.
-fn candidates(suite: &[Row]) -> Vec<String> {
+fn candidates(suite: &[SuiteRow]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for row in suite {
         for check in &row.checks {
@@ -432,7 +404,7 @@ fn candidates(suite: &[Row]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn row(id: &str, kind: &str, wording: Option<&str>, checks: &str) -> Row {
+    fn row(id: &str, kind: &str, wording: Option<&str>, checks: &str) -> SuiteRow {
         let mut value =
             serde_json::json!({"id": id, "kind": kind, "asks": "emotion", "wording": wording});
         value["checks"] = serde_json::from_str(checks).unwrap();
@@ -487,7 +459,7 @@ mod tests {
     #[test]
     fn the_spread_is_over_wordings_of_one_task() {
         let name = |i: usize| format!("emotion/dev/en/{i}");
-        let suite: Vec<Row> = (0..6)
+        let suite: Vec<SuiteRow> = (0..6)
             .map(|i| row(&format!("r{i}"), "wording", Some(&name(i % 3 + 1)), LABEL))
             .collect();
         // Followed: wording 1 twice, 2 once, 3 never; right: wording 1 once.
@@ -546,7 +518,7 @@ mod tests {
             row("a", "x", None, LABEL),
             row("b", "x", None, LABEL),
             row("c", "x", None, SHORT_AND_PLAIN),
-            Row {
+            SuiteRow {
                 right: None,
                 ..row("d", "x", None, LABEL)
             },
@@ -587,8 +559,8 @@ mod tests {
 
     #[test]
     fn intervals_take_the_rows_of_a_clip_together() {
-        let suite: Vec<Row> = (0..40)
-            .map(|i| Row {
+        let suite: Vec<SuiteRow> = (0..40)
+            .map(|i| SuiteRow {
                 source: Some(format!("clip-{}", i % 20)),
                 ..row(&format!("r{i}"), "x", None, LABEL)
             })

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::instructions::kind::Kind;
+use crate::eval::instructions::kind::InstructionKind;
 use crate::eval::instructions::language::Language;
 use crate::task::Wording;
 
@@ -13,7 +13,7 @@ pub struct Settings {
     /// task in all its wordings about [`CLIPS_A_WORDING`] clips at least.
     pub rows: usize,
     /// The kinds.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<InstructionKind>,
     /// The set of wordings that tasks are asked in. The kind `wording` asks those of dev in a dev suite, those of dev and test in a test suite.
     pub wording: Wording,
     /// The languages of the instructions, in turn.
@@ -32,7 +32,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             rows: 20,
-            kinds: Kind::ALL.to_vec(),
+            kinds: InstructionKind::ALL.to_vec(),
             wording: Wording::Dev,
             languages: vec![Language::Arabic, Language::English],
             max_cer: 0.5,

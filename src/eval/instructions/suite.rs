@@ -13,7 +13,7 @@ use crate::eval::instructions::clip::Source;
 use crate::eval::instructions::clip::gather;
 use crate::eval::instructions::clip::words_of;
 use crate::eval::instructions::constraint::Constraint;
-use crate::eval::instructions::kind::Kind;
+use crate::eval::instructions::kind::InstructionKind;
 use crate::eval::instructions::language::Language;
 use crate::eval::instructions::question::Ask;
 use crate::eval::instructions::question::check_of;
@@ -23,7 +23,7 @@ use crate::eval::instructions::row::InstructionRow;
 use crate::eval::instructions::settings::CLIPS_A_WORDING;
 use crate::eval::instructions::settings::Settings;
 use crate::eval::instructions::wordings::Wordings;
-use crate::metrics::Kind as TaskKind;
+use crate::metrics::TaskKind;
 use crate::seed::Key;
 use crate::task::Task;
 use crate::task::Wording;
@@ -39,25 +39,31 @@ pub struct Suite {
 
 impl Suite {
     /// The rows of which the transcript is known, in text alone, as JSON lines; and how many rows are left out.
+    ///
+    /// # Errors
+    /// None but a bug.
     pub fn to_text_jsonl(&self) -> Result<(String, usize)> {
-        let lines = self
-            .rows
-            .iter()
-            .filter_map(|row| row.to_text_json().transpose())
-            .collect::<Result<Vec<_>>>()?;
-        let left_out = self.rows.len() - lines.len();
-        Ok((
-            lines.iter().map(|line| format!("{line}\n")).collect(),
-            left_out,
-        ))
+        let mut text = String::new();
+        let mut left_out = 0;
+        for row in &self.rows {
+            match row.text_line() {
+                Some(line) => text += &(line.to_text()? + "\n"),
+                None => left_out += 1,
+            }
+        }
+        Ok((text, left_out))
     }
 
     /// The suite as JSON lines for a file in `folder`.
+    ///
+    /// # Errors
+    /// A path that cannot be seen from `folder`.
     pub fn to_jsonl(&self, folder: &Path) -> Result<String> {
-        self.rows
-            .iter()
-            .map(|row| Ok(format!("{}\n", row.to_json(folder)?)))
-            .collect()
+        let mut text = String::new();
+        for row in &self.rows {
+            text += &(row.line(folder)?.to_text()? + "\n");
+        }
+        Ok(text)
     }
 }
 
@@ -141,7 +147,7 @@ struct Builder<'a> {
 /// The place of a question in its kind: what it is about and where its draws come from.
 #[derive(Clone, Copy)]
 struct Slot<'a> {
-    kind: Kind,
+    kind: InstructionKind,
     number: usize,
     task: &'a Task,
     language: Language,
@@ -192,12 +198,12 @@ struct Asked<'a> {
 
 impl<'a> Builder<'a> {
     /// The rows of one kind, and what they lack: clips in a seeded order, tasks and languages in turn.
-    fn rows(&self, kind: Kind) -> Result<(Vec<InstructionRow>, Vec<String>)> {
+    fn rows(&self, kind: InstructionKind) -> Result<(Vec<InstructionRow>, Vec<String>)> {
         let fits = |task: &&&Task| kind.fits(task);
         let tasks: Vec<&Task> = self.tasks.iter().filter(fits).copied().collect();
         let key = self.key.with_name(kind.name());
         let order = key.permutation(self.clips.len());
-        let mut open = OpenClips::new(&order, tasks.len(), kind == Kind::Wording);
+        let mut open = OpenClips::new(&order, tasks.len(), kind == InstructionKind::Wording);
         let mut asked_about = vec![0; tasks.len()];
         let mut rows = Vec::new();
         let mut number = 0;
@@ -205,7 +211,8 @@ impl<'a> Builder<'a> {
         let mut passed_over = 0;
         while passed_over < tasks.len() {
             let in_turn = number % tasks.len();
-            let needs_clips = kind == Kind::Wording && asked_about[in_turn] < CLIPS_A_WORDING;
+            let needs_clips =
+                kind == InstructionKind::Wording && asked_about[in_turn] < CLIPS_A_WORDING;
             if rows.len() >= self.settings.rows && !needs_clips {
                 number += 1;
                 passed_over += 1;
@@ -238,15 +245,15 @@ impl<'a> Builder<'a> {
                 rows.push(self.row(&slot, &self.clips[clip], asked, id)?);
             }
         }
-        let few = |(task, clips): (&&Task, &usize)| {
-            (kind == Kind::Wording && *clips < CLIPS_A_WORDING && *clips > 0).then(|| {
-                format!(
+        let mut notes = Vec::new();
+        for (task, clips) in tasks.iter().zip(asked_about) {
+            if kind == InstructionKind::Wording && (1..CLIPS_A_WORDING).contains(&clips) {
+                notes.push(format!(
                     "task `{}` is asked about {clips} clips in each wording, not about {CLIPS_A_WORDING}: more do not serve",
                     task.name
-                )
-            })
-        };
-        let notes = tasks.iter().zip(&asked_about).filter_map(few).collect();
+                ));
+            }
+        }
         Ok((rows, notes))
     }
 
@@ -274,15 +281,6 @@ impl<'a> Builder<'a> {
     /// What holds of a right answer in any form: it names the right label and no other, or transcribes the clip. Of a summary no
     /// program can say, and of a transcript none where `checks` ask for words beside it.
     fn right(&self, task: &Task, clip: &Clip, checks: &[Check]) -> Option<Check> {
-        let adds_words = |check: &Check| {
-            matches!(
-                check,
-                Check::StartsWith { .. }
-                    | Check::EndsWith { .. }
-                    | Check::Contains { .. }
-                    | Check::JsonKeys { .. }
-            )
-        };
         match task.kind {
             TaskKind::Classify => {
                 let answers = clip.label_words(task)?;
@@ -290,7 +288,7 @@ impl<'a> Builder<'a> {
                 let others = others.filter(|word| !answers.contains(word)).collect();
                 Some(Check::Names { answers, others })
             }
-            TaskKind::Transcribe if checks.iter().any(adds_words) => None,
+            TaskKind::Transcribe if checks.iter().any(Check::adds_words) => None,
             TaskKind::Transcribe => {
                 let text = clip.answer(task, Language::English)?;
                 let check = Check::Transcribes {
@@ -304,13 +302,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Why a kind can have no rows.
-    fn why_none(&self, kind: Kind) -> &'static str {
+    fn why_none(&self, kind: InstructionKind) -> &'static str {
         match kind {
             _ if !self.tasks.iter().any(|task| kind.fits(task)) => "none of the tasks suits it",
-            Kind::Spoken => {
+            InstructionKind::Spoken => {
                 "no transcript begins like an instruction, and no row is marked with `spoken_instruction`"
             }
-            Kind::TwoTurns | Kind::ThreeTurns => {
+            InstructionKind::TwoTurns | InstructionKind::ThreeTurns => {
                 "earlier turns need answers that the rows do not have"
             }
             _ => "the rows do not have what it needs",
@@ -323,16 +321,16 @@ impl<'a> Builder<'a> {
             return Ok(Vec::new());
         }
         match slot.kind {
-            Kind::Switch => tasks
+            InstructionKind::Switch => tasks
                 .iter()
                 .filter(|task| clip.serves(task))
                 .map(|task| self.of_kind(self.drawn(task, slot)?, clip))
                 .collect(),
-            Kind::Wording => self.every_wording(slot, clip),
-            Kind::Spoken if clip.is_instruction => Ok(vec![self.spoken(slot, clip)?]),
-            Kind::Spoken => Ok(Vec::new()),
-            Kind::TwoTurns => Ok(self.two_turns(slot, clip)?.into_iter().collect()),
-            Kind::ThreeTurns => Ok(self.three_turns(slot, clip)?.into_iter().collect()),
+            InstructionKind::Wording => self.every_wording(slot, clip),
+            InstructionKind::Spoken if clip.is_instruction => Ok(vec![self.spoken(slot, clip)?]),
+            InstructionKind::Spoken => Ok(Vec::new()),
+            InstructionKind::TwoTurns => Ok(self.two_turns(slot, clip)?.into_iter().collect()),
+            InstructionKind::ThreeTurns => Ok(self.three_turns(slot, clip)?.into_iter().collect()),
             _ => Ok(vec![self.constrained(slot, clip)?]),
         }
     }

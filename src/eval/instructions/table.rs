@@ -197,11 +197,11 @@ fn aligned(lines: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::instructions::score::Row;
+    use crate::eval::instructions::row::SuiteRow;
     use crate::eval::instructions::score::constant;
     use crate::eval::instructions::score::score;
 
-    fn suite() -> Vec<Row> {
+    fn suite() -> Vec<SuiteRow> {
         let row = |id: &str, kind: &str, checks: serde_json::Value| {
             let row = serde_json::json!({"id": id, "kind": kind, "asks": "emotion", "wording": "emotion/dev/en/1", "checks": checks, "right": {"check": "one-of", "answers": ["sad"]}});
             serde_json::from_value(row).unwrap()

@@ -75,14 +75,12 @@ pub fn has_punctuation(text: &str) -> bool {
 
 /// The text without punctuation, spaces where it stood between words.
 pub fn without_punctuation(text: &str) -> String {
-    let kept = |(_, before, c, after)| {
-        if is_punctuation(c) && !is_inside_word(before, c, after) {
-            ' '
-        } else {
-            c
-        }
-    };
-    collapsed(&with_neighbours(text).map(kept).collect::<String>())
+    let mut kept = String::with_capacity(text.len());
+    for (_, before, c, after) in with_neighbours(text) {
+        let is_left_out = is_punctuation(c) && !is_inside_word(before, c, after);
+        kept.push(if is_left_out { ' ' } else { c });
+    }
+    collapsed(&kept)
 }
 
 /// The text with single spaces.
@@ -208,15 +206,16 @@ pub fn without_full_stop(text: &str) -> &str {
     text.trim_end_matches(|c: char| c.is_whitespace() || is_invisible(c) || matches!(c, '.' | '۔'))
 }
 
+/// Whether a character may stand after the last word of a text.
+fn is_end(c: char) -> bool {
+    const ENDS: [char; 13] = [
+        '"', '\'', '»', '”', '’', ')', ']', '.', '۔', '!', '…', '؟', '?',
+    ];
+    c.is_whitespace() || ENDS.contains(&c)
+}
+
 /// Whether a text ends with `phrase` in folded spelling; a stop, quotation marks and closing brackets may stand after it.
 pub fn ends_with_phrase(text: &str, phrase: &str) -> bool {
-    let is_end = |c: char| {
-        c.is_whitespace()
-            || matches!(
-                c,
-                '"' | '\'' | '»' | '”' | '’' | ')' | ']' | '.' | '۔' | '!' | '…' | '؟' | '?'
-            )
-    };
     let phrase = collapsed(folded(phrase).trim_end_matches(is_end));
     let text = collapsed(folded(text).trim_end_matches(is_end));
     match text.strip_suffix(&phrase) {

@@ -33,7 +33,7 @@ use crate::eval::judge::cache::Cache;
 use crate::eval::judge::cache::Judged;
 use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
-use crate::seed::Key as Draw;
+use crate::seed::Key as SeedKey;
 use crate::stop::Stop;
 
 /// What a run of judging asks, and whom.
@@ -318,7 +318,7 @@ impl Judge<'_> {
         let mut bill = Bill::default();
         let mut fault = String::new();
         for answer in 0..self.patience.max_answers {
-            let draw = Draw::new(0, "judge")
+            let draw = SeedKey::new(0, "judge")
                 .with_name(&question.key)
                 .with(u64::from(answer));
             let mut told = |why, wait| {

@@ -34,6 +34,19 @@ pub struct Scale {
     pub meaning: String,
 }
 
+impl Scale {
+    /// The scale as a judge is told it.
+    fn line(&self) -> String {
+        format!(
+            "- {} ({} to {}): {}",
+            self.name,
+            self.lowest,
+            self.highest,
+            self.meaning.trim()
+        )
+    }
+}
+
 /// A rubric.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,16 +163,8 @@ impl Rubric {
     /// # Errors
     /// An item without a reference where the rubric shows one.
     pub fn messages(&self, item: &Item) -> Result<Vec<Message>> {
-        let scale = |scale: &Scale| {
-            format!(
-                "- {} ({} to {}): {}",
-                scale.name,
-                scale.lowest,
-                scale.highest,
-                scale.meaning.trim()
-            )
-        };
-        let scales = self.scales.iter().map(scale).collect::<Vec<_>>().join("\n");
+        let scales = self.scales.iter().map(Scale::line);
+        let scales = scales.collect::<Vec<_>>().join("\n");
         let reference = match (
             &item.reference,
             slots(&self.user).any(|(_, slot)| slot == "reference"),

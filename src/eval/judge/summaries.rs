@@ -5,7 +5,6 @@ use std::path::Path;
 
 use serde_json::Map;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -15,6 +14,10 @@ use crate::eval::judge::rubric::Item;
 use crate::eval::judge::rubric::Rubric;
 use crate::files;
 use crate::jsonl;
+use crate::records::grades::GradedSummary;
+use crate::records::grades::Grading;
+use crate::records::grades::JudgeTokens;
+use crate::records::grades::UngradedSummary;
 
 /// A row of predictions with whatever else it holds.
 type Fields = Map<String, Value>;
@@ -123,28 +126,37 @@ pub fn write(
     rubric: &Rubric,
     model: &str,
 ) -> Result<()> {
-    let text: String = items
-        .iter()
-        .zip(&verdicts.outcomes)
-        .map(|(item, outcome)| format!("{}\n", line(item, outcome, rubric, model)))
-        .collect();
+    let mut text = String::new();
+    for (item, outcome) in items.iter().zip(&verdicts.outcomes) {
+        let line = line(item, outcome, rubric, model);
+        text += &(serde_json::to_string(&line).map_err(Error::bug_from)? + "\n");
+    }
     files::write_atomic(path, text.as_bytes())
 }
 
-fn line(item: &Item, outcome: &Outcome, rubric: &Rubric, model: &str) -> Value {
-    match outcome {
-        Outcome::Judged(judged) => {
-            let grades: Fields = rubric
-                .scales
-                .iter()
-                .zip(&judged.verdict.grades)
-                .map(|(scale, grade)| (scale.name.clone(), (*grade).into()))
-                .collect();
-            let tokens = judged.usage.map(|usage| json!({"prompt": usage.prompt_tokens, "completion": usage.completion_tokens}));
-            json!({"id": item.id, "grades": grades, "reason": judged.verdict.reason, "rubric": rubric.name, "model": model, "tokens": tokens})
-        }
+fn line(item: &Item, outcome: &Outcome, rubric: &Rubric, model: &str) -> Grading {
+    let judged = match outcome {
+        Outcome::Judged(judged) => judged,
         Outcome::Unusable(fault) => {
-            json!({"id": item.id, "grades": null, "fault": fault, "rubric": rubric.name, "model": model})
+            return Grading::Ungraded(UngradedSummary {
+                id: item.id.clone(),
+                grades: None,
+                fault: fault.clone(),
+                rubric: rubric.name.clone(),
+                model: model.to_owned(),
+            });
         }
-    }
+    };
+    let scales = rubric.scales.iter().map(|scale| scale.name.clone());
+    Grading::Graded(GradedSummary {
+        id: item.id.clone(),
+        grades: scales.zip(judged.verdict.grades.iter().copied()).collect(),
+        reason: judged.verdict.reason.clone(),
+        rubric: rubric.name.clone(),
+        model: model.to_owned(),
+        tokens: judged.usage.map(|usage| JudgeTokens {
+            prompt: usage.prompt_tokens,
+            completion: usage.completion_tokens,
+        }),
+    })
 }

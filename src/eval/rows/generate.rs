@@ -1,7 +1,6 @@
 //! Answers to rows.
 
 use rayon::prelude::*;
-use serde::Serialize;
 
 use crate::error::Kind;
 use crate::error::Result;
@@ -9,18 +8,11 @@ use crate::eval::answers::Asker;
 use crate::eval::rows::Output;
 use crate::eval::rows::READ_AHEAD;
 use crate::featurise::Loader;
+use crate::records::generated_answers::GeneratedAnswer;
 use crate::seed::Key;
 use crate::stop::Stop;
 use crate::task::Example;
 use crate::task::Mode;
-
-/// One line of the output.
-#[derive(Serialize)]
-struct Generated<'a> {
-    id: &'a str,
-    prediction: &'a str,
-    tokens: &'a [u32],
-}
 
 /// Answers examples, each within its limit of new tokens: a line of `output` for each that can be used. `progress` is given the number of
 /// answers.
@@ -54,10 +46,10 @@ pub fn generate(
             Err(error) => return Err(error.at_path(output.data)),
         };
         for ((example, _), answer) in chunk.iter().zip(answers) {
-            output.add(&Generated {
-                id: &example.id,
-                prediction: &answer.text,
-                tokens: &answer.tokens,
+            output.add(&GeneratedAnswer {
+                id: example.id.clone(),
+                prediction: answer.text,
+                tokens: answer.tokens,
             })?;
         }
     }

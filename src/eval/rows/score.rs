@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use serde::Serialize;
 
 use crate::batch::Batch;
 use crate::batch::Sequence;
@@ -13,6 +12,7 @@ use crate::eval::rows::Output;
 use crate::eval::rows::READ_AHEAD;
 use crate::featurise::Loader;
 use crate::models::AudioLlm;
+use crate::records::target_scores::TargetScore;
 use crate::seed::Key;
 use crate::stop::Stop;
 use crate::task::Example;
@@ -20,15 +20,6 @@ use crate::task::Mode;
 
 /// Tokens that are scored in one pass.
 const PACK_TOKENS: usize = 8192;
-
-/// One line of the output.
-#[derive(Serialize)]
-struct Score<'a> {
-    id: &'a str,
-    loss: f64,
-    num_target_tokens: usize,
-    logprobs: Vec<f64>,
-}
 
 /// A model that scores, and who is told of it.
 pub struct Scorer<'a> {
@@ -119,12 +110,7 @@ impl Scorer<'_> {
                 .filter(|(sequence, _)| **sequence as usize == i)
                 .map(|(_, log_probability)| *log_probability)
                 .collect();
-            output.add(&Score {
-                id: &example.id,
-                loss: -logprobs.iter().sum::<f64>() / logprobs.len() as f64,
-                num_target_tokens: logprobs.len(),
-                logprobs,
-            })?;
+            output.add(&TargetScore::new(&example.id, logprobs))?;
         }
         Ok(())
     }

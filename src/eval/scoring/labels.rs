@@ -8,7 +8,7 @@ use yaml_serde::Value;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::task::Label;
 use crate::task::Task;
 use crate::task::Tasks;
@@ -20,7 +20,7 @@ use crate::yaml;
 /// # Errors
 /// A task that does not classify, a file that cannot be read, or one without two different labels.
 pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
-    if task.kind != Kind::Classify {
+    if task.kind != TaskKind::Classify {
         return Err(
             Error::input(format!("--labels: task `{}` does not classify", task.name))
                 .hint("leave --labels out"),
@@ -64,7 +64,7 @@ pub fn inventory(written: &str, task: &Task, tasks: &Tasks) -> Result<Task> {
 
 /// The task of a name, which is to classify.
 fn of_task(written: &str, tasks: &Tasks) -> Result<Task> {
-    let classifies = |task: &Task| task.kind == Kind::Classify;
+    let classifies = |task: &Task| task.kind == TaskKind::Classify;
     let Ok(task) = tasks.get(written) else {
         let known: Vec<&str> = tasks
             .names()
@@ -85,7 +85,7 @@ fn of_task(written: &str, tasks: &Tasks) -> Result<Task> {
 }
 
 fn classifying(task: Task, path: &Path) -> Result<Task> {
-    if task.kind == Kind::Classify {
+    if task.kind == TaskKind::Classify {
         Ok(task)
     } else {
         Err(Error::input("a task without labels").at_path(path))

@@ -24,9 +24,9 @@ use crate::eval::scoring::versus::Versus;
 use crate::files;
 use crate::metrics;
 use crate::metrics::Confusion;
-use crate::metrics::Kind;
 use crate::metrics::Normaliser;
 use crate::metrics::Tally;
+use crate::metrics::TaskKind;
 use crate::metrics::Texts;
 use crate::metrics::alignment;
 use crate::metrics::alignment::Aligned;
@@ -163,7 +163,7 @@ fn versus(
     let others = rows::read(path, settings.references.as_deref(), task)?;
     let others = versus::matched(rows, others, path)?;
 
-    if task.kind == Kind::Classify {
+    if task.kind == TaskKind::Classify {
         let inventory = inventory.unwrap_or(task);
         let ours = labels_tallied(rows, inventory, settings.parse)?;
         let theirs = labels_tallied(&others, inventory, settings.parse)?;
@@ -173,14 +173,14 @@ fn versus(
     let ours = shown_tallies(rows, scored, settings, task.kind);
     let theirs = shown_tallies(&others, scored, settings, task.kind);
     let mut versus = versus::compare(rows, &ours, &theirs)?;
-    if task.kind == Kind::Transcribe {
+    if task.kind == TaskKind::Transcribe {
         versus.mapsswe = versus::segments(rows, &others, scored.texts[0].0)?;
     }
     Ok(versus)
 }
 
 /// The tallies of texts that a table shows, under every normaliser.
-fn shown_tallies(rows: &[Row], scored: &Scored, settings: &Settings, kind: Kind) -> Vec<Tally> {
+fn shown_tallies(rows: &[Row], scored: &Scored, settings: &Settings, kind: TaskKind) -> Vec<Tally> {
     let normalisers = scored.texts.iter().map(|(normaliser, _)| *normaliser);
     normalisers
         .flat_map(|normaliser| texts_scored(rows, normaliser, settings, kind))
@@ -233,7 +233,7 @@ fn texts_scored(
     rows: &[Row],
     normaliser: Normaliser,
     settings: &Settings,
-    kind: Kind,
+    kind: TaskKind,
 ) -> Vec<Tally> {
     let of_metrics = metrics::Settings {
         fold: settings.fold,
@@ -245,7 +245,7 @@ fn texts_scored(
     })
 }
 
-fn failures_scored(rows: &[Row], settings: &Settings, kind: Kind) -> Vec<Tally> {
+fn failures_scored(rows: &[Row], settings: &Settings, kind: TaskKind) -> Vec<Tally> {
     let mut found: Vec<Tally> = Vec::new();
 
     // Files that say nothing of how an answer came about cannot say that it ended by itself.
@@ -254,7 +254,7 @@ fn failures_scored(rows: &[Row], settings: &Settings, kind: Kind) -> Vec<Tally> 
         found.push(failures::hit_limit(&stopped));
     }
 
-    if settings.has_all || kind != Kind::Classify {
+    if settings.has_all || kind != TaskKind::Classify {
         let texts = Texts::new(rows.iter().map(Row::pair).collect(), Normaliser::None);
         found.extend(failures::tallies(&texts));
     }

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::json;
 use crate::jsonl;
 use crate::jsonl::LastLine;
-use crate::metrics::Kind;
 use crate::metrics::Pair;
+use crate::metrics::TaskKind;
 use crate::task::Task;
 
 /// One answer and what it should be.
@@ -205,7 +205,7 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>> {
 }
 
 /// The references of a row: `reference`, `references`, or the field that a manifest keeps the task's target in; none where it has none.
-fn targets(fields: &Map<String, Value>, kind: Kind) -> Result<Vec<String>> {
+fn targets(fields: &Map<String, Value>, kind: TaskKind) -> Result<Vec<String>> {
     let listed = match fields.get("references") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(texts)) => texts
@@ -232,7 +232,7 @@ fn targets(fields: &Map<String, Value>, kind: Kind) -> Result<Vec<String>> {
     Ok(text(fields, kind.target_field())?.into_iter().collect())
 }
 
-fn required(found: Vec<String>, kind: Kind) -> Result<Vec<String>> {
+fn required(found: Vec<String>, kind: TaskKind) -> Result<Vec<String>> {
     match (kind, found.len()) {
         (_, 0) => {
             let hint = format!(
@@ -241,7 +241,7 @@ fn required(found: Vec<String>, kind: Kind) -> Result<Vec<String>> {
             );
             Err(Error::input("the row has no reference").hint(hint))
         }
-        (Kind::Classify, 2..) => {
+        (TaskKind::Classify, 2..) => {
             Err(
                 Error::input(format!("{} references: {}", found.len(), found.join(", ")))
                     .hint("a row has one right label"),

@@ -3,10 +3,10 @@
 use crate::metrics::Classification;
 use crate::metrics::Confusion;
 use crate::metrics::Definition;
-use crate::metrics::Kind;
 use crate::metrics::Normaliser;
 use crate::metrics::Place;
 use crate::metrics::Tally;
+use crate::metrics::TaskKind;
 
 /// Everything that was worked out.
 pub struct Scored {
@@ -31,12 +31,12 @@ pub struct Reading {
 }
 
 /// What a table shows of a task; JSON has everything.
-pub fn is_shown(kind: Kind, metric: &Definition) -> bool {
-    let is_of_kind = kind != Kind::Classify && metric.kinds.contains(&kind);
+pub fn is_shown(kind: TaskKind, metric: &Definition) -> bool {
+    let is_of_kind = kind != TaskKind::Classify && metric.kinds.contains(&kind);
     is_of_kind && metric.is_normalised() && metric.place != Place::Detail
 }
 
 /// As [`is_shown`], of the metric of a tally.
-pub fn is_tally_shown(kind: Kind, tally: &Tally) -> bool {
+pub fn is_tally_shown(kind: TaskKind, tally: &Tally) -> bool {
     Definition::find(tally.metric()).is_some_and(|metric| is_shown(kind, metric))
 }

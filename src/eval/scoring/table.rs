@@ -6,10 +6,10 @@ use crate::eval::scoring::scored::Scored;
 use crate::eval::scoring::scored::is_tally_shown;
 use crate::metrics::Confusion;
 use crate::metrics::Definition;
-use crate::metrics::Kind;
 use crate::metrics::Place;
 use crate::metrics::Scale;
 use crate::metrics::Tally;
+use crate::metrics::TaskKind;
 use crate::metrics::classify::UNPARSED;
 use crate::task::Task;
 use crate::text_table::TextTable;
@@ -27,7 +27,7 @@ pub fn render(task: &Task, rows: &[Row], scored: &Scored) -> String {
         String::new()
     };
     let mut text = format!("{}: {} answers{references}\n\n", task.name, rows.len());
-    let readings: &[Reading] = if task.kind == Kind::Classify {
+    let readings: &[Reading] = if task.kind == TaskKind::Classify {
         &scored.readings
     } else {
         &[]
@@ -61,7 +61,7 @@ fn shown(tally: &Tally) -> String {
 }
 
 /// The metrics of texts, one column a normaliser, and the failures below.
-fn texts(scored: &Scored, kind: Kind) -> String {
+fn texts(scored: &Scored, kind: TaskKind) -> String {
     let mut text = String::new();
 
     let columns: Vec<Vec<&Tally>> = scored
@@ -95,7 +95,7 @@ fn texts(scored: &Scored, kind: Kind) -> String {
     text
 }
 
-fn shown_tallies(tallies: &[Tally], kind: Kind) -> Vec<&Tally> {
+fn shown_tallies(tallies: &[Tally], kind: TaskKind) -> Vec<&Tally> {
     let tallies = tallies.iter();
     tallies
         .filter(|tally| is_tally_shown(kind, tally))
@@ -197,7 +197,7 @@ fn confusion_lines(confusion: &Confusion) -> Vec<Vec<String>> {
     lines
 }
 
-fn signatures(scored: &Scored, readings: &[Reading], kind: Kind) -> String {
+fn signatures(scored: &Scored, readings: &[Reading], kind: TaskKind) -> String {
     let of_texts = scored
         .texts
         .iter()

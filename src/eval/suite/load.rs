@@ -7,7 +7,7 @@ use crate::data::OnBadRow;
 use crate::data::Row;
 use crate::data::read_manifest;
 use crate::error::Error;
-use crate::error::Kind as ErrorKind;
+use crate::error::Kind;
 use crate::error::Result;
 use crate::eval::baseline;
 use crate::eval::majority::Majority;
@@ -18,7 +18,7 @@ use crate::eval::suite::Suite;
 use crate::featurise::rows::Checked;
 use crate::featurise::rows::RowCheck;
 use crate::metrics;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy as Choice;
 use crate::records::suite_file::Baseline;
@@ -251,13 +251,6 @@ fn check_written(written: &SetFile) -> Result<()> {
     if written.limit == Some(0) {
         return Err(Error::input("`limit` is 0").hint("leave it out for all rows"));
     }
-    let twice = |names: Vec<&str>| {
-        names
-            .iter()
-            .enumerate()
-            .find(|(i, name)| names[..*i].contains(name))
-            .map(|(_, name)| (*name).to_owned())
-    };
     let slices = written.slices.iter().map(String::as_str).collect();
     let found = [
         ("slices", twice(slices)),
@@ -315,7 +308,7 @@ fn examples(
                 usable.push(row);
             }
             Err(error) => match &mut bad {
-                Some(bad) if error.kind == ErrorKind::Input => bad.push((row.line, error)),
+                Some(bad) if error.kind == Kind::Input => bad.push((row.line, error)),
                 _ => return Err(error),
             },
         }
@@ -339,7 +332,7 @@ fn example(task: &Task, wording: Wording, row: &Row, draw: Key) -> Result<Exampl
     }
 
     let mut example = task.example(row, wording, draw)?;
-    if task.kind == Kind::Classify && example.label.is_none() {
+    if task.kind == TaskKind::Classify && example.label.is_none() {
         return Err(
             Error::input("the row has no label of the task's inventory").hint("give it a `label`")
         );
@@ -357,6 +350,13 @@ fn example(task: &Task, wording: Wording, row: &Row, draw: Key) -> Result<Exampl
     Ok(example)
 }
 
+/// The first name that comes a second time.
+fn twice(names: Vec<&str>) -> Option<String> {
+    let mut names_with_place = names.iter().enumerate();
+    let repeated = names_with_place.find(|(i, name)| names[..*i].contains(name));
+    repeated.map(|(_, name)| (*name).to_owned())
+}
+
 /// What was said in each row: its own `text`, or that of the row of its id in another manifest.
 ///
 /// # Errors
@@ -371,19 +371,23 @@ fn transcripts(rows: &[Row], from: Option<&Path>) -> Result<Vec<Option<Box<str>>
         .iter()
         .filter_map(|row| Some((&*row.id, row.text.as_deref()?)))
         .collect();
-    let text = |row: &Row| match row.text.as_deref().or_else(|| by_id.get(&*row.id).copied()) {
-        Some(text) => Ok(Some(text.into())),
-        None => Err(Error::input(format!(
-            "row `{}` has no `text`, and there is none here either",
-            row.id
-        ))
-        .at_path(from)),
-    };
-    rows.iter().map(text).collect()
+    let mut texts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let text = row.text.as_deref();
+        let Some(text) = text.or_else(|| by_id.get(&*row.id).copied()) else {
+            let found = format!(
+                "row `{}` has no `text`, and there is none here either",
+                row.id
+            );
+            return Err(Error::input(found).at_path(from));
+        };
+        texts.push(Some(text.into()));
+    }
+    Ok(texts)
 }
 
 fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Option<Majority>> {
-    if task.kind != Kind::Classify {
+    if task.kind != TaskKind::Classify {
         return Ok(None);
     }
     let Some(from) = from else {
@@ -396,19 +400,15 @@ fn majority(task: &Task, examples: &[Example], from: Option<&Path>) -> Result<Op
         ));
     };
     let manifest = read_manifest(from, None, OnBadRow::Error)?;
-    let name = |row: &Row| match row.label.as_deref() {
-        Some(label) => task
-            .row_label(label)
-            .map(|label| Some(label.name.clone()))
-            .map_err(|e| e.at(row.place(from))),
-        None => Ok(None),
-    };
-    let labels = manifest.rows.iter().map(name).collect::<Result<Vec<_>>>()?;
-    let found = Majority::among(
-        task,
-        labels.iter().flatten().map(String::as_str),
-        from.display().to_string(),
-    );
+    let mut labels = Vec::new();
+    for row in &manifest.rows {
+        if let Some(label) = row.label.as_deref() {
+            let label = task.row_label(label);
+            labels.push(&label.map_err(|e| e.at(row.place(from)))?.name);
+        }
+    }
+    let labels = labels.into_iter().map(String::as_str);
+    let found = Majority::among(task, labels, from.display().to_string());
     found
         .map(Some)
         .ok_or_else(|| Error::input("no row has a `label`").at_path(from))

@@ -32,14 +32,14 @@ fn matrices_are_copied_beside_others() {
     }
     // Whole packs, odd widths, none at all, rows of several blocks; the last one is a single number.
     let shapes = [(16, 48), (37, 5), (0, 8), (3, 4104), (300, 16), (1, 1)];
-    for room in [64, 3] {
+    for padding in [64, 3] {
         let matrix = |(i, &(rows, columns)): (usize, &(usize, usize))| {
             Buffer::<bf16>::input_from(&numbers(&format!("from {i}"), rows * columns))
         };
         let from: Vec<Buffer<bf16>> = shapes.iter().enumerate().map(matrix).collect();
         let to: Vec<Buffer<bf16>> = shapes
             .iter()
-            .map(|&(rows, columns)| Buffer::output(rows * (columns + room)))
+            .map(|&(rows, columns)| Buffer::output(rows * (columns + padding)))
             .collect();
         let mut first_block = 0;
         let copies =
@@ -47,7 +47,7 @@ fn matrices_are_copied_beside_others() {
                 .iter()
                 .zip(from.iter().zip(&to))
                 .map(|(&(rows, columns), (from, to))| {
-                    let stride = (columns + room) as i64;
+                    let stride = (columns + padding) as i64;
                     let copy = Copy {
                         from: from.address(),
                         to: to.address(),
@@ -69,7 +69,7 @@ fn matrices_are_copied_beside_others() {
             &[&copies, &(shapes.len() as i32)],
         );
         for ((&(_, columns), from), to) in shapes.iter().zip(&from).zip(&to) {
-            assert_eq!(to.rows(columns, columns + room), from.numbers());
+            assert_eq!(to.rows(columns, columns + padding), from.numbers());
         }
     }
 }
@@ -79,7 +79,7 @@ fn the_first_product_is_written_after_its_rows() {
     if !is_emulated() {
         return;
     }
-    for (rows, width, ranks, room, gap) in [
+    for (rows, width, ranks, padding, gap) in [
         (1, 8, 16, 64, 0),
         (37, 40, 48, 64, 8),
         (70, 8, 64, 64, 0),
@@ -87,7 +87,7 @@ fn the_first_product_is_written_after_its_rows() {
         (9, 24, 8, 9, 2),
         (3, 8, 1, 64, 0),
     ] {
-        let stride = width + room + gap;
+        let stride = width + padding + gap;
         let hidden = Buffer::<bf16>::input_from(&numbers("hidden", rows * ranks));
         let scales =
             Buffer::<f32>::input_from(&(0..ranks).map(|i| 0.5 + i as f64).collect::<Vec<_>>());
@@ -95,8 +95,8 @@ fn the_first_product_is_written_after_its_rows() {
             let x = Buffer::<bf16>::output(rows * stride);
             let factors: &dyn Argument = if is_scaled { &scales } else { NULL };
             let behind = crate::cuda_kernels::elementwise::Elsewhere(&x, 2 * width as u64);
-            let sizes = [rows, ranks, room, stride].map(|size| size as i32);
-            let grid = (rows * room).div_ceil(STRETCH);
+            let sizes = [rows, ranks, padding, stride].map(|size| size as i32);
+            let grid = (rows * padding).div_ceil(STRETCH);
             launch(
                 "write_beside",
                 grid,
@@ -117,10 +117,10 @@ fn the_first_product_is_written_after_its_rows() {
                                 "row {row}, rank {i}"
                             );
                         }
-                        Some(i) if i < room => {
-                            assert_eq!(*found, 0.0, "row {row}, column {i} of the room")
+                        Some(i) if i < padding => {
+                            assert_eq!(*found, 0.0, "row {row}, column {i} of the padding")
                         }
-                        _ => assert!(found.is_nan(), "row {row}, column {i} is not the room's"),
+                        _ => assert!(found.is_nan(), "row {row}, column {i} is not the padding's"),
                     }
                 }
             }

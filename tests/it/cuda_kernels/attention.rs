@@ -120,8 +120,10 @@ impl Case {
             d_qkv,
             ..
         } = self;
-        let (tiles, dim) = (self.tiles(), if heads.head_dim <= 64 { 64 } else { 128 });
-        let (count, tiles) = (tiles.len(), Buffer::input(&tiles));
+        let tiles = self.tiles();
+        let dim = if heads.head_dim <= 64 { 64 } else { 128 };
+        let count = tiles.len();
+        let tiles = Buffer::input(&tiles);
         let sizes = [
             self.tokens(),
             heads.num_heads,
@@ -129,12 +131,11 @@ impl Case {
             heads.head_dim,
         ]
         .map(|size| size as i32);
-        let (is_causal, scale) = (
-            i32::from(self.mask == Mask::Causal),
-            (1.0 / (heads.head_dim as f64).sqrt()) as f32,
-        );
+        let is_causal = i32::from(self.mask == Mask::Causal);
+        let scale = (1.0 / (heads.head_dim as f64).sqrt()) as f32;
         // Two stages of keys and values; keys and values of the block, and two stages of 32 queries, of dO and of two floats each.
-        let (shared, shared_keys) = (4 * ROWS * 2 * dim, 4 * ROWS * 2 * dim + 2 * 2 * 32 * 4);
+        let shared = 4 * ROWS * 2 * dim;
+        let shared_keys = 4 * ROWS * 2 * dim + 2 * 2 * 32 * 4;
         run(
             &format!("attention_forward_{dim}"),
             (heads.num_heads, count),
@@ -169,12 +170,12 @@ impl Case {
 
     /// Compares all that the kernels made with the crate's own, from the same rounded inputs.
     fn check(&self) {
-        let (tokens, bounds, heads) = (self.tokens(), self.cu_seqlens(), self.heads);
+        let tokens = self.tokens();
+        let bounds = self.cu_seqlens();
+        let heads = self.heads;
         let what = |name: &str| format!("{name} of {:?}, {heads:?}, {:?}", self.lengths, self.mask);
-        let (qkv, d_out) = (
-            self.qkv.tensor(&[tokens, heads.width()]),
-            self.d_out.tensor(&[tokens, heads.query_width()]),
-        );
+        let qkv = self.qkv.tensor(&[tokens, heads.width()]);
+        let d_out = self.d_out.tensor(&[tokens, heads.query_width()]);
         let (out, log_sums) = attention(&qkv, &bounds, heads, self.mask).unwrap();
         let d_qkv =
             attention_backward(&d_out, &qkv, &out, &log_sums, &bounds, heads, self.mask).unwrap();
@@ -187,7 +188,8 @@ impl Case {
         );
         assert_close(&what("out"), &self.out.numbers(), &flat(&out));
         let found = self.d_qkv.tensor(&[tokens, heads.width()]);
-        let (q, kv) = (heads.query_width(), heads.kv_width());
+        let q = heads.query_width();
+        let kv = heads.kv_width();
         for (name, start, width) in [("dQ", 0, q), ("dK", q, kv), ("dV", q + kv, kv)] {
             let columns = |x: &Tensor| flat(&x.narrow(1, start, width).unwrap());
             assert_close(&what(name), &columns(&found), &columns(&d_qkv));
@@ -313,7 +315,8 @@ fn check_step(lengths: &[usize], heads: Heads) {
         };
         lengths.iter().enumerate().map(fill).collect()
     };
-    let (keys, values) = (cache("keys"), cache("values"));
+    let keys = cache("keys");
+    let values = cache("values");
     let addresses = |caches: &[Buffer<bf16>]| {
         Buffer::input(&caches.iter().map(Buffer::address).collect::<Vec<_>>())
     };
@@ -350,7 +353,8 @@ fn check_step(lengths: &[usize], heads: Heads) {
             .map(|(i, (cache, len))| cache.tensor(&[len + i, heads.kv_width()]))
             .collect()
     };
-    let (keys, values) = (tensors(&keys), tensors(&values));
+    let keys = tensors(&keys);
+    let values = tensors(&values);
     let past: Vec<Past> = keys
         .iter()
         .zip(&values)

@@ -96,7 +96,8 @@ impl Gpu {
 
     /// A function of a module, or the driver's error.
     fn function(&self, image: &[u8], name: &str) -> Result<Handle, c_int> {
-        let (mut module, mut function) = (ptr::null_mut(), ptr::null_mut());
+        let mut module = ptr::null_mut();
+        let mut function = ptr::null_mut();
         assert_eq!(
             call!(self.driver, cuModuleLoadData(*mut Handle: &mut module, *const u8: image.as_ptr())),
             0
@@ -159,11 +160,9 @@ fn memory_is_counted_and_a_full_gpu_is_reported() {
 #[test]
 fn a_page_locked_copy_is_visible_after_a_wait() {
     let Some(gpu) = gpu() else { return };
-    let (held, mut locked, no) = (
-        gpu.upload(&[1.5f32, 2.5]),
-        ptr::null_mut::<c_void>(),
-        ptr::null_mut(),
-    );
+    let held = gpu.upload(&[1.5f32, 2.5]);
+    let mut locked = ptr::null_mut::<c_void>();
+    let no = ptr::null_mut();
     assert_eq!(
         call!(gpu.driver, cuMemHostAlloc(*mut Handle: &mut locked, usize: 16, c_int: 0)),
         0
@@ -189,7 +188,8 @@ fn a_page_locked_copy_is_visible_after_a_wait() {
 #[test]
 fn kernels_are_launched_by_name() {
     let Some(gpu) = gpu() else { return };
-    let (x, sums) = (gpu.upload(&[0.5f32; 300]), gpu.allocate(8));
+    let x = gpu.upload(&[0.5f32; 300]);
+    let sums = gpu.allocate(8);
     let function = gpu.function(&FATBIN, "sample_block_sum").unwrap();
     let arguments = [sums, x, 300];
     assert_eq!(gpu.launch(function, 2, 256, &arguments), 0);
@@ -207,7 +207,8 @@ fn kernels_of_candle_are_known_by_name() {
     let ptx =
         b".visible .entry ucopy_bf16(\n.visible .entry cast_f32_bf16(\n.visible .entry usin_f32(\0";
     let values: Vec<bf16> = (0..6).map(|i| bf16::from_f32(i as f32)).collect();
-    let (x, y) = (gpu.upload(&values), gpu.allocate(12));
+    let x = gpu.upload(&values);
+    let y = gpu.allocate(12);
     // A transpose: dimensions [3, 2] at strides [1, 3].
     let info = gpu.upload(&[3u64, 2, 1, 3]);
     let arguments = [6, 2, info, x, y];
@@ -284,7 +285,8 @@ impl Stored {
 
     fn layout(&self, gpu: &Gpu) -> Handle {
         let mut layout = ptr::null_mut();
-        let (rows, cols) = (self.cols as u64, self.rows as u64);
+        let rows = self.cols as u64;
+        let cols = self.rows as u64;
         let status = call!(gpu.products, cublasLtMatrixLayoutCreate(*mut Handle: &mut layout, c_int: self.kind, u64: rows, u64: cols, i64: self.stride as i64));
         assert_eq!(status, 0);
         layout
@@ -303,7 +305,8 @@ fn product(
     beta: f32,
     attributes: &[(c_int, &[u8])],
 ) -> c_int {
-    let (mut description, mut preference) = (ptr::null_mut(), ptr::null_mut());
+    let mut description = ptr::null_mut();
+    let mut preference = ptr::null_mut();
     assert_eq!(
         call!(gpu.products, cublasLtMatmulDescCreate(*mut Handle: &mut description, c_int: 68, c_int: F32)),
         0
@@ -338,7 +341,9 @@ fn product(
 #[test]
 fn products_are_those_of_f64() {
     let Some(gpu) = gpu() else { return };
-    let (m, n, k) = (13, 10, 37);
+    let m = 13;
+    let n = 10;
+    let k = 37;
     let bias: Vec<bf16> = numbers("bias", n).into_iter().map(bf16::from_f64).collect();
     let bias_at = gpu.upload(&bias);
     for (transposes_a, transposes_b, is_wide) in [
@@ -356,10 +361,8 @@ fn products_are_those_of_f64() {
             };
             Stored::new::<bf16>(gpu, BF16, name, rows, cols, cols + 3)
         };
-        let (a, b) = (
-            matrix("a", m, k, transposes_a),
-            matrix("b", k, n, transposes_b),
-        );
+        let a = matrix("a", m, k, transposes_a);
+        let b = matrix("b", k, n, transposes_b);
         let (c, d) = if is_wide {
             (
                 Stored::new::<f32>(gpu, F32, "c", m, n, n + 5),
@@ -372,12 +375,10 @@ fn products_are_those_of_f64() {
             )
         };
         let operation = |is_transposed: bool| i32::from(is_transposed).to_ne_bytes();
-        let (of_a, of_b, address, epilogue) = (
-            operation(transposes_b),
-            operation(transposes_a),
-            bias_at.to_ne_bytes(),
-            4i32.to_ne_bytes(),
-        );
+        let of_a = operation(transposes_b);
+        let of_b = operation(transposes_a);
+        let address = bias_at.to_ne_bytes();
+        let epilogue = 4i32.to_ne_bytes();
         let mut attributes: Vec<(c_int, &[u8])> = vec![(3, &of_a), (4, &of_b)];
         if !is_wide {
             attributes.extend([(7, epilogue.as_slice()), (8, &address)]);
@@ -411,7 +412,9 @@ fn products_are_those_of_f64() {
 #[test]
 fn fp8_products_have_row_and_column_scales() {
     let Some(gpu) = gpu() else { return };
-    let (m, n, k) = (16, 32, 48);
+    let m = 16;
+    let n = 32;
+    let k = 48;
     // Codes below 0x7f, both signs: any of them is a number.
     let codes = |name: &str, len: usize| {
         numbers(name, len)
@@ -420,7 +423,8 @@ fn fp8_products_have_row_and_column_scales() {
             .collect::<Vec<u8>>()
     };
     let number = |code: u8| {
-        let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+        let exponent = i32::from(code >> 3 & 15);
+        let mantissa = f64::from(code & 7);
         let size = if exponent == 0 {
             mantissa * 2f64.powi(-9)
         } else {
@@ -439,7 +443,8 @@ fn fp8_products_have_row_and_column_scales() {
             values: codes.into_iter().map(number).collect(),
         }
     };
-    let (a, weight) = (stored("a", m), stored("weight", n));
+    let a = stored("a", m);
+    let weight = stored("weight", n);
     let d = Stored::new::<bf16>(gpu, BF16, "d", m, n, n);
     let scales = |name: &str, len: usize| {
         numbers(name, len)
@@ -447,9 +452,12 @@ fn fp8_products_have_row_and_column_scales() {
             .map(|x| (1.5 + x) as f32)
             .collect::<Vec<f32>>()
     };
-    let (of_rows, of_columns) = (scales("rows", m), scales("columns", n));
+    let of_rows = scales("rows", m);
+    let of_columns = scales("columns", n);
     let addresses = [gpu.upload(&of_columns), gpu.upload(&of_rows)].map(u64::to_ne_bytes);
-    let (yes, no, outer) = (1i32.to_ne_bytes(), 0i32.to_ne_bytes(), 3i32.to_ne_bytes());
+    let yes = 1i32.to_ne_bytes();
+    let no = 0i32.to_ne_bytes();
+    let outer = 3i32.to_ne_bytes();
     let attributes: [(c_int, &[u8]); 7] = [
         (3, &yes),
         (4, &no),

@@ -61,12 +61,11 @@ fn swiglu_is_the_crates_own() {
     for (tokens, dim) in [(1, 1), (3, 20), (2, 8), (2, 2056), (1, 2045), (2, 4096)] {
         let gate_up = Buffer::<bf16>::input_from(&wide("gate_up", tokens * 2 * dim));
         let dy = Buffer::<bf16>::input_from(&numbers("dy", tokens * dim));
-        let (y, d_gate_up) = (
-            Buffer::<bf16>::output(tokens * dim),
-            Buffer::<bf16>::output(tokens * 2 * dim),
-        );
+        let y = Buffer::<bf16>::output(tokens * dim);
+        let d_gate_up = Buffer::<bf16>::output(tokens * 2 * dim);
         let grid = (dim.div_ceil(STRETCH), tokens);
-        let (width, both_widths) = (dim as i32, 2 * dim as i32);
+        let width = dim as i32;
+        let both_widths = 2 * dim as i32;
         launch("swiglu", grid, 256, 0, &[&y, &gate_up, &width, &width]);
         launch(
             "swiglu_backward",
@@ -75,17 +74,15 @@ fn swiglu_is_the_crates_own() {
             0,
             &[&d_gate_up, &dy, &gate_up, &width, &both_widths],
         );
-        for room in [64, 3] {
-            let (apart, d_apart) = (
-                Buffer::<bf16>::output(tokens * (dim + room)),
-                Buffer::<bf16>::output(tokens * (2 * dim + room)),
-            );
+        for padding in [64, 3] {
+            let apart = Buffer::<bf16>::output(tokens * (dim + padding));
+            let d_apart = Buffer::<bf16>::output(tokens * (2 * dim + padding));
             launch(
                 "swiglu",
                 grid,
                 256,
                 0,
-                &[&apart, &gate_up, &width, &(width + room as i32)],
+                &[&apart, &gate_up, &width, &(width + padding as i32)],
             );
             launch(
                 "swiglu_backward",
@@ -97,11 +94,14 @@ fn swiglu_is_the_crates_own() {
                     &dy,
                     &gate_up,
                     &width,
-                    &(both_widths + room as i32),
+                    &(both_widths + padding as i32),
                 ],
             );
-            assert_eq!(apart.rows(dim, dim + room), y.numbers());
-            assert_eq!(d_apart.rows(2 * dim, 2 * dim + room), d_gate_up.numbers());
+            assert_eq!(apart.rows(dim, dim + padding), y.numbers());
+            assert_eq!(
+                d_apart.rows(2 * dim, 2 * dim + padding),
+                d_gate_up.numbers()
+            );
         }
         let both = gate_up.tensor(&[tokens, 2 * dim]);
         // Far below zero e^-gate is beyond f32, and the sigmoid zero.
@@ -131,7 +131,8 @@ fn gelu_is_the_crates_own() {
     for count in COUNTS {
         let x = Buffer::<bf16>::input_from(&wide("x", count));
         let dy = Buffer::<bf16>::input_from(&numbers("dy", count));
-        let (y, dx) = (Buffer::<bf16>::output(count), Buffer::<bf16>::output(count));
+        let y = Buffer::<bf16>::output(count);
+        let dx = Buffer::<bf16>::output(count);
         let grid = count.div_ceil(STRETCH);
         launch("gelu", grid, 256, 0, &[&y, &x, &(count as i64)]);
         launch(
@@ -295,11 +296,9 @@ fn dropout_masks_equal_the_crates() {
                 0,
                 &[&y, &x, &of_site, &dropped, &kept, &width, &width],
             );
-            for room in [64, 3] {
-                let (again, apart) = (
-                    Buffer::<bf16>::output(tokens * dim),
-                    Buffer::input_rows(&x.numbers(), dim, dim + room),
-                );
+            for padding in [64, 3] {
+                let again = Buffer::<bf16>::output(tokens * dim);
+                let apart = Buffer::input_rows(&x.numbers(), dim, dim + padding);
                 launch(
                     "dropout",
                     tokens,
@@ -312,15 +311,13 @@ fn dropout_masks_equal_the_crates() {
                         &dropped,
                         &kept,
                         &width,
-                        &(width + room as i32),
+                        &(width + padding as i32),
                     ],
                 );
                 assert_eq!(again.values(), y.values());
             }
-            let (found, expected) = (
-                y.numbers(),
-                flat(&dropout.apply(&x.tensor(&[tokens, dim])).unwrap()),
-            );
+            let found = y.numbers();
+            let expected = flat(&dropout.apply(&x.tensor(&[tokens, dim])).unwrap());
             assert!(
                 found
                     .iter()
@@ -338,11 +335,10 @@ fn sums_and_conversions_are_one_rounding() {
         return;
     }
     for count in COUNTS {
-        let (grid, size) = (count.div_ceil(STRETCH), count as i64);
-        let (a, b) = (
-            Buffer::<bf16>::in_place_from(&numbers("a", count)),
-            Buffer::<bf16>::input_from(&wide("b", count)),
-        );
+        let grid = count.div_ceil(STRETCH);
+        let size = count as i64;
+        let a = Buffer::<bf16>::in_place_from(&numbers("a", count));
+        let b = Buffer::<bf16>::input_from(&wide("b", count));
         let sum = a.tensor(&[count]);
         rows::add_to(&sum, &b.tensor(&[count])).unwrap();
         launch("add_to", grid, 256, 0, &[&a, &b, &size]);
@@ -357,7 +353,8 @@ fn sums_and_conversions_are_one_rounding() {
         let mut values = wide("x", count);
         values[count / 2] = f64::INFINITY;
         let x = Buffer::<f32>::input_from(&values);
-        let (narrow, wide) = (Buffer::<bf16>::output(count), Buffer::<f32>::output(count));
+        let narrow = Buffer::<bf16>::output(count);
+        let wide = Buffer::<f32>::output(count);
         launch("to_bf16", grid, 256, 0, &[&narrow, &x, &size]);
         assert_eq!(
             narrow.values(),
@@ -376,7 +373,8 @@ fn sums_and_conversions_are_one_rounding() {
                 .collect::<Vec<_>>()
         );
 
-        let (y, z) = (Buffer::<bf16>::output(count), Buffer::<f32>::output(count));
+        let y = Buffer::<bf16>::output(count);
+        let z = Buffer::<f32>::output(count);
         launch("fill_bf16", grid, 256, 0, &[&y, &1.5f32, &size]);
         launch("fill_f32", grid, 256, 0, &[&z, &0.1f32, &size]);
         assert!(
@@ -395,10 +393,8 @@ fn unaligned_values_are_added() {
     if !is_emulated() {
         return;
     }
-    let (a, b) = (
-        Buffer::<bf16>::in_place_from(&[1.0; 4105]),
-        Buffer::<bf16>::input_from(&wide("b", 4104)),
-    );
+    let a = Buffer::<bf16>::in_place_from(&[1.0; 4105]);
+    let b = Buffer::<bf16>::input_from(&wide("b", 4104));
     launch("add_to", 3, 256, 0, &[&Elsewhere(&a, 2), &b, &4104i64]);
     let expected: Vec<f64> = b
         .numbers()
@@ -414,7 +410,9 @@ fn random_values_follow_the_key_and_are_normal() {
     if !is_emulated() {
         return;
     }
-    let (count, key, deviation) = (100_003, Key::new(3, "weights"), 0.25f32);
+    let count = 100_003;
+    let key = Key::new(3, "weights");
+    let deviation = 0.25f32;
     let y = Buffer::<bf16>::output(count);
     launch_once(
         "random_normal",

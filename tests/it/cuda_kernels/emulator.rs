@@ -33,11 +33,10 @@ fn tensor_cores_multiply_by_the_definition() {
     if !is_emulated() {
         return;
     }
-    let (a, b) = (
-        Buffer::<bf16>::input_from(&numbers("a", 256)),
-        Buffer::<bf16>::input_from(&numbers("b", 128)),
-    );
-    let (of_a, of_b) = (a.numbers(), b.numbers());
+    let a = Buffer::<bf16>::input_from(&numbers("a", 256));
+    let b = Buffer::<bf16>::input_from(&numbers("b", 128));
+    let of_a = a.numbers();
+    let of_b = b.numbers();
     let expected: Vec<f64> = (0..128)
         .map(|i| {
             (0..16)
@@ -61,7 +60,8 @@ fn async_copies_are_visible_only_after_the_wait() {
         let x = Buffer::<f32>::input_from(&numbers("x", 256));
         let y = Buffer::<f32>::output(3 * 256);
         launch("sample_copies", 1, 32, 0, &[&y, &x, &missing]);
-        let (y, x) = (y.numbers(), x.numbers());
+        let y = y.numbers();
+        let x = x.numbers();
         for i in 0..256 {
             assert!(y[i].is_nan() && (y[256 + i].is_nan() || i % 8 < 4));
             assert_eq!(
@@ -91,7 +91,8 @@ fn lanes_exchange_values() {
             .fold(0u32, |votes, lane| votes | 1 << lane)
     };
     for thread in 0..40 {
-        let (warp, lane) = (thread / 32 * 32, thread % 32);
+        let warp = thread / 32 * 32;
+        let lane = thread % 32;
         let found: Vec<usize> = y
             .iter()
             .skip(thread)
@@ -146,10 +147,8 @@ fn roundings_are_to_nearest_even() {
     ]);
     values.extend(values.clone().iter().map(|value| -value));
     let x = Buffer::<f32>::input(&values);
-    let (as_bf16, as_fp8) = (
-        Buffer::<bf16>::output(values.len()),
-        Buffer::<f32>::output(values.len()),
-    );
+    let as_bf16 = Buffer::<bf16>::output(values.len());
+    let as_fp8 = Buffer::<f32>::output(values.len());
     launch(
         "sample_roundings",
         values.len().div_ceil(256),
@@ -171,7 +170,8 @@ fn roundings_are_to_nearest_even() {
 
 /// The number of an e4m3 code below 0x7f, from the format's definition.
 fn e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3), f32::from(code & 7));
+    let exponent = i32::from(code >> 3);
+    let mantissa = f32::from(code & 7);
     if exponent == 0 {
         mantissa / 8.0 * 2f32.powi(-6)
     } else {
@@ -181,10 +181,8 @@ fn e4m3(code: u8) -> f32 {
 
 /// The error of the faulty kernel for one kind of fault.
 fn fault(kind: i32) -> String {
-    let (y, x) = (
-        Buffer::<f32>::output(64),
-        Buffer::<f32>::input_from(&vec![0.0; 64]),
-    );
+    let y = Buffer::<f32>::output(64);
+    let x = Buffer::<f32>::input_from(&vec![0.0; 64]);
     try_launch("sample_fault", 1, 64, 64, &[&y, &x, &kind])
         .err()
         .unwrap_or_default()
@@ -227,10 +225,8 @@ fn unwritten_memory_is_nan() {
     if !is_emulated() {
         return;
     }
-    let (y, x) = (
-        Buffer::<f32>::output(64),
-        Buffer::<f32>::input_from(&vec![0.0; 64]),
-    );
+    let y = Buffer::<f32>::output(64);
+    let x = Buffer::<f32>::input_from(&vec![0.0; 64]);
     for _ in 0..2 {
         launch_once("sample_fault", 1, 64, 64, &[&y, &x, &5]);
         assert!(y.numbers().iter().all(|value| value.is_nan()));

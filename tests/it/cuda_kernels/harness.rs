@@ -417,7 +417,8 @@ pub fn is_emulated() -> bool {
 
 impl Emulator {
     fn check(&self, kernel: &CStr, arguments: &[&dyn Argument]) -> Result<(), String> {
-        let (mut kinds, mut sizes) = (ptr::null(), ptr::null());
+        let mut kinds = ptr::null();
+        let mut sizes = ptr::null();
         let count = unsafe {
             self.library
                 .get::<Parameters>("maqam_emulate_parameters")
@@ -526,7 +527,9 @@ pub fn try_launch(
     shared: usize,
     arguments: &[&dyn Argument],
 ) -> Result<(), String> {
-    let (grid, block, name) = (grid.xyz(), block.xyz(), CString::new(kernel).unwrap());
+    let grid = grid.xyz();
+    let block = block.xyz();
+    let name = CString::new(kernel).unwrap();
     let emulator = emulator().unwrap();
     emulator.check(&name, arguments)?;
     let written: Vec<(usize, &Memory)> = arguments
@@ -573,7 +576,8 @@ pub fn launch_once(
     shared: usize,
     arguments: &[&dyn Argument],
 ) {
-    let (emulator, name) = (emulator().unwrap(), CString::new(kernel).unwrap());
+    let emulator = emulator().unwrap();
+    let name = CString::new(kernel).unwrap();
     let run = || {
         emulator.check(&name, arguments)?;
         emulator.run(&name, grid.xyz(), block.xyz(), shared, arguments, false)

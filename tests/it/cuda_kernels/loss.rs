@@ -72,7 +72,8 @@ fn cross_entropy_is_the_crates_own() {
             .map(|(i, value)| rising(i, value))
             .collect();
         let logits = Buffer::<f32>::input_from(&values);
-        let (targets, on_card) = (Buffer::input(&ids), Buffer::input(&weights));
+        let targets = Buffer::input(&ids);
+        let on_gpu = Buffer::input(&weights);
         for label_smoothing in [0.0, 0.1] {
             let (loss, log_probability) =
                 (Buffer::<f32>::output(rows), Buffer::<f32>::output(rows));
@@ -84,7 +85,7 @@ fn cross_entropy_is_the_crates_own() {
                 &d_logits,
                 &logits,
                 &targets,
-                &on_card,
+                &on_gpu,
                 &smoothing,
                 &(vocab as i32),
             ];
@@ -131,7 +132,8 @@ fn cross_entropy_is_the_crates_own() {
                     SUMMED,
                 );
             }
-            let (again, probability) = (Buffer::<f32>::output(rows), Buffer::<f32>::output(rows));
+            let again = Buffer::<f32>::output(rows);
+            let probability = Buffer::<f32>::output(rows);
             launch(
                 "cross_entropy",
                 rows,
@@ -143,7 +145,7 @@ fn cross_entropy_is_the_crates_own() {
                     NULL,
                     &logits,
                     &targets,
-                    &on_card,
+                    &on_gpu,
                     &smoothing,
                     &(vocab as i32),
                 ],
@@ -165,16 +167,12 @@ fn non_finite_logits_reach_the_loss() {
         for bad in [f64::NAN, f64::INFINITY] {
             let mut values = numbers("logits", 2 * vocab);
             values[vocab / 2] = bad;
-            let (logits, targets, weights) = (
-                Buffer::<f32>::input_from(&values),
-                Buffer::input(&[3u32, 3]),
-                Buffer::input(&[1.0f64, 1.0]),
-            );
-            let (loss, log_probability, d_logits) = (
-                Buffer::<f32>::output(2),
-                Buffer::<f32>::output(2),
-                Buffer::<bf16>::output(2 * vocab),
-            );
+            let logits = Buffer::<f32>::input_from(&values);
+            let targets = Buffer::input(&[3u32, 3]);
+            let weights = Buffer::input(&[1.0f64, 1.0]);
+            let loss = Buffer::<f32>::output(2);
+            let log_probability = Buffer::<f32>::output(2);
+            let d_logits = Buffer::<bf16>::output(2 * vocab);
             let arguments: [&dyn Argument; 8] = [
                 &loss,
                 &log_probability,
@@ -223,8 +221,10 @@ fn non_finite_logits_reach_the_loss() {
 }
 
 fn loss_of(logits: &Buffer<f32>, vocab: usize) -> f64 {
-    let (loss, log_probability) = (Buffer::<f32>::output(1), Buffer::<f32>::output(1));
-    let (target, weight) = (Buffer::input(&[3u32]), Buffer::input(&[1.0f64]));
+    let loss = Buffer::<f32>::output(1);
+    let log_probability = Buffer::<f32>::output(1);
+    let target = Buffer::input(&[3u32]);
+    let weight = Buffer::input(&[1.0f64]);
     launch(
         "cross_entropy",
         1,
@@ -247,7 +247,7 @@ fn loss_of(logits: &Buffer<f32>, vocab: usize) -> f64 {
 /// The kernel's `Segment`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct OnCard {
+struct GpuSegment {
     start: i64,
     end: i64,
     rate: f32,
@@ -273,7 +273,7 @@ fn segments(ends: &[(usize, usize)]) -> Vec<Segment> {
     ends.iter().enumerate().map(of).collect()
 }
 
-fn on_card(segments: &[Segment]) -> Buffer<OnCard> {
+fn gpu_segments(segments: &[Segment]) -> Buffer<GpuSegment> {
     let of = |segment: &Segment| {
         let step = segment.step as i32;
         let keep = if segment.decay {
@@ -281,7 +281,7 @@ fn on_card(segments: &[Segment]) -> Buffer<OnCard> {
         } else {
             1.0
         };
-        OnCard {
+        GpuSegment {
             start: segment.range.start as i64,
             end: segment.range.end as i64,
             rate: (segment.learning_rate / (1.0 - SETTINGS.beta1.powi(step))) as f32,
@@ -327,15 +327,11 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
             Buffer::<f32>::in_place_from(&[&vec![9.0; shift][..], values].concat())
         };
         let seconds: Vec<f64> = named("second").iter().map(|value| value * value).collect();
-        let (values, first, second) = (
-            shifted(&named("values")),
-            shifted(&named("first")),
-            shifted(&seconds),
-        );
-        let (gradients, copy) = (
-            Buffer::<f32>::input_from(&named("gradients")),
-            Buffer::<bf16>::output(count),
-        );
+        let values = shifted(&named("values"));
+        let first = shifted(&named("first"));
+        let second = shifted(&seconds);
+        let gradients = Buffer::<f32>::input_from(&named("gradients"));
+        let copy = Buffer::<bf16>::output(count);
         let tensor = |values: &[f64]| {
             Tensor::from_vec(
                 values.iter().map(|&value| value as f32).collect::<Vec<_>>(),
@@ -344,11 +340,9 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
             )
             .unwrap()
         };
-        let (of_values, of_first, of_second) = (
-            tensor(&named("values")),
-            tensor(&named("first")),
-            tensor(&seconds),
-        );
+        let of_values = tensor(&named("values"));
+        let of_first = tensor(&named("first"));
+        let of_second = tensor(&seconds);
         let buffers = Buffers {
             values: &of_values,
             gradients: &tensor(&named("gradients")),
@@ -357,7 +351,9 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
             copy: None,
         };
         // Half as long as it was.
-        let (loss, norm, max_norm) = (2.5, 7.25, 3.625);
+        let loss = 2.5;
+        let norm = 7.25;
+        let max_norm = 3.625;
         let scalar = |value| Scalar::new(value, &candle_core::Device::Cpu).unwrap();
         SETTINGS
             .update(
@@ -372,13 +368,13 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
             .unwrap();
 
         let from = 4 * shift as u64;
-        let (table, num_segments) = (on_card(&segments), segments.len() as i32);
-        let (at, m, v) = (
-            Elsewhere(&values, from),
-            Elsewhere(&first, from),
-            Elsewhere(&second, from),
-        );
-        let (loss, norm) = (Buffer::input(&[loss]), Buffer::input(&[norm]));
+        let table = gpu_segments(&segments);
+        let num_segments = segments.len() as i32;
+        let at = Elsewhere(&values, from);
+        let m = Elsewhere(&first, from);
+        let v = Elsewhere(&second, from);
+        let loss = Buffer::input(&[loss]);
+        let norm = Buffer::input(&[norm]);
         let [beta1, beta2, rest1, rest2, eps] = in_single();
         let arguments: [&dyn Argument; 15] = [
             &at,
@@ -445,15 +441,11 @@ fn updated(loss: f64, norm: f64, max_norm: f64) -> (Vec<Vec<f32>>, Vec<bf16>) {
     };
     let buffers = ["values", "first", "second"].map(|name| Buffer::<f32>::in_place_from(&of(name)));
     let [values, first, second] = &buffers;
-    let (gradients, copy) = (
-        Buffer::<f32>::input_from(&of("gradients")),
-        Buffer::<bf16>::in_place_from(&[7.0; 20]),
-    );
-    let (table, loss, norm) = (
-        on_card(&segments(&[(0, 20)])),
-        Buffer::input(&[loss]),
-        Buffer::input(&[norm]),
-    );
+    let gradients = Buffer::<f32>::input_from(&of("gradients"));
+    let copy = Buffer::<bf16>::in_place_from(&[7.0; 20]);
+    let table = gpu_segments(&segments(&[(0, 20)]));
+    let loss = Buffer::input(&[loss]);
+    let norm = Buffer::input(&[norm]);
     let [beta1, beta2, rest1, rest2, eps] = in_single();
     let arguments: [&dyn Argument; 15] = [
         values, first, second, &copy, &gradients, &table, &1i32, &beta1, &beta2, &rest1, &rest2,
@@ -539,11 +531,10 @@ fn weighted_losses_are_summed_in_f64() {
         return;
     }
     for count in [0, 1, 255, 256, 257, 5003] {
-        let (losses, weights) = (
-            Buffer::<f32>::input_from(&numbers("losses", count)),
-            Buffer::input(&numbers("weights", count)),
-        );
-        let (sum, total) = (Buffer::<f64>::output(1), Buffer::<f64>::in_place(&[0.1]));
+        let losses = Buffer::<f32>::input_from(&numbers("losses", count));
+        let weights = Buffer::input(&numbers("weights", count));
+        let sum = Buffer::<f64>::output(1);
+        let total = Buffer::<f64>::in_place(&[0.1]);
         launch(
             "weighted_sum",
             1,
@@ -595,7 +586,8 @@ fn squares_are_summed_in_double_precision() {
 }
 
 fn norm(x: &Buffer<f32>, count: usize) -> f64 {
-    let (partial, root) = (Buffer::<f64>::output(1024), Buffer::<f64>::output(1));
+    let partial = Buffer::<f64>::output(1024);
+    let root = Buffer::<f64>::output(1);
     launch(
         "sum_of_squares",
         1024,

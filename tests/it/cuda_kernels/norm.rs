@@ -81,8 +81,11 @@ fn rms_norm_is_the_crates_own() {
     }
     for dim in DIMS {
         let case = Case::new(dim);
-        let (y, again, inverse) = (case.output(), case.output(), Buffer::<f32>::output(TOKENS));
-        let (width, weight) = (dim as i32, case.weight.tensor(&[dim]));
+        let y = case.output();
+        let again = case.output();
+        let inverse = Buffer::<f32>::output(TOKENS);
+        let width = dim as i32;
+        let weight = case.weight.tensor(&[dim]);
         launch(
             "rms_norm",
             TOKENS,
@@ -102,8 +105,8 @@ fn rms_norm_is_the_crates_own() {
             &[&again, &case.x, &case.weight, &inverse, &width, &width],
         );
         assert_eq!(again.values(), y.values());
-        for room in ROOMS {
-            let apart = Buffer::<bf16>::output(TOKENS * (dim + room));
+        for padding in ROOMS {
+            let apart = Buffer::<bf16>::output(TOKENS * (dim + padding));
             launch(
                 "rms_norm",
                 TOKENS,
@@ -115,12 +118,12 @@ fn rms_norm_is_the_crates_own() {
                     &case.x,
                     &case.weight,
                     &width,
-                    &((dim + room) as i32),
+                    &((dim + padding) as i32),
                     &EPS,
                 ],
             );
-            assert_eq!(apart.rows(dim, dim + room), y.numbers());
-            let again = Buffer::<bf16>::output(TOKENS * (dim + room));
+            assert_eq!(apart.rows(dim, dim + padding), y.numbers());
+            let again = Buffer::<bf16>::output(TOKENS * (dim + padding));
             launch(
                 "rms_norm_again",
                 TOKENS,
@@ -132,10 +135,10 @@ fn rms_norm_is_the_crates_own() {
                     &case.weight,
                     &inverse,
                     &width,
-                    &((dim + room) as i32),
+                    &((dim + padding) as i32),
                 ],
             );
-            assert_eq!(again.rows(dim, dim + room), y.numbers());
+            assert_eq!(again.rows(dim, dim + padding), y.numbers());
         }
     }
 }
@@ -147,11 +150,9 @@ fn rms_norm_backward_is_the_crates_own() {
     }
     for dim in DIMS {
         let case = Case::new(dim);
-        let (x, dy, weight) = (
-            case.rows(&case.x),
-            case.rows(&case.dy),
-            case.weight.tensor(&[dim]),
-        );
+        let x = case.rows(&case.x);
+        let dy = case.rows(&case.dy);
+        let weight = case.weight.tensor(&[dim]);
         let (_, r) = norm::rms_norm(&x, &weight, f64::from(EPS), 0).unwrap();
         let inverse = Buffer::<f32>::input_from(&flat(&r));
         for with_residual in [false, true] {
@@ -187,9 +188,10 @@ fn rms_norm_backward_is_the_crates_own() {
                 ],
             );
             assert_rounded("rms_norm_backward", dim, &dx, &expected);
-            for room in ROOMS {
+            for padding in ROOMS {
                 // The residual's rows have a stride too, and another one than the output's.
-                let (stride, past_stride) = (dim + room, dim + 2 * room);
+                let stride = dim + padding;
+                let past_stride = dim + 2 * padding;
                 let apart = Buffer::<bf16>::output(TOKENS * stride);
                 let residual = Buffer::input_rows(&case.residual.numbers(), dim, past_stride);
                 let past: &dyn Argument = if with_residual { &residual } else { NULL };
@@ -224,8 +226,10 @@ fn layer_norm_is_the_crates_own() {
     }
     for dim in DIMS {
         let case = Case::new(dim);
-        let (y, again) = (case.output(), case.output());
-        let (mean, inverse) = (Buffer::<f32>::output(TOKENS), Buffer::<f32>::output(TOKENS));
+        let y = case.output();
+        let again = case.output();
+        let mean = Buffer::<f32>::output(TOKENS);
+        let inverse = Buffer::<f32>::output(TOKENS);
         let width = dim as i32;
         launch(
             "layer_norm",
@@ -243,7 +247,8 @@ fn layer_norm_is_the_crates_own() {
                 &EPS,
             ],
         );
-        let (weight, bias) = (case.weight.tensor(&[dim]), case.bias.tensor(&[dim]));
+        let weight = case.weight.tensor(&[dim]);
+        let bias = case.bias.tensor(&[dim]);
         let (expected, _) =
             norm::layer_norm(&case.rows(&case.x), &weight, &bias, f64::from(EPS)).unwrap();
         assert_rounded("layer_norm", dim, &y, &expected);
@@ -288,19 +293,16 @@ fn layer_norm_backward_is_the_crates_own() {
     }
     // The variance of a single number is zero: its statistics are all rounding.
     for dim in &DIMS[1..] {
-        let (case, dim) = (Case::new(*dim), *dim);
-        let (x, dy, weight, bias) = (
-            case.rows(&case.x),
-            case.rows(&case.dy),
-            case.weight.tensor(&[dim]),
-            case.bias.tensor(&[dim]),
-        );
+        let case = Case::new(*dim);
+        let dim = *dim;
+        let x = case.rows(&case.x);
+        let dy = case.rows(&case.dy);
+        let weight = case.weight.tensor(&[dim]);
+        let bias = case.bias.tensor(&[dim]);
         let (_, saved) = norm::layer_norm(&x, &weight, &bias, f64::from(EPS)).unwrap();
         let (means, roots) = statistics(&case);
-        let (mean, inverse) = (
-            Buffer::<f32>::input_from(&means),
-            Buffer::<f32>::input_from(&roots),
-        );
+        let mean = Buffer::<f32>::input_from(&means);
+        let inverse = Buffer::<f32>::input_from(&roots);
         for with_residual in [false, true] {
             let residual = with_residual.then(|| case.rows(&case.residual));
             let expected =
@@ -339,15 +341,14 @@ fn gradients_of_weights_and_biases_are_added_up() {
         let x = Buffer::<bf16>::input_from(&numbers("x", tokens * dim));
         let dy = Buffer::<bf16>::input_from(&numbers("dy", tokens * dim));
         let weight = Buffer::<bf16>::input_from(&vec![1.0; dim]);
-        let (rows, weights) = (x.tensor(&[tokens, dim]), weight.tensor(&[dim]));
+        let rows = x.tensor(&[tokens, dim]);
+        let weights = weight.tensor(&[dim]);
         let before = numbers("before", dim);
         let sizes = (tokens as i32, dim as i32);
 
         let (_, r) = norm::rms_norm(&rows, &weights, f64::from(EPS), 0).unwrap();
-        let (d_weight, inverse) = (
-            Buffer::<f32>::in_place_from(&before),
-            Buffer::<f32>::input_from(&flat(&r)),
-        );
+        let d_weight = Buffer::<f32>::in_place_from(&before);
+        let inverse = Buffer::<f32>::input_from(&flat(&r));
         let expected = d_weight.tensor(&[dim]);
         norm::rms_norm_backward(
             &dy.tensor(&[tokens, dim]),
@@ -379,15 +380,12 @@ fn gradients_of_weights_and_biases_are_added_up() {
             bias: Buffer::output(0),
         };
         let (means, roots) = statistics(&case);
-        let (mean, inverse) = (
-            Buffer::<f32>::input_from(&means),
-            Buffer::<f32>::input_from(&roots),
-        );
-        let (d_weight, d_bias) = (
-            Buffer::<f32>::in_place_from(&before),
-            Buffer::<f32>::in_place_from(&before),
-        );
-        let (of_weight, of_bias) = (d_weight.tensor(&[dim]), d_bias.tensor(&[dim]));
+        let mean = Buffer::<f32>::input_from(&means);
+        let inverse = Buffer::<f32>::input_from(&roots);
+        let d_weight = Buffer::<f32>::in_place_from(&before);
+        let d_bias = Buffer::<f32>::in_place_from(&before);
+        let of_weight = d_weight.tensor(&[dim]);
+        let of_bias = d_bias.tensor(&[dim]);
         norm::layer_norm_backward(
             &case.dy.tensor(&[tokens, dim]),
             &rows,
@@ -442,15 +440,11 @@ fn non_finite_values_stay_visible() {
             let mut values = numbers("x", TOKENS * dim);
             values[dim + dim / 2] = bad;
             let x = Buffer::<bf16>::input_from(&values);
-            let (weight, bias) = (
-                Buffer::<bf16>::input_from(&vec![1.0; dim]),
-                Buffer::<bf16>::input_from(&vec![0.0; dim]),
-            );
-            let (y, mean, inverse) = (
-                Buffer::<bf16>::output(TOKENS * dim),
-                Buffer::<f32>::output(TOKENS),
-                Buffer::<f32>::output(TOKENS),
-            );
+            let weight = Buffer::<bf16>::input_from(&vec![1.0; dim]);
+            let bias = Buffer::<bf16>::input_from(&vec![0.0; dim]);
+            let y = Buffer::<bf16>::output(TOKENS * dim);
+            let mean = Buffer::<f32>::output(TOKENS);
+            let inverse = Buffer::<f32>::output(TOKENS);
             let of_row = |row: usize, y: &Buffer<bf16>| y.numbers()[row * dim..][..dim].to_vec();
             launch(
                 "rms_norm",
@@ -522,7 +516,8 @@ fn unaligned_rows_are_computed() {
     }
     let dim = 1280;
     let case = Case::new(dim);
-    let (y, inverse) = (case.output(), Buffer::<f32>::output(TOKENS));
+    let y = case.output();
+    let inverse = Buffer::<f32>::output(TOKENS);
     // One value of offset before it.
     let shifted = Buffer::<bf16>::input(&[&[bf16::ZERO], &case.x.values()[..]].concat());
     launch(

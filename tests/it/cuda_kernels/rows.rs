@@ -30,13 +30,14 @@ fn rows_are_looked_up_and_written_over_bit_for_bit() {
     for dim in DIMS {
         let table = random("table", 5 * dim);
         let ids = [4u32, 0, 4, 2];
-        let (y, on_card) = (Buffer::<bf16>::output(ids.len() * dim), Buffer::input(&ids));
+        let y = Buffer::<bf16>::output(ids.len() * dim);
+        let on_gpu = Buffer::input(&ids);
         launch(
             "gather",
             ids.len(),
             256,
             0,
-            &[&y, &table, &on_card, &(dim as i32)],
+            &[&y, &table, &on_gpu, &(dim as i32)],
         );
         assert_eq!(
             y.numbers(),
@@ -44,10 +45,8 @@ fn rows_are_looked_up_and_written_over_bit_for_bit() {
         );
 
         let places = [3u32, 0];
-        let (target, source) = (
-            Buffer::<bf16>::in_place_from(&table.numbers()),
-            random("source", 2 * dim),
-        );
+        let target = Buffer::<bf16>::in_place_from(&table.numbers());
+        let source = random("source", 2 * dim);
         let expected = target.tensor(&[5, dim]);
         rows::overwrite(&expected, &places, &source.tensor(&[2, dim])).unwrap();
         launch(
@@ -71,7 +70,8 @@ fn not_a_number_is_copied_with_its_bits() {
     ]
     .map(bf16::from_bits)
     .to_vec();
-    let (y, table) = (Buffer::<bf16>::output(8), Buffer::input(&strange));
+    let y = Buffer::<bf16>::output(8);
+    let table = Buffer::input(&strange);
     launch(
         "gather",
         1,
@@ -93,23 +93,23 @@ fn gradients_of_looked_up_rows_are_added_in_order() {
         return;
     }
     let ids = [6u32, 1, 6, 6, 0, 1];
-    let (distinct, starts, order) = ([0u32, 1, 6], [0u32, 1, 3, 6], [4u32, 1, 5, 0, 2, 3]);
+    let distinct = [0u32, 1, 6];
+    let starts = [0u32, 1, 3, 6];
+    let order = [4u32, 1, 5, 0, 2, 3];
     for dim in DIMS {
         let table = Buffer::<f32>::in_place_from(&numbers("table", 7 * dim));
         let d_rows = random("rows", ids.len() * dim);
         let expected = table.tensor(&[7, dim]);
         rows::scatter_add(&expected, &ids, &d_rows.tensor(&[ids.len(), dim])).unwrap();
-        let (on_card, groups, members) = (
-            Buffer::input(&distinct),
-            Buffer::input(&starts),
-            Buffer::input(&order),
-        );
+        let on_gpu = Buffer::input(&distinct);
+        let groups = Buffer::input(&starts);
+        let members = Buffer::input(&order);
         launch(
             "scatter_add",
             distinct.len(),
             256,
             0,
-            &[&table, &on_card, &groups, &members, &d_rows, &(dim as i32)],
+            &[&table, &on_gpu, &groups, &members, &d_rows, &(dim as i32)],
         );
         assert_near("scatter_add", &table.numbers(), &flat(&expected), 1e-6);
     }
@@ -121,22 +121,19 @@ fn pairs_are_pooled_as_by_the_crates_own() {
         return;
     }
     let segments = [5usize, 2, 1, 4];
-    let (firsts, num_rows) = ([0u32, 2, 5, 8, 10], 12);
+    let firsts = [0u32, 2, 5, 8, 10];
+    let num_rows = 12;
     for dim in DIMS {
-        let (x, dy) = (
-            random("x", num_rows * dim),
-            random("dy", firsts.len() * dim),
-        );
-        let (y, on_card) = (
-            Buffer::<bf16>::output(firsts.len() * dim),
-            Buffer::input(&firsts),
-        );
+        let x = random("x", num_rows * dim);
+        let dy = random("dy", firsts.len() * dim);
+        let y = Buffer::<bf16>::output(firsts.len() * dim);
+        let on_gpu = Buffer::input(&firsts);
         launch(
             "pool_pairs",
             firsts.len(),
             256,
             0,
-            &[&y, &on_card, &x, &(dim as i32)],
+            &[&y, &on_gpu, &x, &(dim as i32)],
         );
         let expected = rows::pool_pairs(&x.tensor(&[num_rows, dim]), &segments).unwrap();
         assert_each("pool_pairs", &y.numbers(), &flat(&expected), ROUNDED, 0.0);
@@ -146,7 +143,7 @@ fn pairs_are_pooled_as_by_the_crates_own() {
             firsts.len(),
             256,
             0,
-            &[&dx, &on_card, &dy, &(dim as i32)],
+            &[&dx, &on_gpu, &dy, &(dim as i32)],
         );
         let expected =
             rows::pool_pairs_backward(&dy.tensor(&[firsts.len(), dim]), &segments).unwrap();
@@ -166,10 +163,13 @@ fn unfolding_is_the_crates_own() {
         (vec![2, 2], 2),
     ] {
         let num_rows: usize = windows.iter().sum();
-        let (mut centres, mut readers, mut start) = (Vec::new(), vec![-1i32; 3 * num_rows], 0);
+        let mut centres = Vec::new();
+        let mut readers = vec![-1i32; 3 * num_rows];
+        let mut start = 0;
         for &len in &windows {
             for i in 0..convolution::num_outputs(len, stride) {
-                let (row, output) = (start + i * stride, (centres.len() / 3) as i32);
+                let row = start + i * stride;
+                let output = (centres.len() / 3) as i32;
                 centres.extend([row as i32, start as i32, (start + len) as i32]);
                 (0..3)
                     .filter(|tap| (start + 1..start + len + 1).contains(&(row + tap)))
@@ -179,11 +179,10 @@ fn unfolding_is_the_crates_own() {
         }
         let outputs = centres.len() / 3;
         for dim in [1, 20, 128, 1280, 2056] {
-            let (x, dy) = (random("x", num_rows * dim), random("dy", outputs * 3 * dim));
-            let (y, dx) = (
-                Buffer::<bf16>::output(outputs * 3 * dim),
-                Buffer::<bf16>::output(num_rows * dim),
-            );
+            let x = random("x", num_rows * dim);
+            let dy = random("dy", outputs * 3 * dim);
+            let y = Buffer::<bf16>::output(outputs * 3 * dim);
+            let dx = Buffer::<bf16>::output(num_rows * dim);
             launch(
                 "unfold",
                 outputs,
@@ -222,10 +221,8 @@ fn a_bias_is_added_to_every_row() {
         return;
     }
     for width in DIMS {
-        let (y, bias) = (
-            Buffer::<bf16>::in_place_from(&numbers("y", 3 * width)),
-            random("bias", width),
-        );
+        let y = Buffer::<bf16>::in_place_from(&numbers("y", 3 * width));
+        let bias = random("bias", width);
         let expected: Vec<f64> = y
             .numbers()
             .iter()
@@ -246,7 +243,8 @@ fn rows_are_added_to_rows_with_gaps() {
         let x = random("x", 3 * width);
         let y = Buffer::<bf16>::in_place_from(&numbers("y", 3 * stride));
         let expected = added(&y.numbers(), &x.numbers(), width, stride);
-        let (row, apart) = (width as i32, stride as i64);
+        let row = width as i32;
+        let apart = stride as i64;
         launch("add_rows_bf16", 3, 256, 0, &[&y, &apart, &x, &row]);
         assert_each("add_rows_bf16", &y.numbers(), &expected, ROUNDED, 1e-7);
 
@@ -273,10 +271,8 @@ fn a_transpose_is_a_transpose() {
         return;
     }
     for (rows, cols) in [(1, 1), (32, 32), (33, 31), (1, 100), (70, 5), (64, 96)] {
-        let (x, y) = (
-            random("x", rows * cols),
-            Buffer::<bf16>::output(rows * cols),
-        );
+        let x = random("x", rows * cols);
+        let y = Buffer::<bf16>::output(rows * cols);
         launch(
             "transpose",
             (cols.div_ceil(32), rows.div_ceil(32)),
@@ -305,10 +301,8 @@ fn columns_are_copied_and_the_rest_stays() {
         (8208, 8216, 8208),
     ] {
         let num_rows = 3;
-        let (x, y) = (
-            random("x", num_rows * from),
-            Buffer::<bf16>::in_place_from(&vec![7.0; num_rows * to]),
-        );
+        let x = random("x", num_rows * from);
+        let y = Buffer::<bf16>::in_place_from(&vec![7.0; num_rows * to]);
         launch(
             "copy_columns",
             num_rows,
@@ -316,7 +310,8 @@ fn columns_are_copied_and_the_rest_stays() {
             0,
             &[&y, &(to as i64), &x, &(from as i64), &(width as i32)],
         );
-        let (x, y) = (x.numbers(), y.numbers());
+        let x = x.numbers();
+        let y = y.numbers();
         for row in 0..num_rows {
             assert_eq!(y[row * to..][..width], x[row * from..][..width]);
             assert!(
@@ -330,7 +325,8 @@ fn columns_are_copied_and_the_rest_stays() {
 
 /// The number of an e4m3 code, from the format's definition.
 fn e4m3(code: u8) -> f64 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let exponent = i32::from(code >> 3 & 15);
+    let mantissa = f64::from(code & 7);
     let size = if exponent == 0 {
         mantissa / 8.0 * 2f64.powi(-6)
     } else {
@@ -362,10 +358,8 @@ fn quantised_rows_are_those_of_the_cpu() {
             .map(|(i, value)| value.powi(3) * sizes[i / width])
             .collect();
         let x = Buffer::<bf16>::input_from(&values);
-        let (q, scale) = (
-            Buffer::<u8>::output(values.len()),
-            Buffer::<f32>::output(sizes.len()),
-        );
+        let q = Buffer::<u8>::output(values.len());
+        let scale = Buffer::<f32>::output(sizes.len());
         launch(
             "quantise_rows",
             sizes.len(),
@@ -373,7 +367,8 @@ fn quantised_rows_are_those_of_the_cpu() {
             0,
             &[&q, &scale, &x, &(width as i32)],
         );
-        let (x, scales) = (x.numbers(), scale.values());
+        let x = x.numbers();
+        let scales = scale.values();
         for (row, codes) in q.values().chunks(width).enumerate() {
             let mut expected: Vec<f32> = x[row * width..][..width]
                 .iter()
@@ -412,7 +407,8 @@ fn ties_of_quantised_values_go_to_the_even_code() {
         432.0,
     ];
     let x = Buffer::<bf16>::input_from(&values);
-    let (q, scale) = (Buffer::<u8>::output(8), Buffer::<f32>::output(1));
+    let q = Buffer::<u8>::output(8);
+    let scale = Buffer::<f32>::output(1);
     launch("quantise_rows", 1, 256, 0, &[&q, &scale, &x, &8i32]);
     assert_eq!(scale.values(), [1.0]);
     let found: Vec<f64> = q.values().into_iter().map(e4m3).collect();
@@ -432,7 +428,8 @@ fn non_finite_values_stay_in_quantised_rows() {
         values[3] = f64::NAN;
         values[width + 4] = f64::INFINITY;
         let x = Buffer::<bf16>::input_from(&values);
-        let (q, scale) = (Buffer::<u8>::output(2 * width), Buffer::<f32>::output(2));
+        let q = Buffer::<u8>::output(2 * width);
+        let scale = Buffer::<f32>::output(2);
         launch(
             "quantise_rows",
             2,

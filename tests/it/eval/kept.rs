@@ -18,7 +18,8 @@ use crate::eval::place;
 
 /// Everything below a folder, by its relative path, without hidden files.
 fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
-    let (root, mut found) = (place.path(folder), Vec::new());
+    let root = place.path(folder);
+    let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -67,7 +68,8 @@ fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
                 .extension()
                 .is_some_and(|extension| extension == "json")
         {
-            let (found, expected) = (Value::from(values(found)), Value::from(values(expected)));
+            let found = Value::from(values(found));
+            let expected = Value::from(values(expected));
             assert_values_alike(&found, &expected, &path.display().to_string());
         }
     }
@@ -76,7 +78,8 @@ fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
 fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
     match (found, expected) {
         (Value::Number(found), Value::Number(expected)) => {
-            let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
+            let found = found.as_f64().unwrap();
+            let expected = expected.as_f64().unwrap();
             assert!(
                 (found - expected).abs() <= 1e-5 * expected.abs().max(1.0),
                 "{place}: {found}, expected {expected}"
@@ -166,10 +169,8 @@ fn only_changed_inputs_generate_new_answers() {
     assert_eq!((asked(&place), total), (0, 2 * (12 * 2 + 6 * 3 + 3)));
 
     let settings = |from: &str, to: &str| {
-        let (text, now) = (
-            place.text("suite.yaml"),
-            place.text("suite.yaml").replace(from, to),
-        );
+        let text = place.text("suite.yaml");
+        let now = place.text("suite.yaml").replace(from, to);
         assert_ne!(text, now);
         place.write("suite.yaml", now);
         let asked = asked(&place);
@@ -286,7 +287,8 @@ fn an_interrupted_run_continues_and_ends_equal() {
 
 #[test]
 fn a_killed_run_has_its_answers_in_the_cache() {
-    let (whole, cut) = (place(), place());
+    let whole = place();
+    let cut = place();
     eval(&whole, &[]).succeeds();
     let model = fixture_text("qwen_omni");
     let arguments = [

@@ -87,11 +87,10 @@ fn scores_are_those_of_the_predictions() {
         let found = scores(&place, system);
         let rows = predictions(&place, system, "words");
         let (errors, words) = rows.iter().fold((0, 0), |(errors, words), row| {
-            let (said, due) = (text(row, "prediction"), text(row, "reference"));
-            let (said, due): (Vec<&str>, Vec<&str>) = (
-                said.split_whitespace().collect(),
-                due.split_whitespace().collect(),
-            );
+            let said = text(row, "prediction");
+            let due = text(row, "reference");
+            let said: Vec<&str> = said.split_whitespace().collect();
+            let due: Vec<&str> = due.split_whitespace().collect();
             (errors + distance(&due, &said), words + due.len())
         });
         // One part of a million: both are quotients of the same whole numbers, and the rest is printed in full.
@@ -223,16 +222,14 @@ fn metrics_of_equal_predictions_are_equal() {
         .unwrap()
     };
     let found = scores(&place, "tuned");
-    let (words, moods, strict, gist) = (
-        metrics("words", "asr", &[]),
-        metrics("moods", "emotion", &["--labels", "emotion"]),
-        metrics(
-            "moods",
-            "emotion",
-            &["--labels", "emotion", "--parse", "strict"],
-        ),
-        metrics("gist", "summarization", &[]),
+    let words = metrics("words", "asr", &[]);
+    let moods = metrics("moods", "emotion", &["--labels", "emotion"]);
+    let strict = metrics(
+        "moods",
+        "emotion",
+        &["--labels", "emotion", "--parse", "strict"],
     );
+    let gist = metrics("gist", "summarization", &[]);
     for (score, of_command) in [
         ("words.wer", &words["wer"]),
         ("words.cer", &words["cer"]),
@@ -370,10 +367,8 @@ fn likelihoods_are_those_that_the_score_command_gives() {
                 .succeeds();
             for (row, expected) in found.iter().zip(place.lines("losses.jsonl")) {
                 // Other neighbours in a batch add up in another order: single precision over a few tokens.
-                let (loss, what) = (
-                    number(&expected["loss"]),
-                    format!("{system} {label} {}", row["id"]),
-                );
+                let loss = number(&expected["loss"]);
+                let what = format!("{system} {label} {}", row["id"]);
                 assert_close(-number(&row["likelihoods"][label]), loss, 1e-5, &what);
                 if row["reference"] == label {
                     assert_close(number(&row["loss"]), loss, 1e-5, &what);

@@ -56,7 +56,8 @@ fn written_out(
     mask: Mask,
 ) -> (Vec<f64>, Vec<f64>) {
     let x = qkv.to_vec2::<f64>().unwrap();
-    let (tokens, dim) = (x.len(), heads.head_dim);
+    let tokens = x.len();
+    let dim = heads.head_dim;
     let mut out = vec![0.0; tokens * heads.query_width()];
     let mut log_sums = vec![0.0; heads.num_heads * tokens];
     for bounds in cu_seqlens.windows(2) {
@@ -136,7 +137,8 @@ fn sequences_are_independent_of_their_neighbours() {
     let heads = HEADS[0];
     for mask in MASKS {
         let lengths = [5, 70, 3];
-        let (parts, bounds) = (packed(heads, &lengths), cu_seqlens(&lengths));
+        let parts = packed(heads, &lengths);
+        let bounds = cu_seqlens(&lengths);
         let d_out = random("d_out", &[78, heads.query_width()]);
         let (out, log_sums) = attention(&parts, &bounds, heads, mask).unwrap();
         let d = attention_backward(&d_out, &parts, &out, &log_sums, &bounds, heads, mask).unwrap();
@@ -187,7 +189,8 @@ fn a_causal_query_ignores_later_keys() {
 fn a_step_is_the_last_row_of_attention() {
     for heads in HEADS {
         let lengths = [1, 64, 65, 200];
-        let (qkv, bounds) = (packed(heads, &lengths), cu_seqlens(&lengths));
+        let qkv = packed(heads, &lengths);
+        let bounds = cu_seqlens(&lengths);
         let (out, _) = attention(&qkv, &bounds, heads, Mask::Causal).unwrap();
         // The caches hold more rows than are filled, with numbers that would show if they were read.
         let cache = |start: usize, len: usize, column: usize| {
@@ -205,7 +208,8 @@ fn a_step_is_the_last_row_of_attention() {
             )
             .unwrap()
         };
-        let (k, v) = (heads.query_width(), heads.query_width() + heads.kv_width());
+        let k = heads.query_width();
+        let v = heads.query_width() + heads.kv_width();
         let caches: Vec<(Tensor, Tensor)> = bounds
             .iter()
             .zip(&lengths)

@@ -50,7 +50,8 @@ fn unfold_and_product_equal_a_convolution() {
     for windows in WINDOWS {
         for stride in [1, 2] {
             let rows = windows.iter().sum();
-            let (x, weight) = (random("x", &[rows, 4]), random("weight", &[5, KERNEL * 4]));
+            let x = random("x", &[rows, 4]);
+            let weight = random("weight", &[5, KERNEL * 4]);
             let unfolded = unfold(&x, windows, stride).unwrap();
             assert_eq!(
                 unfolded.dims()[0],
@@ -96,11 +97,9 @@ fn unfold_gradient_is_the_difference() {
 
 #[test]
 fn one_window_equals_candles_convolution() {
-    let (x, weight, bias) = (
-        random("x", &[9, 4]),
-        random("weight", &[5, 4, KERNEL]),
-        random("bias", &[5]),
-    );
+    let x = random("x", &[9, 4]);
+    let weight = random("weight", &[5, 4, KERNEL]);
+    let bias = random("bias", &[5]);
     let taps_outermost = weight
         .permute((0, 2, 1))
         .unwrap()

@@ -36,7 +36,9 @@ fn weights(rows: usize) -> Vec<f64> {
 fn gradients_over_several_blocks_equal_differences() {
     for rows in [1, 3, 300, 600] {
         for label_smoothing in [0.0, 0.1] {
-            let (x, ids, weights) = (random("x", &[rows, DIM]), ids(rows), weights(rows));
+            let x = random("x", &[rows, DIM]);
+            let ids = ids(rows);
+            let weights = weights(rows);
             let targets = Targets {
                 ids: &ids,
                 weights: &weights,
@@ -74,7 +76,9 @@ fn gradients_over_several_blocks_equal_differences() {
 #[test]
 fn the_loss_is_its_definition() {
     let rows = 300;
-    let (x, ids, weights) = (random("x", &[rows, DIM]), ids(rows), weights(rows));
+    let x = random("x", &[rows, DIM]);
+    let ids = ids(rows);
+    let weights = weights(rows);
     let head = random("head", &[VOCAB, DIM]);
     let scores = x.matmul(&head.t().unwrap()).unwrap();
     assert_near(

@@ -18,16 +18,12 @@ use crate::support::random;
 #[test]
 fn swiglu_gradient_is_the_difference() {
     for [tokens, dim] in [[1, 1], [5, 17], [33, 64]] {
-        let (gate_up, dy) = (
-            (random("gate_up", &[tokens, 2 * dim]) * 4.0).unwrap(),
-            random("dy", &[tokens, dim]),
-        );
+        let gate_up = (random("gate_up", &[tokens, 2 * dim]) * 4.0).unwrap();
+        let dy = random("dy", &[tokens, dim]);
         let d = swiglu_backward(&dy, &gate_up, 0).unwrap();
         assert_gradient("swiglu", &gate_up, &d, |x| dot(&dy, &swiglu(x, 0).unwrap()));
-        let (gate, up) = (
-            gate_up.narrow(1, 0, dim).unwrap(),
-            gate_up.narrow(1, dim, dim).unwrap(),
-        );
+        let gate = gate_up.narrow(1, 0, dim).unwrap();
+        let up = gate_up.narrow(1, dim, dim).unwrap();
         assert_near(
             "swiglu",
             &swiglu(&gate_up, 0).unwrap(),
@@ -40,7 +36,8 @@ fn swiglu_gradient_is_the_difference() {
 #[test]
 fn gelu_gradient_is_the_difference() {
     for shape in [vec![1, 1], vec![7, 40], vec![2, 3, 11]] {
-        let (x, dy) = ((random("x", &shape) * 4.0).unwrap(), random("dy", &shape));
+        let x = (random("x", &shape) * 4.0).unwrap();
+        let dy = random("dy", &shape);
         assert_gradient("gelu", &x, &gelu_backward(&dy, &x).unwrap(), |x| {
             dot(&dy, &gelu(x).unwrap())
         });
@@ -92,7 +89,10 @@ fn activations_keep_their_limits_far_from_zero() {
 
 #[test]
 fn a_rotation_turns_each_pair_by_its_angle_and_back() {
-    let (head_dim, heads, rest, theta) = (8, 3, 10, 100.0);
+    let head_dim = 8;
+    let heads = 3;
+    let rest = 10;
+    let theta = 100.0;
     let positions = [0, 1, 2, 0, 7, 1000];
     let x = random("x", &[6, heads * head_dim + rest]);
     let dy = random("dy", &[6, heads * head_dim + rest]);
@@ -103,19 +103,19 @@ fn a_rotation_turns_each_pair_by_its_angle_and_back() {
             rotary.apply(&y, num_heads).unwrap();
             y
         };
-        let (before, after) = (
-            x.to_vec2::<f64>().unwrap(),
-            turned(&x).to_vec2::<f64>().unwrap(),
-        );
+        let before = x.to_vec2::<f64>().unwrap();
+        let after = turned(&x).to_vec2::<f64>().unwrap();
         for (token, &position) in positions.iter().enumerate() {
             for head in 0..num_heads {
                 for i in 0..4 {
                     // (a + ib) e^(i angle), a in the head's first half and b in its second.
-                    let (first, second) = (head * head_dim + i, head * head_dim + i + 4);
+                    let first = head * head_dim + i;
+                    let second = head * head_dim + i + 4;
                     let frequency = 1.0 / f64::from(theta.powf(i as f64 / 4.0) as f32);
                     let angle =
                         f64::from((f64::from(frequency as f32) * f64::from(position)) as f32);
-                    let (a, b) = (before[token][first], before[token][second]);
+                    let a = before[token][first];
+                    let b = before[token][second];
                     assert!(
                         (after[token][first] - (a * angle.cos() - b * angle.sin())).abs() < 1e-12
                     );
@@ -141,9 +141,11 @@ fn a_rotation_turns_each_pair_by_its_angle_and_back() {
 
 #[test]
 fn rotated_products_depend_only_on_distance() {
-    let (q, k) = (random("q", &[1, 16]), random("k", &[1, 16]));
+    let q = random("q", &[1, 16]);
+    let k = random("k", &[1, 16]);
     let product = |m: u32, n: u32| {
-        let (q, k) = (copy(&q), copy(&k));
+        let q = copy(&q);
+        let k = copy(&k);
         Rotary::new(&[m], 16, 1e4, &q)
             .unwrap()
             .apply(&q, 1)

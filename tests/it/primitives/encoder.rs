@@ -34,16 +34,16 @@ fn strided_convolution_and_its_gradients() {
         (2, 3, vec![7, 5]),
     ] {
         let window = Window { kernel, stride };
-        let (inputs, outputs) = (3, 4);
+        let inputs = 3;
+        let outputs = 4;
         let rows: usize = lens.iter().sum();
         let x = random("x", &[rows, inputs]);
-        let (weight, bias) = (
-            trained(random("weight", &[outputs, kernel * inputs])),
-            trained(random("bias", &[outputs])),
-        );
+        let weight = trained(random("weight", &[outputs, kernel * inputs]));
+        let bias = trained(random("bias", &[outputs]));
         let y = convolve(&x, &lens, &weight, Some(&bias), window).unwrap();
 
-        let (values, taps) = (flat(&x), flat(&weight.value));
+        let values = flat(&x);
+        let taps = flat(&weight.value);
         let mut expected = Vec::new();
         let mut start = 0;
         for &len in &lens {
@@ -74,7 +74,8 @@ fn strided_convolution_and_its_gradients() {
                 &convolve(x, &lens, &frozen(w), Some(&frozen(b)), window).unwrap(),
             )
         };
-        let (w, b) = (&weight.value, &bias.value);
+        let w = &weight.value;
+        let b = &bias.value;
         assert_gradient("convolution x", &x, &dx, |x| loss(x, w, b));
         assert_gradient("convolution weight", w, &gradient(&weight), |w| {
             loss(&x, w, b)
@@ -93,12 +94,14 @@ fn grouped_convolution_and_its_gradients() {
             groups,
             kernel,
         };
-        let (lens, width) = ([5, 1, 9], sizes.width());
+        let lens = [5, 1, 9];
+        let width = sizes.width();
         let x = random("x", &[15, channels]);
         let weight = random("weight", &[channels, kernel * width]);
         let y = grouped_convolution::convolve(&x, &lens, &weight, sizes).unwrap();
 
-        let (values, taps) = (flat(&x), flat(&weight));
+        let values = flat(&x);
+        let taps = flat(&weight);
         let mut expected = vec![0.0; 15 * channels];
         let mut start = 0;
         for len in lens {
@@ -122,7 +125,8 @@ fn grouped_convolution_and_its_gradients() {
         let expected = Tensor::from_vec(expected, y.shape(), y.device()).unwrap();
         assert_near("grouped convolution", &y, &expected, 1e-13);
 
-        let (dy, d_weight) = (random("dy", y.dims()), zeros_like(&weight));
+        let dy = random("dy", y.dims());
+        let d_weight = zeros_like(&weight);
         let dx =
             grouped_convolution::convolve_backward(&dy, &x, &lens, &weight, Some(&d_weight), sizes)
                 .unwrap();
@@ -143,10 +147,8 @@ fn grouped_convolution_and_its_gradients() {
 fn group_norm_and_its_gradients() {
     let lens = [7, 300, 1];
     let x = random("x", &[308, 5]);
-    let (weight, bias) = (
-        trained(random("weight", &[5])),
-        trained(random("bias", &[5])),
-    );
+    let weight = trained(random("weight", &[5]));
+    let bias = trained(random("bias", &[5]));
     let (y, statistics) = group_norm(&x, &lens, &weight, &bias, 1e-5).unwrap();
     let mut start = 0;
     for len in lens {
@@ -178,7 +180,8 @@ fn group_norm_and_its_gradients() {
                 .0,
         )
     };
-    let (w, b) = (&weight.value, &bias.value);
+    let w = &weight.value;
+    let b = &bias.value;
     assert_gradient("group norm x", &x, &dx, |x| loss(x, w, b));
     assert_gradient("group norm weight", w, &gradient(&weight), |w| {
         loss(&x, w, b)
@@ -213,7 +216,8 @@ fn weight_norm_and_its_gradients() {
         };
         dot(&d_weight, &norm.weight().unwrap())
     };
-    let (v, g) = (&norm.direction.value, &norm.length.value);
+    let v = &norm.direction.value;
+    let g = &norm.length.value;
     assert_gradient(
         "weight norm direction",
         v,

@@ -20,7 +20,8 @@ use crate::support::random;
 
 /// The number of an e4m3 code, from the format's definition.
 fn e4m3(code: u8) -> f64 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let exponent = i32::from(code >> 3 & 15);
+    let mantissa = f64::from(code & 7);
     let size = if exponent == 0 {
         mantissa / 8.0 * 2f64.powi(-6)
     } else {
@@ -68,7 +69,8 @@ fn every_code_is_its_own_nearest_number() {
 #[test]
 fn half_ways_between_codes_the_even_one_is_taken() {
     for code in 0..126u8 {
-        let (low, high) = (e4m3(code) as f32, e4m3(code + 1) as f32);
+        let low = e4m3(code) as f32;
+        let high = e4m3(code + 1) as f32;
         let middle = (low + high) / 2.0;
         for sign in [1.0, -1.0] {
             let even = if code % 2 == 0 { low } else { high };
@@ -262,11 +264,9 @@ fn passes_equal_the_formula_on_rounded_operands() {
         probability: 0.3,
         tokens: &token_keys,
     };
-    let (x, dy, residual) = (
-        random("x", &[TOKENS, INPUTS]),
-        random("dy", &[TOKENS, OUTPUTS]),
-        random("residual", &[TOKENS, OUTPUTS]),
-    );
+    let x = random("x", &[TOKENS, INPUTS]);
+    let dy = random("dy", &[TOKENS, OUTPUTS]);
+    let residual = random("residual", &[TOKENS, OUTPUTS]);
     // Rows of very different sizes: one scale for all would lose the small ones.
     let sizes = Tensor::from_vec(
         (0..TOKENS).map(|i| 10f64.powi(i as i32 % 5 - 2)).collect(),
@@ -274,10 +274,8 @@ fn passes_equal_the_formula_on_rounded_operands() {
         &Device::Cpu,
     )
     .unwrap();
-    let (x, dy) = (
-        x.broadcast_mul(&sizes).unwrap(),
-        dy.broadcast_mul(&sizes).unwrap(),
-    );
+    let x = x.broadcast_mul(&sizes).unwrap();
+    let dy = dy.broadcast_mul(&sizes).unwrap();
     let narrow = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap();
     for (ups, dropout) in [
         (vec![], NO_DROPOUT),

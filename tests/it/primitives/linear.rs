@@ -25,10 +25,8 @@ type Place = fn(&mut Linear) -> &mut Weight;
 
 /// Compares the gradient of the input and of every trained weight named in `places` with differences.
 fn check(what: &str, layer: &Linear, dropout: AdapterDropout, places: &[(&str, Place)]) {
-    let (x, residual) = (
-        random("x", &[TOKENS, INPUTS]),
-        random("residual", &[TOKENS, OUTPUTS]),
-    );
+    let x = random("x", &[TOKENS, INPUTS]);
+    let residual = random("residual", &[TOKENS, OUTPUTS]);
     let dy = random("dy", &[TOKENS, OUTPUTS]);
     let loss = |layer: &Linear, x: &Tensor, residual: &Tensor| {
         dot(&dy, &layer.forward(x, Some(residual), dropout).unwrap().0)
@@ -91,10 +89,8 @@ const BIAS: (&str, Place) = ("bias", bias);
 
 #[test]
 fn frozen_and_trained_layers() {
-    let (weight, b) = (
-        random("weight", &[OUTPUTS, INPUTS]),
-        random("bias", &[OUTPUTS]),
-    );
+    let weight = random("weight", &[OUTPUTS, INPUTS]);
+    let b = random("bias", &[OUTPUTS]);
     check(
         "frozen",
         &Linear::frozen(weight.clone(), None),
@@ -158,7 +154,8 @@ fn modules_share_a_mask_or_draw_their_own() {
     let shared = adapted("masks", INPUTS, OUTPUTS, &[(0..5, 2), (5..7, 1)]);
     for (layer, sites) in [(shared.clone(), [3, 3]), (with_own_masks(shared), [3, 4])] {
         let (_, hidden) = layer.forward(&x, None, dropout).unwrap();
-        let (hidden, adapter) = (hidden.unwrap(), layer.adapter.unwrap());
+        let hidden = hidden.unwrap();
+        let adapter = layer.adapter.unwrap();
         for (up, site) in adapter.ups.iter().zip(sites) {
             let dropped = Dropout {
                 probability: 0.3,
@@ -294,10 +291,8 @@ fn an_adapter_adds_its_product_to_its_columns() {
 #[test]
 fn mismatched_sizes_are_refused() {
     let layer = adapted("one", INPUTS, OUTPUTS, &[(0..OUTPUTS, 3)]);
-    let (x, dy) = (
-        random("x", &[TOKENS, INPUTS]),
-        random("dy", &[TOKENS, OUTPUTS]),
-    );
+    let x = random("x", &[TOKENS, INPUTS]);
+    let dy = random("dy", &[TOKENS, OUTPUTS]);
     assert!(
         layer
             .forward(&random("wide", &[TOKENS, INPUTS + 1]), None, NO_DROPOUT)

@@ -22,11 +22,10 @@ const SHAPES: [[usize; 2]; 5] = [[1, 3], [7, 16], [5, 33], [64, 50], [3, 300]];
 #[test]
 fn rms_norm_equals_formula_and_differences() {
     for [tokens, dim] in SHAPES {
-        let (x, weight) = (random("x", &[tokens, dim]), random("weight", &[dim]));
-        let (dy, residual) = (
-            random("dy", &[tokens, dim]),
-            random("residual", &[tokens, dim]),
-        );
+        let x = random("x", &[tokens, dim]);
+        let weight = random("weight", &[dim]);
+        let dy = random("dy", &[tokens, dim]);
+        let residual = random("residual", &[tokens, dim]);
         let (y, inverse) = rms_norm(&x, &weight, EPS, 0).unwrap();
         let mean_square = (x.sqr().unwrap().sum_keepdim(1).unwrap() / dim as f64).unwrap();
         let formula = x
@@ -80,15 +79,11 @@ fn rms_norm_equals_formula_and_differences() {
 #[test]
 fn layer_norm_equals_formula_and_differences() {
     for [tokens, dim] in SHAPES {
-        let (x, weight, bias) = (
-            random("x", &[tokens, dim]),
-            random("weight", &[dim]),
-            random("bias", &[dim]),
-        );
-        let (dy, residual) = (
-            random("dy", &[tokens, dim]),
-            random("residual", &[tokens, dim]),
-        );
+        let x = random("x", &[tokens, dim]);
+        let weight = random("weight", &[dim]);
+        let bias = random("bias", &[dim]);
+        let dy = random("dy", &[tokens, dim]);
+        let residual = random("residual", &[tokens, dim]);
         let (y, statistics) = layer_norm(&x, &weight, &bias, EPS).unwrap();
         let centred = x.broadcast_sub(&x.mean_keepdim(1).unwrap()).unwrap();
         let variance = (centred.sqr().unwrap().mean_keepdim(1).unwrap() + EPS).unwrap();
@@ -106,7 +101,8 @@ fn layer_norm_equals_formula_and_differences() {
             "again"
         );
 
-        let (d_weight, d_bias) = (zeros_like(&weight), zeros_like(&bias));
+        let d_weight = zeros_like(&weight);
+        let d_bias = zeros_like(&bias);
         let dx = layer_norm_backward(
             &dy,
             &x,
@@ -154,11 +150,9 @@ fn layer_norm_equals_formula_and_differences() {
 #[test]
 fn a_constant_row_has_no_variance_and_stays_finite() {
     let x = (random("x", &[4, 20]).zeros_like().unwrap() + 3.0).unwrap();
-    let (weight, bias, dy) = (
-        random("weight", &[20]),
-        random("bias", &[20]),
-        random("dy", &[4, 20]),
-    );
+    let weight = random("weight", &[20]);
+    let bias = random("bias", &[20]);
+    let dy = random("dy", &[4, 20]);
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
     assert_near(
         "every row is the bias",

@@ -108,11 +108,9 @@ fn oracle_attention(qkv: &Tensor) -> Tensor {
                 .reshape((4, len, HEADS.head_dim))
                 .unwrap()
         };
-        let (q, k, v) = (
-            heads(0, 4),
-            each(heads(DIM, 2)),
-            each(heads(DIM + HEADS.kv_width(), 2)),
-        );
+        let q = heads(0, 4);
+        let k = each(heads(DIM, 2));
+        let v = each(heads(DIM + HEADS.kv_width(), 2));
         let mask: Vec<f64> = (0..len * len)
             .map(|i| if i % len > i / len { -1e300 } else { 0.0 })
             .collect();
@@ -169,7 +167,8 @@ fn a_small_decoder_agrees_with_candles_autograd() {
     let gate_up = adapted("gate_up", DIM, 2 * DIM, &[(0..DIM, 2), (DIM..2 * DIM, 4)]);
     let head = trained(random("head", &[VOCAB, DIM]));
     let rows: Vec<u32> = vec![2, 3, 6, 8, 11];
-    let (ids, weights) = ([4, 18, 0, 7, 7], [1.0, 0.5, 2.0, 0.25, 1.5]);
+    let ids = [4, 18, 0, 7, 7];
+    let weights = [1.0, 0.5, 2.0, 0.25, 1.5];
     let targets = Targets {
         ids: &ids,
         weights: &weights,
@@ -221,12 +220,11 @@ fn a_small_decoder_agrees_with_candles_autograd() {
     .unwrap();
 
     // Candle's.
-    let (x_var, scale_var, head_var) = (
-        Var::from_tensor(&x).unwrap(),
-        Var::from_tensor(&scale.value).unwrap(),
-        Var::from_tensor(&head.value).unwrap(),
-    );
-    let (qkv_vars, gate_up_vars) = (variables(&to_qkv), variables(&gate_up));
+    let x_var = Var::from_tensor(&x).unwrap();
+    let scale_var = Var::from_tensor(&scale.value).unwrap();
+    let head_var = Var::from_tensor(&head.value).unwrap();
+    let qkv_vars = variables(&to_qkv);
+    let gate_up_vars = variables(&gate_up);
     let normed = candle_nn::ops::rms_norm_slow(&x_var, &scale_var, EPS as f32).unwrap();
     let qkv = oracle_linear(&normed, &to_qkv, &qkv_vars);
     let both = oracle_linear(&oracle_attention(&qkv), &gate_up, &gate_up_vars);

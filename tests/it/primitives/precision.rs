@@ -89,12 +89,10 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     } = sizes.clone();
     let tokens: usize = lengths.iter().sum();
     let dim = heads.query_width();
-    let (x, dy, weight, bias) = (
-        number("x", &[tokens, dim]),
-        number("dy", &[tokens, dim]),
-        number("weight", &[dim]),
-        number("bias", &[dim]),
-    );
+    let x = number("x", &[tokens, dim]);
+    let dy = number("dy", &[tokens, dim]);
+    let weight = number("weight", &[dim]);
+    let bias = number("bias", &[dim]);
     let mut found = Vec::new();
 
     let (y, inverse) = rms_norm(&x, &weight, 1e-6, 0).unwrap();
@@ -107,7 +105,8 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     ]);
 
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
-    let (d_weight, d_bias) = (zeros_like(&weight), zeros_like(&bias));
+    let d_weight = zeros_like(&weight);
+    let d_bias = zeros_like(&bias);
     let dx = layer_norm_backward(
         &dy,
         &x,
@@ -318,7 +317,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
 /// A frozen layer's output, to hold it against the reference at a width where the blocks of a matrix product matter.
 #[test]
 fn a_long_product_is_as_exact_as_its_length_allows() {
-    let (x, w) = (random("x", &[3, 4864]), random("w", &[5, 4864]));
+    let x = random("x", &[3, 4864]);
+    let w = random("w", &[5, 4864]);
     let wide = x.matmul(&w.t().unwrap()).unwrap();
     let single = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
     let layer = Linear {

@@ -79,7 +79,8 @@ fn adamw_takes_pytorchs_steps() {
         });
     }
     let values = single(&run["start"]);
-    let (first, second) = (zeros_like(&values), zeros_like(&values));
+    let first = zeros_like(&values);
+    let second = zeros_like(&values);
     for (step, expected) in run["steps"].as_array().unwrap().iter().enumerate() {
         let gradients = single(&expected["gradient"]);
         let before = copy(&gradients);
@@ -117,14 +118,17 @@ fn values_outside_segments_stay_for_any_split() {
     };
     let len = 70_000;
     let single = |name| random(name, &[len]).to_dtype(DType::F32).unwrap();
-    let (start, gradients) = (single("start"), single("gradients"));
+    let start = single("start");
+    let gradients = single("gradients");
     let unclipped = Clip {
         loss: &scalar(1.0),
         norm: &scalar(1e9),
         max_norm: 0.0,
     };
     let after = |ranges: &[std::ops::Range<usize>]| {
-        let (values, first, second) = (copy(&start), zeros_like(&start), zeros_like(&start));
+        let values = copy(&start);
+        let first = zeros_like(&start);
+        let second = zeros_like(&start);
         let segments: Vec<Segment> = ranges
             .iter()
             .map(|range| Segment {
@@ -149,7 +153,8 @@ fn values_outside_segments_stay_for_any_split() {
             .unwrap();
         values.to_vec1::<f32>().unwrap()
     };
-    let (all, inside) = (0..len, 10..60_000);
+    let all = 0..len;
+    let inside = 10..60_000;
     let whole = after(std::slice::from_ref(&all));
     assert_eq!(whole, after(&[0..1, 1..40_003, 40_003..len]));
     let part = after(std::slice::from_ref(&inside));
@@ -227,10 +232,8 @@ fn non_finite_steps_change_nothing_and_norms_clip() {
     assert_ne!(unclipped, before);
     assert_eq!(after(1.0, 3.0, 3.1), unclipped, "short enough");
     // The first moment holds a tenth of the gradient: half of it is missing where the gradient is twice as long as it may be.
-    let (clipped, gradients) = (
-        after(1.0, 2.0 - 1e-6, 1.0),
-        single("gradients").to_vec1::<f32>().unwrap(),
-    );
+    let clipped = after(1.0, 2.0 - 1e-6, 1.0);
+    let gradients = single("gradients").to_vec1::<f32>().unwrap();
     for ((clipped, whole), gradient) in clipped[1].iter().zip(&unclipped[1]).zip(gradients) {
         assert!((whole - clipped - 0.05 * gradient).abs() < 1e-6);
     }
@@ -270,9 +273,11 @@ fn the_norm_is_the_root_of_the_sum_of_squares() {
 #[test]
 fn gelu_is_pytorchs() {
     let run = fixture("gelu");
-    let (x, d_out) = (tensor(&run["x"], &[25]), tensor(&run["d_out"], &[25]));
+    let x = tensor(&run["x"], &[25]);
+    let d_out = tensor(&run["d_out"], &[25]);
     for (dtype, bar) in [(DType::F64, BAR), (DType::F32, 1e-6)] {
-        let (x, d_out) = (x.to_dtype(dtype).unwrap(), d_out.to_dtype(dtype).unwrap());
+        let x = x.to_dtype(dtype).unwrap();
+        let d_out = d_out.to_dtype(dtype).unwrap();
         assert_near("gelu", &gelu(&x).unwrap(), &tensor(&run["out"], &[25]), bar);
         assert_near(
             "gelu backward",
@@ -286,14 +291,13 @@ fn gelu_is_pytorchs() {
 #[test]
 fn layer_norm_is_pytorchs() {
     let run = fixture("layer_norm");
-    let (x, weight, bias) = (
-        tensor(&run["x"], &[3, 7]),
-        tensor(&run["weight"], &[7]),
-        tensor(&run["bias"], &[7]),
-    );
+    let x = tensor(&run["x"], &[3, 7]);
+    let weight = tensor(&run["weight"], &[7]);
+    let bias = tensor(&run["bias"], &[7]);
     let (y, statistics) = layer_norm(&x, &weight, &bias, 1e-5).unwrap();
     assert_near("layer_norm", &y, &tensor(&run["out"], &[3, 7]), BAR);
-    let (d_weight, d_bias) = (zeros_like(&weight), zeros_like(&bias));
+    let d_weight = zeros_like(&weight);
+    let d_bias = zeros_like(&bias);
     let dx = layer_norm_backward(
         &tensor(&run["d_out"], &[3, 7]),
         &x,
@@ -327,7 +331,8 @@ fn far_positions_turn_by_pytorchs_angles() {
         .iter()
         .map(|p| p.as_u64().unwrap() as u32)
         .collect();
-    let (len, half) = (positions.len(), 64);
+    let len = positions.len();
+    let half = 64;
     // Heads of ones and zeros turn into the cosines and the sines themselves.
     let ones = Tensor::ones((len, half), DType::F32, &Device::Cpu).unwrap();
     let x = Tensor::cat(&[&ones, &zeros_like(&ones)], 1).unwrap();
@@ -366,7 +371,8 @@ fn taps_outermost(values: &Value) -> Tensor {
 #[test]
 fn strided_convolutions_equal_pytorch() {
     let run = fixture("conv1d");
-    let (x, windows) = (packed(&run["x"], [2, 3, 7]), [7, 7]);
+    let x = packed(&run["x"], [2, 3, 7]);
+    let windows = [7, 7];
     let layer = Linear {
         weight: trained(taps_outermost(&run["weight"])),
         bias: Some(trained(tensor(&run["bias"], &[4]))),

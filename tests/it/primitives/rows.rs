@@ -19,12 +19,11 @@ use crate::support::zeros_like;
 
 #[test]
 fn gather_picks_rows_and_scatter_add_gives_them_back() {
-    let (table, ids) = (random("table", &[9, 5]), [3, 0, 3, 8, 3, 1]);
+    let table = random("table", &[9, 5]);
+    let ids = [3, 0, 3, 8, 3, 1];
     let dy = random("dy", &[ids.len(), 5]);
-    let (rows, found) = (
-        table.to_vec2::<f64>().unwrap(),
-        gather(&table, &ids).unwrap().to_vec2::<f64>().unwrap(),
-    );
+    let rows = table.to_vec2::<f64>().unwrap();
+    let found = gather(&table, &ids).unwrap().to_vec2::<f64>().unwrap();
     assert!(
         ids.iter()
             .zip(&found)
@@ -47,11 +46,9 @@ fn gather_picks_rows_and_scatter_add_gives_them_back() {
 
 #[test]
 fn overwrite_and_spread_put_rows_at_their_ids() {
-    let (target, source, ids) = (
-        random("target", &[6, 4]),
-        random("source", &[3, 4]),
-        [5, 0, 2],
-    );
+    let target = random("target", &[6, 4]);
+    let source = random("source", &[3, 4]);
+    let ids = [5, 0, 2];
     let dy = random("dy", &[6, 4]);
     let placed = |target: &Tensor, source: &Tensor| {
         let out = copy(target);
@@ -86,7 +83,8 @@ fn pairs_are_averaged_inside_each_segment() {
         let x = random("x", &[rows, 3]);
         let y = pool_pairs(&x, &segments).unwrap();
         let values = x.to_vec2::<f64>().unwrap();
-        let (mut expected, mut start) = (Vec::new(), 0);
+        let mut expected = Vec::new();
+        let mut start = 0;
         for len in &segments {
             expected.extend(
                 values[start..start + len]
@@ -117,7 +115,8 @@ fn pairs_are_averaged_inside_each_segment() {
 
 #[test]
 fn add_to_adds_in_place() {
-    let (a, b) = (random("a", &[40, 300]), random("b", &[40, 300]));
+    let a = random("a", &[40, 300]);
+    let b = random("b", &[40, 300]);
     let sum = (&a + &b).unwrap();
     add_to(&a, &b).unwrap();
     assert_near("a + b", &a, &sum, 0.0);

@@ -143,11 +143,9 @@ pub fn check_pictures(elements: &[Element]) {
 
 /// The ink of a text, estimated on the small side: half an em a letter, two thirds of its height.
 fn text_box(element: &Element) -> [f64; 4] {
-    let (x, y, size) = (
-        element.number("x"),
-        element.number("y"),
-        element.number("font-size"),
-    );
+    let x = element.number("x");
+    let y = element.number("y");
+    let size = element.number("font-size");
     let width = 0.5 * size * element.text.chars().count() as f64;
     let left = match element.get("text-anchor") {
         Some("end") => x - width,
@@ -174,7 +172,8 @@ fn check_table(markdown: &str, latex: &str) {
         !ends.is_empty() && ends.iter().all(|count| *count == ends[0]),
         "{latex}"
     );
-    let (mut depth, mut is_escaped) = (0i32, false);
+    let mut depth = 0i32;
+    let mut is_escaped = false;
     for c in latex.chars() {
         match c {
             '{' if !is_escaped => depth += 1,

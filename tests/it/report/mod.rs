@@ -507,10 +507,8 @@ fn an_evaluation_shows_every_system_and_two_tests() {
         .find(|figure| figure.id == "confusions-moods")
         .unwrap()
         .file();
-    let (first, second) = (
-        map.find(">happy &amp; sad<").unwrap(),
-        map.find(">angry<").unwrap(),
-    );
+    let first = map.find(">happy &amp; sad<").unwrap();
+    let second = map.find(">angry<").unwrap();
     assert!(first < second, "the inventory's order");
     assert!(
         page.html()

@@ -124,10 +124,8 @@ impl Sample {
             let rows = || (0..self.rows).map(|i| self.mood(i, step));
             let count =
                 |is: &dyn Fn(&(usize, Option<usize>)) -> bool| rows().filter(is).count() as f64;
-            let (references, answers) = (
-                count(&|row| row.0 == label),
-                count(&|row| row.1 == Some(label)),
-            );
+            let references = count(&|row| row.0 == label);
+            let answers = count(&|row| row.1 == Some(label));
             let hits = count(&|row| *row == (label, Some(label)));
             (references > 0.0).then(|| (hits / references, 2.0 * hits / (references + answers)))
         };
@@ -220,7 +218,8 @@ impl Sample {
         let labels = ["angry", "happy & sad"];
         let mood = |i: usize| {
             let (label, answer) = self.mood(i, step);
-            let (task, label) = (&self.tasks[self.tasks.len() - 1], labels[label]);
+            let task = &self.tasks[self.tasks.len() - 1];
+            let label = labels[label];
             line(
                 json!({"id": format!("m{i}"), "task": task, "label": label, "reference": label, "prediction": label, "answer": answer.map(|answer| labels[answer])}),
                 i,

@@ -75,7 +75,8 @@ pub fn gradient(weight: &Weight) -> Tensor {
 /// Largest distance between two tensors, relative to the largest value of the second.
 pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.shape(), expected.shape());
-    let (found, expected) = (flat(found), flat(expected));
+    let found = flat(found);
+    let expected = flat(expected);
     let size = expected.iter().fold(1e-30, |a: f64, b| a.max(b.abs()));
     let far = |(a, b): (&f64, &f64)| {
         if a.is_nan() || b.is_nan() {
@@ -107,7 +108,8 @@ pub fn assert_gradient(what: &str, at: &Tensor, gradient: &Tensor, loss: impl Fn
         gradient.shape(),
         "{what}: shape of the gradient"
     );
-    let (point, slope) = (flat(at), flat(gradient));
+    let point = flat(at);
+    let slope = flat(gradient);
     let len = point.len();
     assert!(
         slope.iter().all(|g| g.is_finite()),

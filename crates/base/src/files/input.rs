@@ -305,6 +305,12 @@ impl Lines {
         (self.line, text)
     }
 
+    /// Bytes before the text of the line that was read last.
+    pub(crate) fn start(&self) -> u64 {
+        let (_, text) = self.line();
+        self.num_bytes() - text.len() as u64 - u64::from(self.is_ended())
+    }
+
     /// Returns whether the line that was read last has its end. One that a killed process was writing has none.
     pub(crate) fn is_ended(&self) -> bool {
         self.bytes.ends_with(b"\n")

@@ -67,6 +67,20 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io(path, "make the folder", e))
 }
 
+/// The paths in a folder, by name.
+///
+/// # Errors
+/// A folder that cannot be listed.
+pub fn list_dir(path: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io(path, "list", e);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        found.push(entry.map_err(failed)?.path());
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Removes a folder and what it holds; a missing one is fine.
 pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {

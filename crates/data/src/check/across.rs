@@ -11,7 +11,7 @@ use crate::Row;
 use crate::check::clips::Heard;
 use crate::check::clips::SILENT_PEAK;
 use crate::check::finding::Finding;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::check::finding::Placed;
 use crate::check::finding::Sink;
 use crate::near_duplicates::RunIndex;
@@ -61,7 +61,7 @@ struct Telling {
 
 /// Part of a file that a row uses, in seconds.
 #[derive(Clone, Copy)]
-struct Part {
+struct UsedSpan {
     file: u64,
     start_s: f32,
     end_s: f32,
@@ -88,7 +88,7 @@ pub struct Across {
     speakers: Vec<Value>,
     groups: Vec<Value>,
     audio: Vec<Value>,
-    parts: Vec<Part>,
+    parts: Vec<UsedSpan>,
     /// Position of every telling text among the different ones, with its row.
     texts_of_rows: Vec<(u32, u32)>,
     /// Position among the different texts, by key.
@@ -171,7 +171,7 @@ impl Across {
                 let start_s = clip.span.start_s.unwrap_or(0.0);
                 // A part of another channel is other audio.
                 let file = format!("{:?} {range:?} {}", clip.span.channel, path.display());
-                self.parts.push(Part {
+                self.parts.push(UsedSpan {
                     file: hash(&file),
                     start_s: start_s as f32,
                     end_s: (start_s + facts.duration_s) as f32,
@@ -201,8 +201,14 @@ impl Across {
         self.recordings(training, found)?;
         let speakers = std::mem::take(&mut self.speakers);
         let groups = std::mem::take(&mut self.groups);
-        self.leaks(Kind::LeakedSpeaker, "speaker", speakers, training, found)?;
-        self.leaks(Kind::LeakedGroup, "group", groups, training, found)?;
+        self.leaks(
+            FindingKind::LeakedSpeaker,
+            "speaker",
+            speakers,
+            training,
+            found,
+        )?;
+        self.leaks(FindingKind::LeakedGroup, "group", groups, training, found)?;
         self.texts_of(training, found)
     }
 
@@ -227,7 +233,7 @@ impl Across {
         }
     }
 
-    fn finding(&self, kind: Kind, row: u32, message: String) -> Finding {
+    fn finding(&self, kind: FindingKind, row: u32, message: String) -> Finding {
         Finding {
             kind,
             file: self.file(row).clone(),
@@ -265,8 +271,8 @@ impl Across {
             let first = same[0];
             for &row in &same[1..] {
                 let kind = match rank(row) == rank(first) {
-                    true => Kind::DuplicateId,
-                    false => Kind::LeakedId,
+                    true => FindingKind::DuplicateId,
+                    false => FindingKind::LeakedId,
                 };
                 named.push((row, first, kind));
             }
@@ -305,12 +311,12 @@ impl Across {
         }
 
         parts.par_sort_unstable_by(|a, b| {
-            let key = |part: &Part| (part.file, part.start_s.to_bits(), part.row);
+            let key = |part: &UsedSpan| (part.file, part.start_s.to_bits(), part.row);
             key(a).cmp(&key(b))
         });
         for of_file in parts.chunk_by(|a, b| a.file == b.file) {
             // Of each split and task the part that reaches furthest so far is the one to overlap with.
-            let mut furthest: HashMap<(u16, u16), Part> = HashMap::new();
+            let mut furthest: HashMap<(u16, u16), UsedSpan> = HashMap::new();
             for part in of_file {
                 let kind = (rank(part.row), self.tasks_of[part.row as usize]);
                 for (other, before) in &furthest {
@@ -344,8 +350,11 @@ impl Across {
         named.dedup_by_key(|(row, ..)| *row);
         for (row, first, what) in named {
             let (kind, of_split) = match rank(row) == rank(first) {
-                true => (Kind::DuplicateAudio, String::new()),
-                false => (Kind::LeakedAudio, format!(" of `{}`", self.split(first))),
+                true => (FindingKind::DuplicateAudio, String::new()),
+                false => (
+                    FindingKind::LeakedAudio,
+                    format!(" of `{}`", self.split(first)),
+                ),
             };
             let message = format!("{what} {}{of_split}", self.name(first));
             found(self.finding(kind, row, message))?;
@@ -356,7 +365,7 @@ impl Across {
     /// Values that rows of several splits have.
     fn leaks(
         &self,
-        kind: Kind,
+        kind: FindingKind,
         what: &str,
         mut values: Vec<Value>,
         training: u16,
@@ -392,7 +401,7 @@ impl Across {
                 row,
             })
             .collect();
-        self.leaks(Kind::LeakedText, "text", values, training, found)?;
+        self.leaks(FindingKind::LeakedText, "text", values, training, found)?;
 
         let similar = self
             .sketches
@@ -421,7 +430,7 @@ impl Across {
                     self.name(of)
                 ),
             };
-            found(self.finding(Kind::NearDuplicateText, row, message))?;
+            found(self.finding(FindingKind::NearDuplicateText, row, message))?;
         }
         self.runs(&texts_of_rows, training, found)
     }
@@ -462,7 +471,7 @@ impl Across {
                 self.split(row),
                 self.name(row)
             );
-            found(self.finding(Kind::LeakedRun, evaluated, message))?;
+            found(self.finding(FindingKind::LeakedRun, evaluated, message))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use crate::AudioSource;
 use crate::Clip;
 use crate::Row;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::check::finding::Settings;
 use crate::check::known::Known;
 use crate::check::rows;
@@ -16,7 +16,7 @@ use maqam_audio::examine::Fault;
 use maqam_audio::examine::FaultKind;
 use maqam_audio::num_audio_tokens;
 use maqam_audio::num_frames;
-use maqam_metrics::Kind as TaskKind;
+use maqam_metrics::TaskKind;
 
 /// Largest difference of a stated length from the actual one, in seconds.
 pub const STATED_TOLERANCE_S: f64 = 0.1;
@@ -39,7 +39,7 @@ const USUAL_RATES: [u32; 13] = [
 /// A clip of a row, and the facts of its audio.
 pub struct Heard {
     /// Facts, or the reason why there are none.
-    pub found: Result<Examined, (Kind, String)>,
+    pub found: Result<Examined, (FindingKind, String)>,
     /// Length in seconds of the whole recording, if the clip is a part of it and states another length than that of the part.
     whole_s: Option<f64>,
 }
@@ -76,7 +76,7 @@ pub fn listen(row: &Row, decode: bool, known: &Known) -> Vec<Heard> {
         .collect()
 }
 
-fn examined(clip: &Clip, span: Span, decode: bool) -> Result<Examined, (Kind, String)> {
+fn examined(clip: &Clip, span: Span, decode: bool) -> Result<Examined, (FindingKind, String)> {
     let found = match &clip.source {
         AudioSource::File(path) => examine::examine(path, span, decode),
         AudioSource::Range {
@@ -89,16 +89,16 @@ fn examined(clip: &Clip, span: Span, decode: bool) -> Result<Examined, (Kind, St
     };
     found.map_err(|Fault { kind, error }| {
         let kind = match kind {
-            FaultKind::Empty => Kind::EmptyAudio,
-            FaultKind::Span => Kind::Span,
-            FaultKind::Damaged => Kind::Corrupt,
+            FaultKind::Empty => FindingKind::EmptyAudio,
+            FaultKind::Span => FindingKind::Span,
+            FaultKind::Damaged => FindingKind::Corrupt,
         };
         (kind, error.message().to_owned())
     })
 }
 
 /// Returns the faults of a row's audio.
-pub fn check(row: &Row, heard: &[Heard], settings: &Settings<'_>) -> Vec<(Kind, String)> {
+pub fn check(row: &Row, heard: &[Heard], settings: &Settings<'_>) -> Vec<(FindingKind, String)> {
     let mut found = Vec::new();
     for (clip, heard) in row.clips.iter().zip(heard) {
         match &heard.found {
@@ -119,40 +119,49 @@ pub fn check(row: &Row, heard: &[Heard], settings: &Settings<'_>) -> Vec<(Kind, 
         && let Some(stated) = row.duration
         && !agree(stated, seconds)
     {
-        found.push((Kind::Duration, wrong_duration(stated, seconds)));
+        found.push((FindingKind::Duration, wrong_duration(stated, seconds)));
     }
-    found
-        .extend(speaking_rate(row, seconds, settings).map(|message| (Kind::SpeakingRate, message)));
+    found.extend(
+        speaking_rate(row, seconds, settings).map(|message| (FindingKind::SpeakingRate, message)),
+    );
     found
 }
 
-fn of_clip(clip: &Clip, facts: &Examined, whole_s: Option<f64>, found: &mut Vec<(Kind, String)>) {
+fn of_clip(
+    clip: &Clip,
+    facts: &Examined,
+    whole_s: Option<f64>,
+    found: &mut Vec<(FindingKind, String)>,
+) {
     let num_samples = (facts.duration_s * f64::from(SAMPLE_RATE)).ceil() as usize;
     if num_audio_tokens(num_frames(num_samples)) == 0 {
         let message = format!(
             "{:.3} s are too short for one audio token",
             facts.duration_s
         );
-        found.push((Kind::TooShort, message));
+        found.push((FindingKind::TooShort, message));
     }
     if let Some(stated) = clip.stated_s
         && !agree(stated, facts.duration_s)
         && !whole_s.is_some_and(|whole| agree(stated, whole))
     {
-        found.push((Kind::Duration, wrong_duration(stated, facts.duration_s)));
+        found.push((
+            FindingKind::Duration,
+            wrong_duration(stated, facts.duration_s),
+        ));
     }
     if !USUAL_RATES.contains(&facts.rate) {
         found.push((
-            Kind::SampleRate,
+            FindingKind::SampleRate,
             format!("a sampling rate of {} Hz", facts.rate),
         ));
     }
     if let Some(decoded) = &facts.decoded {
-        found.extend(silence(decoded).map(|message| (Kind::Silent, message)));
+        found.extend(silence(decoded).map(|message| (FindingKind::Silent, message)));
         if decoded.clipped_share > CLIPPED_SHARE {
             let percent = 100.0 * decoded.clipped_share;
             let message = format!("{percent:.1} % of the samples stay at full scale");
-            found.push((Kind::Clipped, message));
+            found.push((FindingKind::Clipped, message));
         }
     }
 }

@@ -29,7 +29,7 @@ impl Severity {
 
 /// Kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum FindingKind {
     /// The row cannot be read.
     Row,
     /// The audio file does not exist.
@@ -80,7 +80,7 @@ pub enum Kind {
     LeakedRun,
 }
 
-impl Kind {
+impl FindingKind {
     /// All kinds, in the order of tables.
     pub const ALL: [Self; 24] = [
         Self::Row,
@@ -159,7 +159,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// Kind of the finding.
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// The file that the row is written in.
     pub file: Arc<Path>,
     /// The row's line in it.
@@ -201,7 +201,7 @@ pub type Sink<'a> = &'a mut dyn FnMut(Finding) -> Result<()>;
 
 impl Placed {
     /// Something found in this row.
-    pub(super) fn finding(&self, kind: Kind, message: String) -> Finding {
+    pub(super) fn finding(&self, kind: FindingKind, message: String) -> Finding {
         Finding {
             kind,
             file: self.file.clone(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::check::finding::Finding;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::check::finding::Severity;
 use crate::near_duplicates;
 use maqam_base::error::Result;
@@ -19,8 +19,8 @@ const SHOWN: usize = 3;
 /// Findings as they come: counted, shown in part, written.
 #[derive(Default)]
 pub struct Findings {
-    counts: BTreeMap<Kind, usize>,
-    shown: BTreeMap<Kind, Vec<Finding>>,
+    counts: BTreeMap<FindingKind, usize>,
+    shown: BTreeMap<FindingKind, Vec<Finding>>,
     /// Rows with an error, by the hash of their place.
     dropped: HashSet<u64>,
     json: Option<Json>,
@@ -120,7 +120,7 @@ impl Findings {
 
     /// Number of findings of a severity.
     pub fn count(&self, severity: Severity) -> usize {
-        let of = |(kind, _): &(&Kind, &usize)| kind.severity() == severity;
+        let of = |(kind, _): &(&FindingKind, &usize)| kind.severity() == severity;
         self.counts.iter().filter(of).map(|(_, count)| count).sum()
     }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::Clip;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::near_duplicates::key_of;
 use maqam_audio::examine::Decoded;
 use maqam_audio::examine::Examined;
@@ -68,6 +68,18 @@ struct Levels {
     content: String,
 }
 
+impl Levels {
+    fn of(decoded: &Decoded) -> Self {
+        Self {
+            peak: decoded.peak,
+            rms: decoded.rms,
+            first_channel_rms: decoded.first_channel_rms,
+            clipped_share: decoded.clipped_share,
+            content: format!("{:032x}", u128::from_le_bytes(decoded.content)),
+        }
+    }
+}
+
 impl Known {
     /// Cache of facts in a file, which is created if it is missing. Lines without facts are ignored.
     ///
@@ -108,8 +120,8 @@ impl Known {
         &self,
         clip: &Clip,
         decode: bool,
-        find: impl FnOnce() -> std::result::Result<Examined, (Kind, String)>,
-    ) -> std::result::Result<Examined, (Kind, String)> {
+        find: impl FnOnce() -> std::result::Result<Examined, (FindingKind, String)>,
+    ) -> std::result::Result<Examined, (FindingKind, String)> {
         // Without a file to cache them in, no key is needed.
         let key = self.log.as_ref().and_then(|_| key_of_clip(clip, decode));
         if let Some((key, _)) = key
@@ -184,14 +196,7 @@ fn key_of_clip(clip: &Clip, decode: bool) -> Option<(u128, bool)> {
     Some((key_of(&text), is_settled))
 }
 
-fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> Record {
-    let levels = |decoded: &Decoded| Levels {
-        peak: decoded.peak,
-        rms: decoded.rms,
-        first_channel_rms: decoded.first_channel_rms,
-        clipped_share: decoded.clipped_share,
-        content: format!("{:032x}", u128::from_le_bytes(decoded.content)),
-    };
+fn written(key: u128, found: &std::result::Result<Examined, (FindingKind, String)>) -> Record {
     Record {
         key: format!("{key:032x}"),
         fault: found
@@ -202,16 +207,18 @@ fn written(key: u128, found: &std::result::Result<Examined, (Kind, String)>) -> 
             rate: found.rate,
             channels: found.channels,
             duration_s: found.duration_s,
-            decoded: found.decoded.as_ref().map(levels),
+            decoded: found.decoded.as_ref().map(Levels::of),
         }),
     }
 }
 
 /// Facts or a fault of a line; `None` if it has neither.
-fn read(line: &str) -> Option<std::result::Result<Examined, (Kind, String)>> {
+fn read(line: &str) -> Option<std::result::Result<Examined, (FindingKind, String)>> {
     let record: Record = serde_json::from_str(line).ok()?;
     if let Some((name, message)) = record.fault {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        let kind = FindingKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)?;
         return Some(Err((kind, message)));
     }
     let facts = record.facts?;

@@ -25,7 +25,7 @@ use rayon::prelude::*;
 pub use clips::STATED_TOLERANCE_S;
 pub use clips::agree;
 pub use finding::Finding;
-pub use finding::Kind;
+pub use finding::FindingKind;
 pub use finding::Placed;
 pub use finding::Settings;
 pub use finding::Severity;
@@ -88,7 +88,7 @@ impl<'a> Check<'a> {
     /// # Errors
     /// Those of `found` and of the disk.
     pub fn rows(&mut self, rows: &[Placed], found: Sink<'_>) -> Result<()> {
-        let looked_at: Vec<(Vec<(Kind, String)>, Vec<Heard>, across::TextFacts)> = rows
+        let looked_at: Vec<(Vec<(FindingKind, String)>, Vec<Heard>, across::TextFacts)> = rows
             .par_iter()
             .map(|placed| {
                 let row = &placed.row;

@@ -4,31 +4,31 @@ use crate::NoAudioFile;
 use crate::Role;
 use crate::Row;
 use crate::arabic::is_diacritic;
-use crate::check::finding::Kind;
+use crate::check::finding::FindingKind;
 use crate::check::finding::Settings;
 use crate::task::Task;
 use maqam_base::error::Error;
-use maqam_metrics::Kind as TaskKind;
+use maqam_metrics::TaskKind;
 
 /// Letters that a message shows.
 const SHOWN_LETTERS: usize = 8;
 
 /// The kind of finding for a row that cannot be read.
-pub fn kind_of(error: &Error) -> Kind {
+pub fn kind_of(error: &Error) -> FindingKind {
     match error.is_caused_by::<NoAudioFile>() {
-        true => Kind::Missing,
-        false => Kind::Row,
+        true => FindingKind::Missing,
+        false => FindingKind::Row,
     }
 }
 
 /// Returns the faults of a row.
-pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(Kind, String)> {
+pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(FindingKind, String)> {
     let mut found = Vec::new();
     let name = row.task.as_deref().or(settings.task);
     let task = match name.map(|name| settings.tasks.get(name)) {
         Some(Ok(task)) => Some(task),
         Some(Err(error)) => {
-            found.push((Kind::Task, error.message().to_owned()));
+            found.push((FindingKind::Task, error.message().to_owned()));
             None
         }
         None => None,
@@ -37,17 +37,17 @@ pub fn check(row: &Row, settings: &Settings<'_>) -> Vec<(Kind, String)> {
         && task.kind == TaskKind::Classify
         && let Err(error) = task.row_label(label)
     {
-        found.push((Kind::Label, error.message().to_owned()));
+        found.push((FindingKind::Label, error.message().to_owned()));
     }
     if let Some(message) = empty_target(row, task) {
-        found.push((Kind::EmptyTarget, message));
+        found.push((FindingKind::EmptyTarget, message));
     }
     if let Some(message) = row
         .text
         .as_deref()
         .and_then(|text| foreign_letters(text, row))
     {
-        found.push((Kind::Script, message));
+        found.push((FindingKind::Script, message));
     }
     found
 }
@@ -173,7 +173,7 @@ mod tests {
     use crate::read_manifest;
     use crate::task::Tasks;
 
-    fn findings(line: &str) -> Vec<(Kind, String)> {
+    fn findings(line: &str) -> Vec<(FindingKind, String)> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         std::fs::write(&path, line).unwrap();
@@ -189,7 +189,7 @@ mod tests {
         check(&manifest.rows[0], &settings)
     }
 
-    fn kinds(line: &str) -> Vec<Kind> {
+    fn kinds(line: &str) -> Vec<FindingKind> {
         findings(line).into_iter().map(|(kind, _)| kind).collect()
     }
 
@@ -197,15 +197,18 @@ mod tests {
     fn targets_follow_the_task() {
         for (line, expected) in [
             (r#"{"task": "asr", "text": "قال"}"#, vec![]),
-            (r#"{"task": "asr", "text": "  "}"#, vec![Kind::EmptyTarget]),
+            (
+                r#"{"task": "asr", "text": "  "}"#,
+                vec![FindingKind::EmptyTarget],
+            ),
             (
                 r#"{"task": "asr", "summary": "s"}"#,
-                vec![Kind::EmptyTarget],
+                vec![FindingKind::EmptyTarget],
             ),
             (r#"{"task": "asr", "target": "said"}"#, vec![]),
             (
                 r#"{"task": "summarization", "text": "t"}"#,
-                vec![Kind::EmptyTarget],
+                vec![FindingKind::EmptyTarget],
             ),
             (
                 r#"{"task": "emotion", "text": "t", "label": "happy"}"#,
@@ -213,18 +216,18 @@ mod tests {
             ),
             (
                 r#"{"task": "emotion", "text": "t"}"#,
-                vec![Kind::EmptyTarget],
+                vec![FindingKind::EmptyTarget],
             ),
             (
                 r#"{"task": "emotion", "text": "t", "label": "hapy"}"#,
-                vec![Kind::Label],
+                vec![FindingKind::Label],
             ),
-            (r#"{"task": "asrr", "text": "t"}"#, vec![Kind::Task]),
+            (r#"{"task": "asrr", "text": "t"}"#, vec![FindingKind::Task]),
             (r#"{"text": "t"}"#, vec![]),
-            (r#"{"speaker": "one"}"#, vec![Kind::EmptyTarget]),
+            (r#"{"speaker": "one"}"#, vec![FindingKind::EmptyTarget]),
             (
                 r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}"#,
-                vec![Kind::EmptyTarget],
+                vec![FindingKind::EmptyTarget],
             ),
         ] {
             assert_eq!(kinds(line), expected, "{line}");
@@ -236,15 +239,18 @@ mod tests {
         let found = findings(r#"{"language": "ar-EG", "text": "قَالَ ok 20"}"#);
         assert_eq!(
             found,
-            [(Kind::Script, "2 of 5 letters are not Arabic: ok".to_owned())]
+            [(
+                FindingKind::Script,
+                "2 of 5 letters are not Arabic: ok".to_owned()
+            )]
         );
         assert!(kinds(r#"{"language": "ar", "text": "قَالَ، ٢٠!"}"#).is_empty());
         assert!(kinds(r#"{"language": "en", "text": "naïve"}"#).is_empty());
         assert_eq!(
             kinds(r#"{"language": "en", "text": "привет"}"#),
-            [Kind::Script]
+            [FindingKind::Script]
         );
-        assert_eq!(kinds("{\"text\": \"a\u{fffd}b\"}"), [Kind::Script]);
+        assert_eq!(kinds("{\"text\": \"a\u{fffd}b\"}"), [FindingKind::Script]);
         assert!(kinds(r#"{"language": "ja", "text": "こんにちは"}"#).is_empty());
     }
 }

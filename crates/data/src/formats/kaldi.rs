@@ -45,33 +45,7 @@ type Table = HashMap<String, (u32, String)>;
 /// Files that cannot be read; those of `found`. `found` gets the fault of an invalid line.
 pub fn read(folder: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<()>) -> Result<()> {
     let recordings = table(&folder.join(WAVS))?;
-    let mut fields: Vec<(String, Table)> = Vec::new();
-    for (file, field) in of_utterance(folder)? {
-        fields.push((field, table(&folder.join(file))?));
-    }
-    let mut of_speakers = Vec::new();
-    for (file, field) in OF_SPEAKER {
-        let path = folder.join(file);
-        if path.is_file() {
-            of_speakers.push((field, table(&path)?));
-        }
-    }
-
-    let add = |id: &str, fields_of: &mut Map<String, Value>| {
-        for (name, table) in &fields {
-            if let Some((_, value)) = table.get(id) {
-                fields_of.insert(name.clone(), value.as_str().into());
-            }
-        }
-        let speaker = fields_of.get("speaker").and_then(Value::as_str);
-        let about: Vec<(&str, String)> = of_speakers
-            .iter()
-            .filter_map(|(name, table)| Some((*name, table.get(speaker?)?.1.clone())))
-            .collect();
-        for (name, value) in about {
-            fields_of.insert(name.to_owned(), value.into());
-        }
-    };
+    let known = KnownFields::read(folder)?;
 
     let segments = folder.join("segments");
     if segments.is_file() {
@@ -84,7 +58,7 @@ pub fn read(folder: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<
             let mut row = segment(&text, &recordings);
             if let Ok((id, of_row)) = &mut row {
                 of_row.shift_remove("duration");
-                add(id, of_row);
+                known.add_to(id, of_row);
                 of_row.shift_remove("duration");
             }
             found(line, row.map(|(_, fields)| RawRow::new(line, fields)))?;
@@ -99,12 +73,56 @@ pub fn read(folder: &Path, found: &mut dyn FnMut(u32, Result<RawRow>) -> Result<
             let mut fields_of = Map::new();
             fields_of.insert("id".to_owned(), id.as_str().into());
             fields_of.insert("audio".to_owned(), path.into());
-            add(id, &mut fields_of);
+            known.add_to(id, &mut fields_of);
             RawRow::new(*line, fields_of)
         });
         found(*line, row)?;
     }
     Ok(())
+}
+
+/// Fields of utterances and of speakers, by their files.
+struct KnownFields {
+    of_utterances: Vec<(String, Table)>,
+    of_speakers: Vec<(&'static str, Table)>,
+}
+
+impl KnownFields {
+    fn read(folder: &Path) -> Result<Self> {
+        let mut of_utterances = Vec::new();
+        for (file, field) in of_utterance(folder)? {
+            of_utterances.push((field, table(&folder.join(file))?));
+        }
+        let mut of_speakers = Vec::new();
+        for (file, field) in OF_SPEAKER {
+            let path = folder.join(file);
+            if path.is_file() {
+                of_speakers.push((field, table(&path)?));
+            }
+        }
+        Ok(Self {
+            of_utterances,
+            of_speakers,
+        })
+    }
+
+    /// Adds what is known of an utterance and of its speaker to the fields of its row.
+    fn add_to(&self, id: &str, fields: &mut Map<String, Value>) {
+        for (name, table) in &self.of_utterances {
+            if let Some((_, value)) = table.get(id) {
+                fields.insert(name.clone(), value.as_str().into());
+            }
+        }
+        let speaker = fields.get("speaker").and_then(Value::as_str);
+        let Some(speaker) = speaker.map(str::to_owned) else {
+            return;
+        };
+        for (name, table) in &self.of_speakers {
+            if let Some((_, value)) = table.get(&speaker) {
+                fields.insert((*name).to_owned(), value.as_str().into());
+            }
+        }
+    }
 }
 
 /// Every file of a folder that [`read`] reads.

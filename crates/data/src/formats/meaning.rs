@@ -48,7 +48,7 @@ const MOST_SHOWN: usize = 8;
 
 /// Conversion of a file's rows to maqam's rows.
 pub struct Meaning {
-    kind: Kind,
+    kind: Conversion,
     /// A column that is read as the text of rows without a text.
     likely_text: Option<&'static str>,
     /// Folder where relative audio paths start.
@@ -57,7 +57,7 @@ pub struct Meaning {
     pub notes: Vec<String>,
 }
 
-enum Kind {
+enum Conversion {
     Native,
     Mapped(&'static Mapping),
     Named(Naming),
@@ -80,7 +80,7 @@ impl Meaning {
             notes: Vec::new(),
             kind,
         };
-        if let Kind::Mapped(mapping) = &meaning.kind
+        if let Conversion::Mapped(mapping) = &meaning.kind
             && let (Some(folder), None) = (&mapping.folder, &source.audio_root)
         {
             let folder = file.with_file_name(folder);
@@ -89,7 +89,8 @@ impl Meaning {
 
         // The rest checks the converted row.
         let mut row = RawRow::new(first.line, first.fields.clone());
-        if !matches!(meaning.kind, Kind::NemoTarred(_)) && meaning.convert(&mut row).is_err() {
+        if !matches!(meaning.kind, Conversion::NemoTarred(_)) && meaning.convert(&mut row).is_err()
+        {
             return Ok(meaning);
         }
         let has_audio = !first.inside.is_empty() || has_any(&row.fields, &AUDIO);
@@ -130,8 +131,8 @@ impl Meaning {
     /// The fault of the row.
     pub fn convert(&mut self, raw: &mut RawRow) -> Result<()> {
         match &mut self.kind {
-            Kind::Native => {}
-            Kind::Mapped(mapping) => {
+            Conversion::Native => {}
+            Conversion::Mapped(mapping) => {
                 mapping
                     .columns
                     .apply(&mut raw.fields, &mut std::collections::BTreeSet::new());
@@ -141,11 +142,11 @@ impl Meaning {
                     }
                 }
             }
-            Kind::Named(naming) => naming.apply(&mut raw.fields),
-            Kind::Lhotse => lhotse::convert(&mut raw.fields, lhotse::Audio::Named)?,
-            Kind::NemoConversation => nemo::convert_conversation(&mut raw.fields)?,
-            Kind::NemoTarred(tars) => tars.convert(raw)?,
-            Kind::Qwen3Asr => qwen3_asr::convert(&mut raw.fields),
+            Conversion::Named(naming) => naming.apply(&mut raw.fields),
+            Conversion::Lhotse => lhotse::convert(&mut raw.fields, lhotse::Audio::Named)?,
+            Conversion::NemoConversation => nemo::convert_conversation(&mut raw.fields)?,
+            Conversion::NemoTarred(tars) => tars.convert(raw)?,
+            Conversion::Qwen3Asr => qwen3_asr::convert(&mut raw.fields),
         }
         if let Some(column) = self.likely_text
             && !raw.fields.contains_key("text")
@@ -157,7 +158,7 @@ impl Meaning {
     }
 }
 
-fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Kind> {
+fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Conversion> {
     let fields = &first.fields;
     let tars = || {
         let beside = file.parent().unwrap_or(Path::new("")).to_owned();
@@ -166,27 +167,27 @@ fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Kind> {
         Tars::new(root.into_iter().chain([beside, above]).collect())
     };
     let by_rows = || match () {
-        () if lhotse::is_cut(fields) => Some(Kind::Lhotse),
-        () if nemo::is_tarred(fields) => Some(Kind::NemoTarred(tars())),
-        () if nemo::is_conversation(fields) => Some(Kind::NemoConversation),
-        () if qwen3_asr::is_row(fields) => Some(Kind::Qwen3Asr),
+        () if lhotse::is_cut(fields) => Some(Conversion::Lhotse),
+        () if nemo::is_tarred(fields) => Some(Conversion::NemoTarred(tars())),
+        () if nemo::is_conversation(fields) => Some(Conversion::NemoConversation),
+        () if qwen3_asr::is_row(fields) => Some(Conversion::Qwen3Asr),
         () => None,
     };
     let mappings = Mappings::get()?;
-    let mapped = |format: Option<&str>| mappings.of(fields, format).map(Kind::Mapped);
+    let mapped = |format: Option<&str>| mappings.of(fields, format).map(Conversion::Mapped);
     let found = match source.format {
         Some(Format::Jsonl | Format::Parquet | Format::MsSwift) => None,
-        Some(Format::Lhotse) => Some(Kind::Lhotse),
-        Some(Format::Qwen3Asr) => Some(Kind::Qwen3Asr),
+        Some(Format::Lhotse) => Some(Conversion::Lhotse),
+        Some(Format::Qwen3Asr) => Some(Conversion::Qwen3Asr),
         Some(Format::Nemo) => by_rows(),
-        Some(Format::LlamaFactory) => naming_of(file)?.map(Kind::Named),
+        Some(Format::LlamaFactory) => naming_of(file)?.map(Conversion::Named),
         Some(format @ (Format::SlamLlm | Format::CommonVoice | Format::HuggingFace)) => {
             mapped(Some(format.name()))
         }
         Some(Format::Csv | Format::Tsv) => mapped(None),
         Some(_) => None,
         None => match naming_of(file)? {
-            Some(naming) => Some(Kind::Named(naming)),
+            Some(naming) => Some(Conversion::Named(naming)),
             None => match by_rows() {
                 Some(kind) => Some(kind),
                 // A row with maqam's audio fields keeps its fields.
@@ -195,7 +196,7 @@ fn kind(first: &RawRow, source: &Source, file: &Path) -> Result<Kind> {
             },
         },
     };
-    Ok(found.unwrap_or(Kind::Native))
+    Ok(found.unwrap_or(Conversion::Native))
 }
 
 fn has_any(fields: &Map<String, Value>, names: &[&str]) -> bool {

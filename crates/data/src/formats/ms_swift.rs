@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::Row;
 use crate::formats::out::Base;
 use crate::formats::out::Out;
-use crate::record::message;
+use crate::row_json::message;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 

@@ -364,7 +364,8 @@ fn nothing_is_lost_on_the_way_out_and_back() {
                     after.clips[0].source.bytes().unwrap(),
                     "{format}: bytes"
                 );
-                let (before, mut after) = (essence(before), essence(after));
+                let before = essence(before);
+                let mut after = essence(after);
                 let is_text = matches!(
                     format,
                     Format::Csv | Format::Tsv | Format::CommonVoice | Format::Kaldi

@@ -5,19 +5,19 @@ use crate::Row;
 use crate::headers::Headers;
 use crate::leakage;
 use crate::leakage::Facts;
-use crate::leakage::Kind;
 use crate::leakage::Leak;
+use crate::leakage::SharedKind;
 use crate::leakage::contents::Contents;
 use maqam_base::error::Result;
 
 /// What a training and an evaluation may share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowed(pub Vec<Kind>);
+pub struct Allowed(pub Vec<SharedKind>);
 
 impl Allowed {
     /// Everything.
     pub fn all() -> Self {
-        Self(Kind::ALL.to_vec())
+        Self(SharedKind::ALL.to_vec())
     }
 }
 
@@ -94,18 +94,13 @@ fn facts_of<'a>(rows: &[&'a Row], contents: &Contents<'_>) -> Vec<Facts<'a>> {
 
 /// What is said, summarised or answered in a row.
 fn text_of(row: &Row) -> Option<&str> {
-    let answer = || {
-        row.messages
-            .iter()
-            .rev()
-            .find(|message| message.role == Role::Assistant)
-            .map(|message| message.content.as_str())
-    };
-    row.text
-        .as_deref()
-        .or(row.target.as_deref())
-        .or(row.summary.as_deref())
-        .or_else(answer)
+    let stated = row.text.as_deref().or(row.target.as_deref());
+    if let Some(text) = stated.or(row.summary.as_deref()) {
+        return Some(text);
+    }
+    let mut answers = row.messages.iter().rev();
+    let answer = answers.find(|message| message.role == Role::Assistant);
+    answer.map(|message| message.content.as_str())
 }
 
 /// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the same by chance.

@@ -51,26 +51,31 @@ impl<'a> Contents<'a> {
 
     /// What is heard in a row, as far as another row can hear it too.
     pub fn heard(&self, row: &Row) -> Vec<Heard> {
-        let content = |clip: &Clip| match &clip.source {
+        let mut found = Vec::new();
+        for clip in &row.clips {
+            if let Some(content) = self.content(clip) {
+                found.push(Heard {
+                    content,
+                    start_s: clip.span.start_s.unwrap_or(0.0),
+                    end_s: clip.span.end_s.unwrap_or(f64::INFINITY),
+                });
+            }
+        }
+        found
+    }
+
+    /// Hash of a clip's file; `None` where no other row can have the same audio, and where the file cannot be read.
+    fn content(&self, clip: &Clip) -> Option<[u8; 32]> {
+        match &clip.source {
             AudioSource::File(path) => self.hashes.get(&**path).copied(),
             _ if self.prints.is_empty() => None,
             other => {
                 let bytes = other.bytes().ok()?;
-                self.prints
-                    .contains(&headers::print_of_bytes(&bytes))
-                    .then(|| *blake3::hash(&bytes).as_bytes())
+                let print = headers::print_of_bytes(&bytes);
+                let is_shared = self.prints.contains(&print);
+                is_shared.then(|| *blake3::hash(&bytes).as_bytes())
             }
-        };
-        let heard = |clip: &Clip| {
-            let start_s = clip.span.start_s.unwrap_or(0.0);
-            let end_s = clip.span.end_s.unwrap_or(f64::INFINITY);
-            content(clip).map(|content| Heard {
-                content,
-                start_s,
-                end_s,
-            })
-        };
-        row.clips.iter().filter_map(heard).collect()
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use maqam_base::error::Error;
 
 /// What two rows may share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum SharedKind {
     /// The id that both rows say.
     Id,
     /// Audio: the same contents of a file, in spans that overlap.
@@ -30,7 +30,7 @@ pub enum Kind {
     Text,
 }
 
-impl Kind {
+impl SharedKind {
     /// All kinds.
     pub const ALL: [Self; 5] = [
         Self::Id,
@@ -82,7 +82,7 @@ pub struct Facts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// What is shared.
-    pub kind: Kind,
+    pub kind: SharedKind,
     /// The first pair: places in the two lists.
     pub training: usize,
     /// Its place in the evaluation's list.
@@ -94,20 +94,20 @@ pub struct Leak {
 /// Everything that rows of the training share with rows of the evaluation, kind by kind; each with its first row in the evaluation's
 /// order and that row's first partner in the training's.
 pub fn find<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Vec<Leak> {
-    Kind::ALL
+    SharedKind::ALL
         .into_iter()
         .filter_map(|kind| of_kind(kind, training, evaluation))
         .collect()
 }
 
-fn of_kind<'a>(kind: Kind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Option<Leak> {
+fn of_kind<'a>(kind: SharedKind, training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Option<Leak> {
     let pairs: Vec<(usize, usize)> = match kind {
-        Kind::Audio => pairs_by_audio(training, evaluation),
+        SharedKind::Audio => pairs_by_audio(training, evaluation),
         _ => pairs_by_name(training, evaluation, |facts| match kind {
-            Kind::Id => facts.id,
-            Kind::Speaker => facts.speaker,
-            Kind::Text => facts.text,
-            Kind::Audio | Kind::Group => facts.group,
+            SharedKind::Id => facts.id,
+            SharedKind::Speaker => facts.speaker,
+            SharedKind::Text => facts.text,
+            SharedKind::Audio | SharedKind::Group => facts.group,
         }),
     };
     let &(training, evaluation) = pairs.first()?;
@@ -178,12 +178,12 @@ fn pairs_by_audio(training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Vec<(usiz
 /// The error that names all kinds but those that are allowed, each with its two rows; `None` where nothing is left.
 pub fn refusal(
     leaks: &[Leak],
-    allowed: &[Kind],
+    allowed: &[SharedKind],
     name: impl Fn(&Leak) -> (String, String),
 ) -> Option<Error> {
     let refused: Vec<&Leak> = leaks
         .iter()
-        .filter(|leak| leak.kind != Kind::Text && !allowed.contains(&leak.kind))
+        .filter(|leak| leak.kind != SharedKind::Text && !allowed.contains(&leak.kind))
         .collect();
     refused.first()?;
     let line = |leak: &&Leak| {
@@ -214,9 +214,9 @@ pub fn refusal(
 }
 
 /// What two rows share, as a message says it.
-fn shared(kind: Kind) -> String {
+fn shared(kind: SharedKind) -> String {
     match kind {
-        Kind::Audio => "audio".to_owned(),
+        SharedKind::Audio => "audio".to_owned(),
         _ => format!("its {}", kind.name()),
     }
 }
@@ -228,7 +228,7 @@ fn note(leak: &Leak, num_rows: usize, (training, evaluation): (String, String)) 
         found => format!("{found} of the suite's {num_rows} rows share"),
     };
     let what = match leak.kind {
-        Kind::Audio => "audio",
+        SharedKind::Audio => "audio",
         kind => kind.name(),
     };
     format!("{rows} {what} with training rows: {evaluation} with {training}")
@@ -282,10 +282,10 @@ mod tests {
         assert_eq!(
             found,
             [
-                (Kind::Id, 2, 1, 2),
-                (Kind::Audio, 1, 1, 2),
-                (Kind::Speaker, 1, 1, 2),
-                (Kind::Group, 2, 1, 1)
+                (SharedKind::Id, 2, 1, 2),
+                (SharedKind::Audio, 1, 1, 2),
+                (SharedKind::Speaker, 1, 1, 2),
+                (SharedKind::Group, 2, 1, 1)
             ]
         );
         assert_eq!(find(&training, &evaluation[..1]), []);
@@ -303,12 +303,10 @@ mod tests {
             text,
             ..Facts::default()
         };
-        let (training, evaluation) = (
-            [of(None), of(Some("one two three four five"))],
-            [of(Some("one two three four five")), of(None)],
-        );
+        let training = [of(None), of(Some("one two three four five"))];
+        let evaluation = [of(Some("one two three four five")), of(None)];
         let leaks = find(&training, &evaluation);
-        assert_eq!((leaks.len(), leaks[0].kind), (1, Kind::Text));
+        assert_eq!((leaks.len(), leaks[0].kind), (1, SharedKind::Text));
         let name = |_: &Leak| ("t1".to_owned(), "e0,".to_owned());
         assert!(refusal(&leaks, &[], name).is_none());
         assert_eq!(
@@ -346,12 +344,12 @@ mod tests {
                 format!("e{}", leak.evaluation),
             )
         };
-        let error = refusal(&leaks, &[Kind::Group], name).unwrap();
+        let error = refusal(&leaks, &[SharedKind::Group], name).unwrap();
         assert_eq!(error.exit_code(), 2);
         let expected = "the suite judges what is trained on:\n  e1 shares its id with t2; so does one more row of the suite\n  \
             e1 shares audio with t1; so does one more row of the suite\n  e1 shares its speaker with t1; so does one more row of the suite\n\
             hint: take the rows out of one side; where it is meant, `--allow id`, `--allow audio`, `--allow speaker` lets it pass, or `--allow-leakage` all of it";
         assert_eq!(error.to_string(), expected);
-        assert!(refusal(&leaks, &Kind::ALL, name).is_none());
+        assert!(refusal(&leaks, &SharedKind::ALL, name).is_none());
     }
 }

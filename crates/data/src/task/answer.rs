@@ -15,7 +15,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::error::brief;
 use maqam_base::yaml;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 
 /// How much an answer is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +49,16 @@ impl Task {
             }
         };
         match (self.kind, mode) {
-            (Kind::Transcribe, _) => {
+            (TaskKind::Transcribe, _) => {
                 // Qwen3-ASR writes the language before the transcript.
                 let transcript = asr_text::split(&said).map_or(said.as_str(), |(_, text)| text);
                 Some(transcript.trim().to_owned())
             }
-            (Kind::Generate, _) => Some(said.trim().to_owned()),
-            (Kind::Classify, Parse::Strict) => self.label_of(&said).map(|label| label.name.clone()),
-            (Kind::Classify, Parse::Lenient) => self
+            (TaskKind::Generate, _) => Some(said.trim().to_owned()),
+            (TaskKind::Classify, Parse::Strict) => {
+                self.label_of(&said).map(|label| label.name.clone())
+            }
+            (TaskKind::Classify, Parse::Lenient) => self
                 .label_of(&said)
                 .or_else(|| self.label_within(&said))
                 .map(|label| label.name.clone()),

@@ -17,7 +17,7 @@ use crate::task::in_language;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 
 /// What the model is asked and what it should say.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Example {
     /// The task's name.
     pub task: String,
     /// What the task asks for; none where the row brings its conversation and names no task.
-    pub kind: Option<Kind>,
+    pub kind: Option<TaskKind>,
     /// The language that the row says.
     pub row_language: Option<String>,
     /// The row's language; where it says none, that of the instruction (English for a row's own conversation).
@@ -80,8 +80,8 @@ impl Task {
     pub fn example(&self, row: &Row, wording: Wording, draw: Key) -> Result<Example> {
         if !row.messages.is_empty() {
             let label = match (self.kind, &row.label, last_answer(&row.messages)) {
-                (Kind::Classify, Some(label), _) => Some(self.row_label(label)?),
-                (Kind::Classify, None, Some(answer)) => self.label_of(answer),
+                (TaskKind::Classify, Some(label), _) => Some(self.row_label(label)?),
+                (TaskKind::Classify, None, Some(answer)) => self.label_of(answer),
                 _ => None,
             };
             let label = label.map(|label| label.name.clone());
@@ -162,7 +162,7 @@ impl Task {
         if num_clips > 0 {
             return marked(row, instruction);
         }
-        if self.kind == Kind::Transcribe {
+        if self.kind == TaskKind::Transcribe {
             return Err(nothing_to_ask(row, &self.name, "no `audio`"));
         }
         let question = match (&row.text, &row.instruction) {
@@ -186,7 +186,7 @@ impl Task {
     /// What is answered, and the label it stands for; none where the row does not know.
     fn target(&self, row: &Row, language: &str) -> Result<(Option<Target>, Option<&Label>)> {
         let label = match (self.kind, &row.label) {
-            (Kind::Classify, Some(label)) => Some(self.row_label(label)?),
+            (TaskKind::Classify, Some(label)) => Some(self.row_label(label)?),
             _ => None,
         };
         if let Some(own) = &row.target {
@@ -318,7 +318,8 @@ fn example(
 
 /// The instruction with one mark per clip: its own marks, or as many in front of it.
 fn marked(row: &Row, instruction: &str) -> Result<String> {
-    let (num_marks, num_clips) = (instruction.matches(AUDIO_MARK).count(), row.clips.len());
+    let num_marks = instruction.matches(AUDIO_MARK).count();
+    let num_clips = row.clips.len();
     if num_marks == 0 {
         Ok(AUDIO_MARK.repeat(num_clips) + instruction)
     } else if num_marks == num_clips {

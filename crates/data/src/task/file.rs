@@ -26,7 +26,7 @@ use crate::task::Wording;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::yaml;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 use yaml_serde::Value;
 
 /// The slot of an instruction that takes the inventory.
@@ -35,7 +35,7 @@ pub const LABELS_SLOT: &str = "{labels}";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
-    kind: Kind,
+    kind: TaskKind,
     #[serde(default, deserialize_with = "labels_in_order")]
     labels: Vec<Label>,
     #[serde(default, deserialize_with = "by_language")]
@@ -395,7 +395,7 @@ fn check_instructions(task: &Task, shared: &[Wording]) -> Result<()> {
 }
 
 /// Refuses an empty instruction, one with an audio mark, and slots that nothing fills.
-fn check_slots(kind: Kind, text: &str) -> Result<()> {
+fn check_slots(kind: TaskKind, text: &str) -> Result<()> {
     if text.trim().is_empty() {
         return Err(Error::input("an instruction is empty"));
     }
@@ -417,7 +417,7 @@ fn check_slots(kind: Kind, text: &str) -> Result<()> {
             .get(..name_len + 2)
             .filter(|slot| slot.ends_with('}') && name_len > 0);
         match slot {
-            Some(LABELS_SLOT) if kind == Kind::Classify => {}
+            Some(LABELS_SLOT) if kind == TaskKind::Classify => {}
             Some(slot) => {
                 let found = Error::input(format!("nothing fills the slot `{slot}` in: {text}"));
                 return Err(found.hint("`{labels}` takes the inventory of a task that classifies; there is no other slot"));

@@ -33,7 +33,7 @@ pub use tokenise::Mode;
 pub use tokenise::SpecialTokens;
 pub use tokenise::TextCodec;
 
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 
 /// The language whose wordings serve where a row's own language has none.
 const FALLBACK_LANGUAGE: &str = "en";
@@ -121,7 +121,7 @@ pub struct Task {
     /// The name: the stem of its file.
     pub name: String,
     /// What kind of answer it asks for.
-    pub kind: Kind,
+    pub kind: TaskKind,
     /// The inventory, in the file's order; empty unless the task classifies.
     pub labels: Vec<Label>,
     /// The system message by language; where there is none the chat template's default stands.

@@ -14,7 +14,7 @@ use crate::task::Example;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::error::brief;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 
 /// System message of general tasks, which is no context.
 const USUAL_SYSTEM: &str = "You are a helpful assistant.";
@@ -79,7 +79,7 @@ pub fn conversation(example: &Example, messages: &[Message]) -> Result<Vec<Messa
     if example.wording.is_none() {
         return Ok(messages.to_vec());
     }
-    if example.kind != Some(Kind::Transcribe) {
+    if example.kind != Some(TaskKind::Transcribe) {
         return Err(Error::input(format!(
             "Qwen3-ASR reads no instruction, and task `{}` asks for more than a transcript",
             example.task

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::task::AnswerFormat;
     use crate::task::Wording;
-    use maqam_metrics::Kind;
+    use maqam_metrics::TaskKind;
 
     #[test]
     fn an_unknown_task_names_the_nearest() {
@@ -193,7 +193,7 @@ mod tests {
                         .of(wording)
                         .values()
                         .flatten()
-                        .all(|text| lists(text) == (task.kind == Kind::Classify)),
+                        .all(|text| lists(text) == (task.kind == TaskKind::Classify)),
                     "{name}"
                 );
             }

@@ -363,7 +363,8 @@ impl Sequence<'_> {
 
     /// Notes the run of the next clip and gives its length.
     fn next_clip(&mut self) -> usize {
-        let (start, clip) = (self.encoded.tokens.len(), self.encoded.audio.len());
+        let start = self.encoded.tokens.len();
+        let clip = self.encoded.audio.len();
         let num_tokens = self.audio_tokens.get(clip).copied().unwrap_or(0);
         self.encoded.audio.push(start..start + num_tokens);
         num_tokens
@@ -381,27 +382,7 @@ impl Sequence<'_> {
 /// The special ids, from `config.json` where it says them and by their names in the vocabulary otherwise.
 fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens> {
     let thinker = config.get("thinker_config").unwrap_or(config);
-    let find = |keys: [&str; 2], names: [&str; 2]| -> Result<u32> {
-        let configured = keys
-            .iter()
-            .find_map(|key| thinker.get(key)?.as_u64())
-            .map(|id| id as u32);
-        let named = || names.iter().find_map(|name| tokenizer.token_to_id(name));
-        let id = configured.or_else(named);
-        let id = id.ok_or_else(|| {
-            Error::input(format!(
-                "neither config.json nor tokenizer.json has the token `{}` ({})",
-                names[0], keys[0]
-            ))
-        })?;
-        match tokenizer.id_to_token(id) {
-            Some(_) => Ok(id),
-            None => Err(Error::input(format!(
-                "config.json sets `{}` to {id}, which tokenizer.json does not have",
-                keys[0]
-            ))),
-        }
-    };
+    let find = |keys, names| special_token(tokenizer, thinker, keys, names);
     Ok(SpecialTokens {
         audio: find(
             ["audio_token_index", "audio_token_id"],
@@ -419,6 +400,30 @@ fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens
             .token_to_id(END_OF_TURN)
             .ok_or_else(|| Error::input(format!("tokenizer.json has no token `{END_OF_TURN}`")))?,
     })
+}
+
+/// The id of a special token: the first of `keys` that the configuration has, else the first of `names` in the vocabulary.
+fn special_token(
+    tokenizer: &Tokenizer,
+    config: &Value,
+    keys: [&str; 2],
+    names: [&str; 2],
+) -> Result<u32> {
+    let configured = keys.iter().find_map(|key| config.get(key)?.as_u64());
+    let named = || names.iter().find_map(|name| tokenizer.token_to_id(name));
+    let Some(id) = configured.map(|id| id as u32).or_else(named) else {
+        return Err(Error::input(format!(
+            "neither config.json nor tokenizer.json has the token `{}` ({})",
+            names[0], keys[0]
+        )));
+    };
+    if tokenizer.id_to_token(id).is_none() {
+        return Err(Error::input(format!(
+            "config.json sets `{}` to {id}, which tokenizer.json does not have",
+            keys[0]
+        )));
+    }
+    Ok(id)
 }
 
 /// One id, a list of them, or none.

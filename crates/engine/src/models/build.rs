@@ -22,8 +22,8 @@ use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::head_norms::HeadNorms;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
-use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TensorKind;
 use crate::nn::rms_norm::RmsNorm;
 use crate::nn::self_attention::SelfAttention;
 use crate::nn::stack::Builder;
@@ -81,7 +81,7 @@ pub fn build(
     for entry in parameters
         .entries
         .iter()
-        .filter(|entry| entry.kind != Kind::Adapter)
+        .filter(|entry| entry.kind != TensorKind::Adapter)
     {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
@@ -317,15 +317,21 @@ fn full_weights(
         for (convolution, shape) in convolutions {
             let stem = format!("{}.{convolution}", names.encoder);
             let weight = format!("{stem}.weight");
-            full.add(declared, weight, &shape, part, Kind::Convolution);
+            full.add(declared, weight, &shape, part, TensorKind::Convolution);
             let bias = format!("{stem}.bias");
-            full.add(declared, bias, &[outputs], part, Kind::Full);
+            full.add(declared, bias, &[outputs], part, TensorKind::Full);
         }
         let norms = (0..audio.encoder_layers)
             .flat_map(|i| ENCODER_NORMS.map(|norm| format!("{}.{norm}", names.encoder_layer(i))));
         for norm in norms.chain([names.encoder_norm.to_owned()]) {
             for half in ["weight", "bias"] {
-                full.add(declared, format!("{norm}.{half}"), &[d], part, Kind::Full);
+                full.add(
+                    declared,
+                    format!("{norm}.{half}"),
+                    &[d],
+                    part,
+                    TensorKind::Full,
+                );
             }
         }
     }
@@ -337,17 +343,23 @@ fn full_weights(
             DECODER_NORMS.map(|norm| format!("{}.{norm}.weight", names.decoder_layer(i)))
         });
         for norm in norms.chain([names.final_norm()]) {
-            full.add(declared, norm, &[dim], part, Kind::Full);
+            full.add(declared, norm, &[dim], part, TensorKind::Full);
         }
         for layer in (0..text.num_hidden_layers).filter(|_| text.qk_norm) {
             for norm in HEAD_NORMS {
                 let name = format!("{}.{norm}.weight", names.decoder_layer(layer));
-                full.add(declared, name, &[text.head_dim], part, Kind::Full);
+                full.add(declared, name, &[text.head_dim], part, TensorKind::Full);
             }
         }
         let head = has_head.then(|| names.head.to_owned());
         for name in [names.embeddings()].into_iter().chain(head) {
-            full.add(declared, name, &[text.vocab_size, dim], part, Kind::Full);
+            full.add(
+                declared,
+                name,
+                &[text.vocab_size, dim],
+                part,
+                TensorKind::Full,
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::models::AudioLlm;
 use crate::nn::lora::Init;
 use crate::nn::parameters::Entry;
-use crate::nn::parameters::Kind;
+use crate::nn::parameters::TensorKind;
 use crate::nn::peft;
 use crate::ops::device::to_host;
 use maqam_base::error::Error;
@@ -100,12 +100,12 @@ impl AudioLlm {
 
     fn adapter_entries(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.parameters.entries.iter();
-        entries.filter(|entry| entry.kind == Kind::Adapter)
+        entries.filter(|entry| entry.kind == TensorKind::Adapter)
     }
 
     fn full_entries(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.parameters.entries.iter();
-        entries.filter(|entry| entry.kind != Kind::Adapter)
+        entries.filter(|entry| entry.kind != TensorKind::Adapter)
     }
 
     fn value_of(&self, name: &str) -> Result<Tensor> {

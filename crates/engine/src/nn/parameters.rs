@@ -25,12 +25,12 @@ pub struct Entry {
     /// The part it belongs to.
     pub part: Part,
     /// Whether it is a weight of the checkpoint itself, or half of an adapter.
-    pub kind: Kind,
+    pub kind: TensorKind,
 }
 
 /// Kind of a trained tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TensorKind {
     /// `lora_A` or `lora_B` of an adapter, saved as PEFT does.
     Adapter,
     /// A weight of the checkpoint, saved under its name there.
@@ -66,7 +66,7 @@ pub struct Declared {
 
 impl Declared {
     /// Takes the next stretch of the buffer.
-    pub fn declare(&mut self, name: String, shape: &[usize], part: Part, kind: Kind) {
+    pub fn declare(&mut self, name: String, shape: &[usize], part: Part, kind: TensorKind) {
         let count: usize = shape.iter().product();
         self.entries.push(Entry {
             name,
@@ -144,7 +144,7 @@ impl Parameters {
         };
         let range = first.range.start..last.range.end;
         let mut shape = first.shape.clone();
-        if first.kind == Kind::Convolution {
+        if first.kind == TensorKind::Convolution {
             shape = vec![shape[0], shape[1..].iter().product()];
         }
         shape[0] = range.len() / shape[1..].iter().product::<usize>();
@@ -178,7 +178,7 @@ impl Parameters {
                 entry.shape
             )));
         }
-        let tensor = if entry.kind == Kind::Convolution {
+        let tensor = if entry.kind == TensorKind::Convolution {
             taps_first(tensor)?
         } else {
             tensor.clone()
@@ -205,11 +205,11 @@ impl Parameters {
         for flat in [&self.values].into_iter().chain(&self.copy) {
             device::write_stretch(flat, entry.range.clone(), values)?;
         }
-        self.changed()
+        self.renew_copies()
     }
 
-    /// To be called once values have changed: renews the copies that lie elsewhere.
-    pub fn changed(&self) -> Result<()> {
+    /// Renews the copies that lie elsewhere. To be called once values have changed.
+    pub fn renew_copies(&self) -> Result<()> {
         Ok(copy_matrices(&self.copies)?)
     }
 
@@ -238,7 +238,7 @@ pub fn taps_first(weight: &Tensor) -> Result<Tensor> {
 /// A copy of one entry's stretch of a flat buffer, in the entry's shape.
 fn copy(flat: &Tensor, entry: &Entry) -> Result<Tensor> {
     let values = device::to_host(&flat.narrow(0, entry.range.start, entry.range.len())?)?;
-    if entry.kind == Kind::Convolution {
+    if entry.kind == TensorKind::Convolution {
         let outputs = entry.shape[0];
         let inputs = entry.shape[1];
         let taps = entry.shape[2..].iter().product::<usize>();

@@ -9,8 +9,8 @@ use crate::nn::layer_norm::LayerNorm;
 use crate::nn::lora::Masks;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
-use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TensorKind;
 use crate::nn::parameters::taps_first;
 use crate::nn::peft::key;
 use crate::nn::rms_norm::RmsNorm;
@@ -98,11 +98,11 @@ pub fn declare_adapters<'a>(
         places.insert(group.members[0].0.clone(), declared.len());
         for ((path, _), shape) in &adapted {
             let shape = [shape.rank, group.inputs];
-            declared.declare(key(path, 'A'), &shape, group.part, Kind::Adapter);
+            declared.declare(key(path, 'A'), &shape, group.part, TensorKind::Adapter);
         }
         for ((path, outputs), shape) in &adapted {
             let shape = [*outputs, shape.rank];
-            declared.declare(key(path, 'B'), &shape, group.part, Kind::Adapter);
+            declared.declare(key(path, 'B'), &shape, group.part, TensorKind::Adapter);
         }
     }
     places
@@ -123,7 +123,7 @@ impl FullWeights {
         name: String,
         shape: &[usize],
         part: Part,
-        kind: Kind,
+        kind: TensorKind,
     ) {
         self.places.insert(name.clone(), declared.len());
         declared.declare(name, shape, part, kind);
@@ -134,13 +134,13 @@ impl FullWeights {
         for (path, outputs) in &group.members {
             let shape = [*outputs, group.inputs];
             let name = format!("{path}.weight");
-            self.add(declared, name, &shape, group.part, Kind::Full);
+            self.add(declared, name, &shape, group.part, TensorKind::Full);
         }
         for (path, outputs) in &group.members {
             match group.has_bias(path) {
                 true => {
                     let name = format!("{path}.bias");
-                    self.add(declared, name, &[*outputs], group.part, Kind::Full);
+                    self.add(declared, name, &[*outputs], group.part, TensorKind::Full);
                 }
                 false if group.bias == Bias::AllButKeys => declared.gap(*outputs),
                 false => {}

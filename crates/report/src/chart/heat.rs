@@ -24,6 +24,17 @@ pub struct HeatCell {
     pub below: String,
 }
 
+impl HeatCell {
+    /// The cell of a cosine.
+    pub fn cosine(value: f64) -> Self {
+        Self {
+            strength: value,
+            text: format!("{value:.2}").replace('-', "−"),
+            below: String::new(),
+        }
+    }
+}
+
 /// A heat map.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeatMap {
@@ -52,25 +63,27 @@ const LINE: f64 = 13.0;
 /// Between the columns that stand apart and the others.
 const APART: f64 = 8.0;
 
+/// The cells of a row of counts: each count, and its share of the row.
+fn shares_of_row(row: &[u64]) -> Vec<Option<HeatCell>> {
+    let total = row.iter().sum::<u64>();
+    let mut cells = Vec::with_capacity(row.len());
+    for count in row {
+        let share = match total {
+            0 => 0.0,
+            total => *count as f64 / total as f64,
+        };
+        cells.push(Some(HeatCell {
+            strength: share,
+            text: number::short(*count as f64),
+            below: format!("{:.0} %", 100.0 * share),
+        }));
+    }
+    cells
+}
+
 impl HeatMap {
     /// The confusion matrix of labels: `counts[reference][answer]`, one column more than labels for the answers that name none.
     pub fn confusion(labels: &[String], counts: &[Vec<u64>]) -> Self {
-        let row = |row: &Vec<u64>| {
-            let total = row.iter().sum::<u64>();
-            let cell = |count: &u64| {
-                let share = if total == 0 {
-                    0.0
-                } else {
-                    *count as f64 / total as f64
-                };
-                Some(HeatCell {
-                    strength: share,
-                    text: number::short(*count as f64),
-                    below: format!("{:.0} %", 100.0 * share),
-                })
-            };
-            row.iter().map(cell).collect()
-        };
         Self {
             rows: labels.to_vec(),
             columns: labels
@@ -78,7 +91,7 @@ impl HeatMap {
                 .cloned()
                 .chain(std::iter::once(UNPARSED.to_owned()))
                 .collect(),
-            cells: counts.iter().map(row).collect(),
+            cells: counts.iter().map(|row| shares_of_row(row)).collect(),
             row_title: "reference".to_owned(),
             column_title: "answer".to_owned(),
             apart: 1,
@@ -88,13 +101,8 @@ impl HeatMap {
     /// A symmetric matrix of cosines; `None` where a pair never met.
     pub fn cosines(names: &[String], cosines: &[Vec<Option<f64>>]) -> Self {
         let cell = |value: &Option<f64>| {
-            value
-                .filter(|value| value.is_finite())
-                .map(|value| HeatCell {
-                    strength: value,
-                    text: format!("{value:.2}").replace('-', "−"),
-                    below: String::new(),
-                })
+            let finite = value.filter(|value| value.is_finite());
+            finite.map(HeatCell::cosine)
         };
         Self {
             rows: names.to_vec(),

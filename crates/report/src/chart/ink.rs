@@ -110,16 +110,13 @@ impl Ink {
 
 /// The declarations of all variables, for light paper or for dark.
 pub fn variables(is_dark: bool) -> String {
-    let value = |colour| {
-        if is_dark {
-            values(colour).1
-        } else {
-            values(colour).0
-        }
-    };
-    every_colour()
-        .map(|colour| format!("--{}:{};", name(colour), value(colour)))
-        .collect()
+    let mut declarations = String::new();
+    for colour in every_colour() {
+        let (light, dark) = values(colour);
+        let value = if is_dark { dark } else { light };
+        declarations += &format!("--{}:{value};", name(colour));
+    }
+    declarations
 }
 
 /// Rules that give a picture in a file of its own the colours for dark paper, where the reader's screen is dark.
@@ -229,14 +226,16 @@ mod tests {
     }
 
     fn distance(a: Rgb, b: Rgb) -> f64 {
-        let (a, b) = (oklab(a), oklab(b));
+        let a = oklab(a);
+        let b = oklab(b);
         (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
     }
 
     /// Contrast of WCAG 2.2, section 1.4.11: 3 to 1 for what must be told apart in a picture.
     fn contrast(a: Rgb, b: Rgb) -> f64 {
         let luminance = |c: Rgb| 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2] + 0.05;
-        let (a, b) = (luminance(a), luminance(b));
+        let a = luminance(a);
+        let b = luminance(b);
         a.max(b) / a.min(b)
     }
 

@@ -44,6 +44,12 @@ impl Series {
         }
     }
 
+    /// The last point that can be drawn.
+    fn last_point(&self) -> Option<(f64, f64)> {
+        let is_finite = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
+        self.points.iter().rev().copied().find(is_finite)
+    }
+
     /// The same curve with its points marked.
     #[must_use]
     pub fn marked(mut self) -> Self {
@@ -366,16 +372,8 @@ impl LineChart {
             }
             return;
         }
-        let last = |series: &Series| {
-            series
-                .points
-                .iter()
-                .rev()
-                .copied()
-                .find(|point| point.0.is_finite() && point.1.is_finite())
-        };
         let of_series = self.series.iter().filter_map(|s| {
-            last(s).map(|(x, y)| {
+            s.last_point().map(|(x, y)| {
                 (
                     s.name.as_str(),
                     frame.x.at(x),

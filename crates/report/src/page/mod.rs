@@ -157,19 +157,16 @@ impl Page {
     }
 
     fn contents(&self) -> String {
-        let entry = |section: &Section| {
-            format!(
-                "<li><a href=\"#{}\">{}</a></li>\n",
-                escape::xml(&section.id),
-                escape::xml(&section.title)
-            )
-        };
-        let entries: String = self
-            .sections
-            .iter()
-            .filter(|section| !section.blocks.is_empty())
-            .map(entry)
-            .collect();
+        let mut entries = String::new();
+        for section in &self.sections {
+            if !section.blocks.is_empty() {
+                entries += &format!(
+                    "<li><a href=\"#{}\">{}</a></li>\n",
+                    escape::xml(&section.id),
+                    escape::xml(&section.title)
+                );
+            }
+        }
         format!(
             "<nav aria-label=\"contents\">\n<p>{}</p>\n<ol>\n{entries}</ol>\n</nav>\n",
             escape::xml(&self.title)
@@ -189,17 +186,15 @@ impl Page {
             );
         }
         if !self.facts.is_empty() {
-            let fact = |fact: &Fact| {
-                format!(
+            html += "<div class=\"facts\">\n";
+            for fact in &self.facts {
+                html += &format!(
                     "<div><b>{}</b><span>{}</span></div>\n",
                     escape::xml(&fact.value),
                     escape::xml(&fact.label)
-                )
-            };
-            html += &format!(
-                "<div class=\"facts\">\n{}</div>\n",
-                self.facts.iter().map(fact).collect::<String>()
-            );
+                );
+            }
+            html += "</div>\n";
         }
         html + "</header>\n"
     }
@@ -243,17 +238,15 @@ fn block_html(block: &Block, numbers: &mut Numbers) -> String {
         Block::Prose(text) => format!("<p>{}</p>\n", escape::prose(text)),
         Block::Heading(text) => format!("<h3>{}</h3>\n", escape::xml(text)),
         Block::Facts(facts) => {
-            let fact = |(name, value): &(String, String)| {
-                format!(
+            let mut html = "<dl class=\"list\">\n".to_owned();
+            for (name, value) in facts {
+                html += &format!(
                     "<dt>{}</dt><dd><bdi>{}</bdi></dd>\n",
                     escape::xml(name),
                     escape::xml(value)
-                )
-            };
-            format!(
-                "<dl class=\"list\">\n{}</dl>\n",
-                facts.iter().map(fact).collect::<String>()
-            )
+                );
+            }
+            html + "</dl>\n"
         }
         Block::Figure(figure) => {
             numbers.figures += 1;
@@ -295,19 +288,17 @@ fn block_html(block: &Block, numbers: &mut Numbers) -> String {
 }
 
 fn figure_html(figure: &Figure, number: usize) -> String {
-    let panel = |(title, drawn): (String, Vec<(&'static str, String)>)| {
-        let title = if title.is_empty() {
-            String::new()
-        } else {
-            format!("<h4>{}</h4>\n", escape::xml(&title))
-        };
-        let drawn: String = drawn
-            .iter()
-            .map(|(class, svg)| format!("<div class=\"{class}\">\n{svg}</div>\n"))
-            .collect();
-        format!("<div class=\"panel\">\n{title}{drawn}</div>\n")
-    };
-    let panels: String = figure.for_page().into_iter().map(panel).collect();
+    let mut panels = String::new();
+    for (title, drawn) in figure.for_page() {
+        panels += "<div class=\"panel\">\n";
+        if !title.is_empty() {
+            panels += &format!("<h4>{}</h4>\n", escape::xml(&title));
+        }
+        for (class, svg) in drawn {
+            panels += &format!("<div class=\"{class}\">\n{svg}</div>\n");
+        }
+        panels += "</div>\n";
+    }
     let class = if figure.panels.len() == 1 {
         "one"
     } else {

@@ -20,6 +20,14 @@ pub struct Column {
 }
 
 impl Column {
+    /// Attribute of its cells in HTML.
+    fn class(&self) -> &'static str {
+        match self.is_number {
+            true => " class=\"number\"",
+            false => "",
+        }
+    }
+
     /// A column of words.
     pub fn text(name: impl Into<String>) -> Self {
         Self {
@@ -187,14 +195,7 @@ impl Cell {
                 } else {
                     number
                 };
-                let marks = |marks: &str| {
-                    if marks.is_empty() {
-                        String::new()
-                    } else {
-                        format!("$^{{{marks}}}$")
-                    }
-                };
-                let mut text = number + &marks(score.own_marks());
+                let mut text = number + &latex_marks(score.own_marks());
                 if let Some(interval) = score.interval_text() {
                     text += &format!(r" {{\scriptsize {}}}", escape::latex(&interval));
                 }
@@ -202,13 +203,21 @@ impl Cell {
                     text += &format!(
                         r" {{\scriptsize ({}{})}}",
                         escape::latex(&score.unit.format_signed(difference)),
-                        marks(&score.marks)
+                        latex_marks(&score.marks)
                     );
                 }
                 text
             }
             Self::Curve(_) => String::new(),
         }
+    }
+}
+
+/// Marks of a score, above the line.
+fn latex_marks(marks: &str) -> String {
+    match marks {
+        "" => String::new(),
+        marks => format!("$^{{{marks}}}$"),
     }
 }
 
@@ -362,18 +371,11 @@ impl Table {
     }
 
     fn html_of(&self, columns: &[usize]) -> String {
-        let class = |column: &Column| {
-            if column.is_number {
-                " class=\"number\""
-            } else {
-                ""
-            }
-        };
         let mut html = String::from("<table>\n<thead><tr>");
         for column in columns.iter().map(|&i| &self.columns[i]) {
             html += &format!(
                 "<th scope=\"col\"{}>{}</th>",
-                class(column),
+                column.class(),
                 escape::xml(&column.name)
             );
         }
@@ -391,7 +393,7 @@ impl Table {
                 let class = if is_long(cell) {
                     " class=\"long\""
                 } else {
-                    class(column)
+                    column.class()
                 };
                 html += &format!("<td{class}{}>{}</td>", sort_key(cell), cell.html());
             }
@@ -483,16 +485,15 @@ impl Table {
 
     /// The columns that are not small curves alone.
     fn kept_columns(&self) -> Vec<usize> {
-        let is_curves = |i: usize| {
-            let mut cells = self
-                .rows
-                .iter()
-                .filter_map(|row| row.get(i))
-                .filter(|cell| **cell != Cell::Empty)
-                .peekable();
-            cells.peek().is_some() && cells.all(Cell::is_curve)
-        };
-        (0..self.columns.len()).filter(|&i| !is_curves(i)).collect()
+        let has_others = |i: &usize| !self.is_curves(*i);
+        (0..self.columns.len()).filter(has_others).collect()
+    }
+
+    /// Whether a column has small curves, and nothing else.
+    fn is_curves(&self, column: usize) -> bool {
+        let cells = self.rows.iter().filter_map(|row| row.get(column));
+        let mut cells = cells.filter(|cell| **cell != Cell::Empty).peekable();
+        cells.peek().is_some() && cells.all(Cell::is_curve)
     }
 }
 

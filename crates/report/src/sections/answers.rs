@@ -38,18 +38,16 @@ pub fn section(chapter: &Chapter) -> Result<Section> {
 const MOST_LABELS: usize = 40;
 
 fn confusions(chapter: &Chapter) -> Option<Figure> {
-    let is_labelled = |set: &str| {
-        chapter
-            .metrics_of(set)
-            .iter()
-            .any(|metric| metric.family == Family::Classification)
-    };
-    let of_set = |(set, rows): &(String, Vec<Prediction>)| {
-        confusion(rows, &chapter.run.inventory(set))
-            .filter(|_| is_labelled(set))
-            .map(|map| (set.clone(), Chart::Heat(map)))
-    };
-    let panels: Vec<(String, Chart)> = chapter.predictions.iter().filter_map(of_set).collect();
+    let mut panels = Vec::new();
+    for (set, rows) in &chapter.predictions {
+        let metrics = chapter.metrics_of(set);
+        let mut families = metrics.iter().map(|metric| metric.family);
+        if families.any(|family| family == Family::Classification)
+            && let Some(map) = confusion(rows, &chapter.run.inventory(set))
+        {
+            panels.push((set.clone(), Chart::Heat(map)));
+        }
+    }
     let caption =
         "Counts, and below them shares of the row. Answers that name no label stand apart.";
     (!panels.is_empty()).then(|| {
@@ -172,21 +170,23 @@ fn shares(rates: Option<&Rates>) -> [Cell; 2] {
 
 fn caption(found: &Instructions) -> String {
     let mut text = "Share of rows all of whose instructions hold. Loose: or hold without the answer's first line, last line or asterisks. Strict and right: of the rows whose right answer is known.".to_owned();
-    let of_change = |what: &str, change: &Change| {
-        let p = change.p.map_or(String::new(), |p| {
-            format!(" (McNemar's p {})", number::p_value(p))
-        });
-        format!(
-            " Rows that only {what} follows: {}; that only the model follows: {}{p}.",
-            change.lost.len(),
-            change.gained.len()
-        )
-    };
     if let Some(change) = &found.change {
-        text += &of_change("the base", change);
+        text += &said_of_change("the base", change);
     }
     if let Some(constant) = &found.constant {
-        text += &of_change("the best constant answer", &constant.change);
+        text += &said_of_change("the best constant answer", &constant.change);
     }
     text
+}
+
+/// Numbers of rows that only one of two follows; `what` is what the model is compared with.
+fn said_of_change(what: &str, change: &Change) -> String {
+    let p = change.p.map_or(String::new(), |p| {
+        format!(" (McNemar's p {})", number::p_value(p))
+    });
+    format!(
+        " Rows that only {what} follows: {}; that only the model follows: {}{p}.",
+        change.lost.len(),
+        change.gained.len()
+    )
 }

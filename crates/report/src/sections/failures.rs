@@ -15,14 +15,14 @@ use crate::sections::curves::recoloured;
 use maqam_base::error::Result;
 use maqam_metrics::Definition;
 use maqam_metrics::Family;
-use maqam_metrics::Kind as TaskKind;
 use maqam_metrics::Place;
+use maqam_metrics::TaskKind;
 use maqam_metrics::registry;
 use maqam_records::prediction;
 use maqam_records::prediction::Prediction;
 
 /// One kind of failure: each set's share of it, by step.
-struct Kind {
+struct FailureShares {
     metric: Metric,
     sets: Vec<(String, Vec<(f64, f64)>)>,
 }
@@ -32,7 +32,7 @@ struct Kind {
 /// # Errors
 /// Broken predictions, with file and line.
 pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
-    let mut kinds: Vec<Kind> = Vec::new();
+    let mut kinds: Vec<FailureShares> = Vec::new();
     for evaluation in &chapter.run.evaluations {
         for (set, path) in evaluation.sets()? {
             let rows = prediction::read(&path)?;
@@ -41,7 +41,8 @@ pub fn figure(chapter: &Chapter) -> Result<Option<Figure>> {
             }
         }
     }
-    let order = |kind: &Kind| registry::all().position(|known| known.name == kind.metric.name);
+    let order =
+        |kind: &FailureShares| registry::all().position(|known| known.name == kind.metric.name);
     kinds.sort_by_key(order);
     let panels: Vec<(String, Chart)> = kinds
         .iter()
@@ -80,12 +81,12 @@ fn is_shown(known: &Definition, is_labels: bool) -> bool {
     known.family == Family::Failure && known.place == Place::Main && is_of_kind
 }
 
-fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {
+fn put(kinds: &mut Vec<FailureShares>, metric: Metric, set: &str, point: (f64, f64)) {
     let place = kinds
         .iter()
         .position(|kind| kind.metric == metric)
         .unwrap_or_else(|| {
-            kinds.push(Kind {
+            kinds.push(FailureShares {
                 metric,
                 sets: Vec::new(),
             });
@@ -98,7 +99,7 @@ fn put(kinds: &mut Vec<Kind>, metric: Metric, set: &str, point: (f64, f64)) {
     }
 }
 
-fn panel(chapter: &Chapter, kind: &Kind) -> Option<(String, Chart)> {
+fn panel(chapter: &Chapter, kind: &FailureShares) -> Option<(String, Chart)> {
     // A share that is always nothing is no failure; a ratio of lengths is shown whatever it is.
     let is_shown = |points: &[(f64, f64)]| {
         kind.metric.unit != Unit::Percent || points.iter().any(|point| point.1 > 0.0)

@@ -83,20 +83,13 @@ fn norms(chapter: &Chapter, log: &Log) -> Figure {
         // Probes are fewer than steps; a window of as many steps may hold but one.
         let probed = log.norms.values().map(Track::count).fold(1.0, f64::max);
         let wide = window.max((8.0 * log.steps as f64 / probed) as u64);
-        let of_task = |curve: fn(&Track, u64) -> Vec<(f64, f64)>, window: u64| -> Vec<Series> {
-            log.norms
-                .iter()
-                .map(|(task, track)| Series::new(task, curve(track, window), chapter.colour(task)))
-                .filter(|s| !s.points.is_empty())
-                .collect()
-        };
-        let lengths = of_task(Track::smooth, window);
+        let lengths = norms_by_task(chapter, log, |track| track.smooth(window));
         panels.push((
             "length, by task".to_owned(),
             chart(chapter, norm_axis(&lengths), lengths),
         ));
         caption += " By task: of the probed steps";
-        let volatilities = of_task(Track::volatility, wide);
+        let volatilities = norms_by_task(chapter, log, |track| track.volatility(wide));
         if !volatilities.is_empty() {
             panels.push((
                 "volatility, by task".to_owned(),
@@ -112,6 +105,22 @@ fn norms(chapter: &Chapter, log: &Log) -> Figure {
         caption,
         panels,
     )
+}
+
+/// A curve of each task's gradient norm that has points.
+fn norms_by_task(
+    chapter: &Chapter,
+    log: &Log,
+    curve: impl Fn(&Track) -> Vec<(f64, f64)>,
+) -> Vec<Series> {
+    let mut series = Vec::new();
+    for (task, track) in &log.norms {
+        let of_task = Series::new(task, curve(track), chapter.colour(task));
+        if !of_task.points.is_empty() {
+            series.push(of_task);
+        }
+    }
+    series
 }
 
 fn norm_axis(series: &[Series]) -> Axis {
@@ -195,20 +204,24 @@ fn cosines_by_stage(chapter: &Chapter, log: &Log) -> Option<Figure> {
 fn matrix(tasks: &[String], sums: &BTreeMap<(String, String), (f64, f64)>) -> HeatMap {
     let is_probed = |task: &&String| sums.keys().any(|(a, b)| a == *task || b == *task);
     let probed: Vec<String> = tasks.iter().filter(is_probed).cloned().collect();
-    let mean = |a: &String, b: &String| {
-        let found = sums
-            .get(&(a.clone(), b.clone()))
-            .or_else(|| sums.get(&(b.clone(), a.clone())));
-        found
-            .filter(|(_, count)| *count > 0.0)
-            .map(|(sum, count)| sum / count)
-    };
-    let row = |a: &String| {
-        probed
-            .iter()
-            .map(|b| if a == b { Some(1.0) } else { mean(a, b) })
-            .collect()
-    };
-    let rows: Vec<Vec<Option<f64>>> = probed.iter().map(row).collect();
+    let mut rows = Vec::with_capacity(probed.len());
+    for a in &probed {
+        let mut row = Vec::with_capacity(probed.len());
+        for b in &probed {
+            row.push(match a == b {
+                true => Some(1.0),
+                false => mean_of(sums, a, b),
+            });
+        }
+        rows.push(row);
+    }
     HeatMap::cosines(&probed, &rows)
+}
+
+/// The mean of a pair of tasks in either order; `None` where the pair was never probed.
+fn mean_of(sums: &BTreeMap<(String, String), (f64, f64)>, a: &str, b: &str) -> Option<f64> {
+    let pair = (a.to_owned(), b.to_owned());
+    let turned = (b.to_owned(), a.to_owned());
+    let (sum, count) = sums.get(&pair).or_else(|| sums.get(&turned))?;
+    (*count > 0.0).then(|| sum / count)
 }

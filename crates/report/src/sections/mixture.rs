@@ -34,23 +34,21 @@ pub fn section(chapter: &Chapter) -> Section {
 }
 
 fn stages(chapter: &Chapter, log: &Log) -> Figure {
-    let stage = |stage: &maqam_records::curves::Stage| timeline::Stage {
-        name: stage.name.clone(),
-        steps: (stage.last + 1 - stage.first) as f64,
-        parts: chapter
-            .tasks
-            .iter()
-            .map(|task| stage.tasks.get(task).map_or(0.0, |seen| seen.examples))
-            .collect(),
-        note: stage
-            .end
-            .as_ref()
-            .map_or(String::new(), |end| format!("ended: {end}")),
-    };
+    let mut stages = Vec::with_capacity(log.stages.len());
+    for stage in &log.stages {
+        let examples = |task: &String| stage.tasks.get(task).map_or(0.0, |seen| seen.examples);
+        let end = stage.end.as_ref();
+        stages.push(timeline::Stage {
+            name: stage.name.clone(),
+            steps: (stage.last + 1 - stage.first) as f64,
+            parts: chapter.tasks.iter().map(examples).collect(),
+            note: end.map_or(String::new(), |end| format!("ended: {end}")),
+        });
+    }
     let timeline = Timeline {
         tasks: chapter.tasks.clone(),
         colours: chapter.colours.clone(),
-        stages: log.stages.iter().map(stage).collect(),
+        stages,
     };
     let caption =
         "Each stage as wide as it is long, filled with its tasks' shares of the examples.";
@@ -72,18 +70,18 @@ const MEASURES: [Measure; 3] = [
 
 fn shares(chapter: &Chapter, log: &Log) -> Figure {
     let tasks = log.tasks();
-    let group = |(name, of): &Measure| Group {
-        name: (*name).to_owned(),
-        bars: chapter
-            .tasks
-            .iter()
-            .map(|task| tasks.get(task).map(|seen| Bar::new(of(seen))))
-            .collect(),
-    };
+    let mut groups = Vec::with_capacity(MEASURES.len());
+    for (name, measured) in MEASURES {
+        let bar = |task: &String| tasks.get(task).map(|seen| Bar::new(measured(seen)));
+        groups.push(Group {
+            name: name.to_owned(),
+            bars: chapter.tasks.iter().map(bar).collect(),
+        });
+    }
     let chart = BarChart {
         axis: Axis::new("").unit(Unit::Percent),
         series: chapter.tasks.clone(),
-        groups: MEASURES.iter().map(group).collect(),
+        groups,
         colours: chapter
             .colours
             .iter()

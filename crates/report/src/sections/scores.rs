@@ -170,13 +170,14 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
         });
     }
     // Controls take the colours that no training has.
-    let control = |(i, (name, scores)): (usize, &'a (String, Scores))| Asked {
-        name: name.clone(),
-        scores,
-        is_last: false,
-        colour: Colour::Series([5, 4, 1][i % 3]),
-    };
-    found.extend(last.controls.iter().enumerate().map(control));
+    for (i, (name, scores)) in last.controls.iter().enumerate() {
+        found.push(Asked {
+            name: name.clone(),
+            scores,
+            is_last: false,
+            colour: Colour::Series([5, 4, 1][i % 3]),
+        });
+    }
     found
 }
 

@@ -49,17 +49,16 @@ impl Utterance {
 
     /// Reference and answer, one below the other.
     fn beside(&self) -> String {
-        let line = |name: &str, text: &str| match text {
-            "" => format!("<dt>{name}</dt><dd class=\"nothing\">nothing</dd>\n"),
-            text => format!(
-                "<dt>{name}</dt><dd dir=\"auto\">{}</dd>\n",
-                escape::xml(text)
-            ),
-        };
-        format!(
-            "<dl>\n{}{}</dl>\n",
-            line("reference", &self.reference),
-            line("answer", &self.answer)
-        )
+        let mut html = "<dl>\n".to_owned();
+        for (name, text) in [("reference", &self.reference), ("answer", &self.answer)] {
+            html += &match text.as_str() {
+                "" => format!("<dt>{name}</dt><dd class=\"nothing\">nothing</dd>\n"),
+                text => {
+                    let text = escape::xml(text);
+                    format!("<dt>{name}</dt><dd dir=\"auto\">{text}</dd>\n")
+                }
+            };
+        }
+        html + "</dl>\n"
     }
 }

@@ -13,7 +13,7 @@ use crate::sections::chapter::Chapter;
 use crate::sections::utterance::Utterance;
 use maqam_base::error::Result;
 use maqam_metrics::Family;
-use maqam_metrics::Kind;
+use maqam_metrics::TaskKind;
 use maqam_records::prediction::Prediction;
 
 /// How many utterances of a set are shown, and how many of them at once.
@@ -80,7 +80,7 @@ fn metric_to_judge_by(chapter: &Chapter, set: &str) -> Option<Metric> {
     })?;
     match found.family {
         Family::Transcription => {
-            let words = Kind::Transcribe.headline();
+            let words = TaskKind::Transcribe.headline();
             return Some(
                 metrics
                     .iter()
@@ -99,7 +99,7 @@ fn metric_to_judge_by(chapter: &Chapter, set: &str) -> Option<Metric> {
             .iter()
             .find(is_of_rows)
             .cloned()
-            .unwrap_or_else(|| Metric::of(&format!("{set}.{}", Kind::Generate.headline()))),
+            .unwrap_or_else(|| Metric::of(&format!("{set}.{}", TaskKind::Generate.headline()))),
     )
 }
 

@@ -264,11 +264,9 @@ fn counts(population: &Population, rows: &[u32]) -> BTreeMap<(u16, u16, bool), u
 
 /// Slots summed at a level: tasks, labels of a task, forms of a label.
 fn levels(counts: &BTreeMap<(u16, u16, bool), u64>) -> Vec<Vec<u64>> {
-    let (mut tasks, mut labels, mut forms) = (
-        BTreeMap::new(),
-        BTreeMap::<u16, BTreeMap<u16, u64>>::new(),
-        BTreeMap::<(u16, u16), Vec<u64>>::new(),
-    );
+    let mut tasks = BTreeMap::new();
+    let mut labels = BTreeMap::<u16, BTreeMap<u16, u64>>::new();
+    let mut forms = BTreeMap::<(u16, u16), Vec<u64>>::new();
     for (&(task, label, _), &count) in counts {
         *tasks.entry(task).or_insert(0) += count;
         *labels.entry(task).or_default().entry(label).or_default() += count;

@@ -109,7 +109,8 @@ proptest! {
 
     #[test]
     fn every_rule_uses_its_blocks_up(batch in 1usize..16, block in 1u64..10, steps in 1u64..20, select in 0usize..4, source in 0usize..3, seed: u64) {
-        let (select, source) = (["farthest", "kmeans", "kdpp", "random"][select], ["base", "current", "random"][source]);
+        let select = ["farthest", "kmeans", "kdpp", "random"][select];
+        let source = ["base", "current", "random"][source];
         let second = format!("draw: diverse, block: {block}, select: {select}, embeddings: {source}");
         let [balanced, diverse] = ["draw: balanced", &second].map(|second| schedule(&curriculum(batch, steps, second), &unequal(), seed));
         for first in (0..steps).step_by(block as usize) {

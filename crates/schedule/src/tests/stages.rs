@@ -23,7 +23,8 @@ const THREE: &str = "{batch: 6, stages: [
 
 #[test]
 fn an_early_end_moves_the_later_stages() {
-    let (population, whole) = (unequal(), schedule(THREE, &unequal(), 5));
+    let population = unequal();
+    let whole = schedule(THREE, &unequal(), 5);
     assert_eq!(
         whole.stages()[1].early_stop,
         Some(EarlyStop {
@@ -114,7 +115,8 @@ proptest! {
     fn early_ends_repeat_nothing_and_forget_nothing(ends in prop::collection::vec(1u64..=12, 3), draws in prop::collection::vec(0usize..4, 4), batch in 1usize..8, seed: u64) {
         let draw = |draw: usize| ["draw: shuffled, mix: uniform", "draw: balanced", "draw: diverse, block: 5", "draw: diverse, select: random"][draw];
         let stages = draws.iter().map(|&of| format!("{{{}, steps: 12}}", draw(of))).collect::<Vec<_>>().join(", ");
-        let (population, yaml) = (unequal(), format!("{{batch: {batch}, stages: [{stages}]}}"));
+        let population = unequal();
+        let yaml = format!("{{batch: {batch}, stages: [{stages}]}}");
         let mut walked = schedule(&yaml, &population, seed);
         let mut drawn = Vec::new();
         for (stage, &steps) in ends.iter().enumerate() {

@@ -79,36 +79,28 @@ fn is_near(share: f64, expected: f64, num_sets: u64, slack: f64) -> bool {
 
 const SETS: u64 = 400;
 
+/// Shares of sets whose intervals hold the true rate: percentile's and Student's by speaker, and the percentile's by utterance.
+fn coverage(num_clusters: usize) -> [f64; 3] {
+    shares(SETS, |set| {
+        let speech = Speech {
+            key: Key::new(set, "speech"),
+            num_clusters,
+        };
+        let system = speech.system("a");
+        let each = Clusters::each(num_clusters * Speech::EACH);
+        let found = bootstrap(&system, &speech.clusters(), &rate, &resampling(set)).unwrap();
+        let by_utterance = bootstrap(&system, &each, &rate, &resampling(set)).unwrap();
+        [
+            found.interval,
+            found.student_interval,
+            by_utterance.interval,
+        ]
+        .map(|interval| interval.holds(Speech::RATE))
+    })
+}
+
 #[test]
 fn intervals_hold_the_true_rate() {
-    let coverage = |num_clusters: usize| {
-        shares(SETS, |set| {
-            let speech = Speech {
-                key: Key::new(set, "speech"),
-                num_clusters,
-            };
-            let found = bootstrap(
-                &speech.system("a"),
-                &speech.clusters(),
-                &rate,
-                &resampling(set),
-            )
-            .unwrap();
-            let by_utterance = bootstrap(
-                &speech.system("a"),
-                &Clusters::each(num_clusters * Speech::EACH),
-                &rate,
-                &resampling(set),
-            )
-            .unwrap();
-            [
-                found.interval,
-                found.student_interval,
-                by_utterance.interval,
-            ]
-            .map(|interval| interval.holds(Speech::RATE))
-        })
-    };
     let [percentile, student, by_utterance] = coverage(60);
     assert!(
         [percentile, student]
@@ -128,27 +120,26 @@ fn intervals_hold_the_true_rate() {
     );
 }
 
+/// P-values of two equal systems on a set: of the paired bootstrap, percentile's and Student's, and of the randomisation.
+fn p_values(set: u64, num_clusters: usize) -> [f64; 3] {
+    let speech = Speech {
+        key: Key::new(set, "speech"),
+        num_clusters,
+    };
+    let first = speech.system("a");
+    let second = speech.system("b");
+    let clusters = speech.clusters();
+    let resampling = resampling(set);
+    let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling).unwrap();
+    let randomised = randomisation(&first, &second, &clusters, &rate, &resampling).unwrap();
+    [found.p, found.student_p, randomised.p]
+}
+
 #[test]
 fn p_values_of_equal_systems_are_uniform() {
     const LEVELS: [f64; 5] = [0.05, 0.1, 0.25, 0.5, 0.75];
-    let p_values = |set: u64| {
-        let speech = Speech {
-            key: Key::new(set, "speech"),
-            num_clusters: 60,
-        };
-        let first = speech.system("a");
-        let second = speech.system("b");
-        let clusters = speech.clusters();
-        let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
-        [
-            found.p,
-            found.student_p,
-            randomisation(&first, &second, &clusters, &rate, &resampling(set))
-                .unwrap()
-                .p,
-        ]
-    };
-    let found: Vec<[f64; 3]> = (0..SETS).into_par_iter().map(p_values).collect();
+    let sets = (0..SETS).into_par_iter();
+    let found: Vec<[f64; 3]> = sets.map(|set| p_values(set, 60)).collect();
     for (test, level) in (0..3).flat_map(|test| LEVELS.map(|level| (test, level))) {
         let share = found.iter().filter(|p| p[test] <= level).count() as f64 / SETS as f64;
         // Rates of 3000 words have ties, which make p-values a little too large.
@@ -161,24 +152,7 @@ fn p_values_of_equal_systems_are_uniform() {
 
 #[test]
 fn few_clusters_are_no_licence_for_claims() {
-    let [percentile, student, randomised] = shares(SETS, |set| {
-        let speech = Speech {
-            key: Key::new(set, "speech"),
-            num_clusters: 6,
-        };
-        let first = speech.system("a");
-        let second = speech.system("b");
-        let clusters = speech.clusters();
-        let found = paired_bootstrap(&first, &second, &clusters, &rate, &resampling(set)).unwrap();
-        [
-            found.p,
-            found.student_p,
-            randomisation(&first, &second, &clusters, &rate, &resampling(set))
-                .unwrap()
-                .p,
-        ]
-        .map(|p| p <= 0.05)
-    });
+    let [percentile, student, randomised] = shares(SETS, |set| p_values(set, 6).map(|p| p <= 0.05));
     assert!(
         percentile > 0.09,
         "{percentile}: too small, as its note says"

@@ -120,11 +120,9 @@ pub fn steps_to_reach(
         .min()
         .unwrap_or(0) as f64;
     let reach = |curves: &[Curve]| -> Vec<Option<f64>> {
-        let found = curves
-            .iter()
-            .zip(targets)
-            .map(|(curve, &target)| curve.first_reach(target, better));
-        found
+        let steps = curves.iter().zip(targets);
+        let steps = steps.map(|(curve, &target)| curve.first_reach(target, better));
+        steps
             .map(|step| step.filter(|&step| step <= horizon))
             .collect()
     };

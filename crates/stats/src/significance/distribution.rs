@@ -58,16 +58,18 @@ fn incomplete_beta(a: f64, b: f64, x: f64, rest: f64) -> f64 {
     }
 }
 
+/// The value, or a tiny one in place of zero, which nothing can be divided by.
+fn away_from_zero(value: f64) -> f64 {
+    if value.abs() < f64::MIN_POSITIVE {
+        f64::MIN_POSITIVE
+    } else {
+        value
+    }
+}
+
 /// The continued fraction of the incomplete beta function (DLMF 8.17.22), by the modified method of Lentz.
 fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
     const MAX_TERMS: usize = 10_000;
-    let away_from_zero = |value: f64| {
-        if value.abs() < f64::MIN_POSITIVE {
-            f64::MIN_POSITIVE
-        } else {
-            value
-        }
-    };
     let mut c = 1.0;
     let mut d = 1.0 / away_from_zero(1.0 - (a + b) * x / (a + 1.0));
     let mut fraction = d;
@@ -114,7 +116,9 @@ mod tests {
             );
         }
         for row in goldens("student") {
-            let (t, df, p) = (row[0], row[1], row[2]);
+            let t = row[0];
+            let df = row[1];
+            let p = row[2];
             assert!(
                 (student_p(t, df) / p - 1.0).abs() < tolerance(df),
                 "{row:?}, {}",
@@ -126,7 +130,9 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_mpmath() {
         for row in goldens("student_quantile") {
-            let (p, df, t) = (row[0], row[1], row[2]);
+            let p = row[0];
+            let df = row[1];
+            let t = row[2];
             assert!(
                 (student_quantile(p, df) / t - 1.0).abs() < 2.0 * tolerance(df),
                 "{row:?}, {}",

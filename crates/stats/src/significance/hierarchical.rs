@@ -126,13 +126,6 @@ impl Hierarchical {
 
     /// The difference of two systems' mean scores, `second` minus `first`.
     pub fn difference(&self, first: usize, second: usize) -> Result<Difference> {
-        let minus = |second: &[f64], first: &[f64]| -> Vec<f64> {
-            second
-                .iter()
-                .zip(first)
-                .map(|(second, first)| second - first)
-                .collect()
-        };
         let scores = minus(&self.scores[second], &self.scores[first]);
         let resampled = minus(&self.of(second), &self.of(first));
         let found = Resampled::new(self.over_seeds(&resampled))?;
@@ -259,6 +252,12 @@ fn two_stages(key: Key, clusters: &Clusters, weights: &mut [u32]) {
             position += 1;
         }
     }
+}
+
+/// Differences, place by place.
+fn minus(second: &[f64], first: &[f64]) -> Vec<f64> {
+    let pairs = second.iter().zip(first);
+    pairs.map(|(second, first)| second - first).collect()
 }
 
 #[cfg(test)]

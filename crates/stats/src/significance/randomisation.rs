@@ -64,24 +64,14 @@ pub fn randomisation(
             } else {
                 key.with(swap).bits(word as u64)
             };
-            weights
-                .iter_mut()
-                .enumerate()
-                .for_each(|(i, weight)| *weight = (bits >> i & 1) as u32);
+            for (i, weight) in weights.iter_mut().enumerate() {
+                *weight = (bits >> i & 1) as u32;
+            }
         }
     };
     let least = difference.abs() - SAME * score_first.abs().max(score_second.abs());
     let is_as_far = |_: u64, gained: &[f64], out: &mut [f64]| {
-        let swapped: Vec<f64> = sum_first
-            .iter()
-            .zip(gained)
-            .map(|(sum, gain)| sum + gain)
-            .collect();
-        let other: Vec<f64> = sum_second
-            .iter()
-            .zip(gained)
-            .map(|(sum, gain)| sum - gain)
-            .collect();
+        let (swapped, other) = after_swap(sum_first, sum_second, gained);
         let found = (score(&other) - score(&swapped)).abs();
         out[0] = f64::from(u8::from(found.is_nan() || found >= least));
     };
@@ -104,6 +94,13 @@ pub fn randomisation(
         num_swaps,
         num_differing,
     })
+}
+
+/// The sums of both systems once clusters that change the first one's by `gained` are swapped.
+fn after_swap(first: &[f64], second: &[f64], gained: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let swapped = first.iter().zip(gained).map(|(sum, gain)| sum + gain);
+    let other = second.iter().zip(gained).map(|(sum, gain)| sum - gain);
+    (swapped.collect(), other.collect())
 }
 
 /// Change of the first system's sum when a cluster is swapped: second minus first, for each cluster with a change.

@@ -9,7 +9,7 @@ use maqam_base::seed::Key;
 const BLOCK: usize = 8;
 
 /// Draws the weights of one resample: adds to the given zeros, one per row of the table.
-pub(super) type Draw<'a> = dyn Fn(u64, &mut [u32]) + Sync + 'a;
+pub(super) type DrawWeights<'a> = dyn Fn(u64, &mut [u32]) + Sync + 'a;
 
 /// Writes what is wanted of one resample, given its number and the sums of the columns.
 pub(super) type Statistic<'a> = dyn Fn(u64, &[f64], &mut [f64]) + Sync + 'a;
@@ -21,7 +21,7 @@ pub(super) fn replicates(
     table: &Table,
     resamples: usize,
     num_outputs: usize,
-    draw: &Draw,
+    draw: &DrawWeights,
     statistic: &Statistic,
 ) -> Vec<f64> {
     let mut found = vec![0.0; resamples * num_outputs];

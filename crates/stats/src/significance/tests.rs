@@ -136,7 +136,8 @@ fn intervals_are_those_of_scipy_and_numpy() {
 fn paired_differences_are_those_of_numpy_and_scipy() {
     let mut exact = 0;
     for case in goldens().pairs {
-        let (clusters, resampling) = (Clusters::by(&case.ids), Resampling::default());
+        let clusters = Clusters::by(&case.ids);
+        let resampling = Resampling::default();
         let found =
             paired_bootstrap(&case.first, &case.second, &clusters, &rate, &resampling).unwrap();
         assert_same(&found.estimate, &case.expected);
@@ -148,10 +149,8 @@ fn paired_differences_are_those_of_numpy_and_scipy() {
         );
         let found =
             randomisation(&case.first, &case.second, &clusters, &rate, &resampling).unwrap();
-        let (expected, swaps) = (
-            case.expected.randomisation_p.unwrap(),
-            case.expected.swaps.unwrap(),
-        );
+        let expected = case.expected.randomisation_p.unwrap();
+        let swaps = case.expected.swaps.unwrap();
         if found.is_exact {
             exact += 1;
             assert!(
@@ -244,7 +243,8 @@ fn the_bootstrap_of_a_share_is_binomial() {
         .map(|i| vec![f64::from(u8::from(i < 30)), 1.0])
         .collect();
     let mut log_choose = 0.0;
-    let (mut probability, mut below) = (vec![], vec![0.0]);
+    let mut probability = vec![];
+    let mut below = vec![0.0];
     for k in 0..=100u32 {
         probability.push(
             (log_choose + f64::from(k) * 0.3f64.ln() + f64::from(100 - k) * 0.7f64.ln()).exp(),
@@ -310,7 +310,8 @@ fn whole_clusters_spread_more_than_utterances() {
 #[test]
 fn equal_systems_differ_by_0_and_sides_are_symmetric() {
     let case = goldens().pairs.remove(0);
-    let (clusters, resampling) = (Clusters::by(&case.ids), Resampling::default());
+    let clusters = Clusters::by(&case.ids);
+    let resampling = Resampling::default();
     let same = paired_bootstrap(&case.first, &case.first, &clusters, &rate, &resampling).unwrap();
     assert_eq!(
         (same.estimate.value, same.p, same.student_p),
@@ -393,13 +394,15 @@ fn few_clusters_support_no_small_p() {
 fn students_error_of_an_experiment_is_that_of_quasi_f() {
     // Crossed two-way analysis of variance without repetition, 4 seeds on 30 clusters of one utterance each, a mean as the score.
     let key = Key::new(4, "crossed");
-    let (num_seeds, num_clusters) = (4u64, 30u64);
+    let num_seeds = 4u64;
+    let num_clusters = 30u64;
     let cell = |seed: u64, cluster: u64| {
         key.uniform(seed)
             + 3.0 * key.with(1).uniform(cluster)
             + 4.0 * key.with(2).with(seed).uniform(cluster)
     };
-    let (s, c) = (num_seeds as f64, num_clusters as f64);
+    let s = num_seeds as f64;
+    let c = num_clusters as f64;
     let of_seed = |seed: u64| {
         (0..num_clusters)
             .map(|cluster| cell(seed, cluster))
@@ -455,10 +458,8 @@ fn students_error_of_an_experiment_is_that_of_quasi_f() {
     .unwrap();
     assert!((found.value - whole).abs() < 1e-12);
     // Variances of 100000 resamples have a relative standard error of 0.45 %; those of the parts add up to more than the whole.
-    let (variance, expected) = (
-        found.student.standard_error.powi(2),
-        (seeds + clusters - both) / (s * c),
-    );
+    let variance = found.student.standard_error.powi(2);
+    let expected = (seeds + clusters - both) / (s * c);
     assert!(
         (variance / expected - 1.0).abs() < 0.04,
         "{variance} and {expected}"
@@ -474,16 +475,15 @@ fn students_error_of_an_experiment_is_that_of_quasi_f() {
 #[test]
 fn one_seed_and_whole_clusters_equal_the_bootstrap() {
     let case = goldens().pairs.remove(0);
-    let (clusters, resampling) = (Clusters::by(&case.ids), Resampling::default());
+    let clusters = Clusters::by(&case.ids);
+    let resampling = Resampling::default();
     let systems = [case.first.clone(), case.second.clone()].map(|utterances| System {
         seeds: vec![utterances],
     });
     let hierarchical =
         Hierarchical::new(&systems, &clusters, Inside::Whole, &rate, &resampling).unwrap();
-    let (found, plain) = (
-        hierarchical.difference(0, 1).unwrap(),
-        paired_bootstrap(&case.first, &case.second, &clusters, &rate, &resampling).unwrap(),
-    );
+    let found = hierarchical.difference(0, 1).unwrap();
+    let plain = paired_bootstrap(&case.first, &case.second, &clusters, &rate, &resampling).unwrap();
     assert_eq!(
         (found.p, found.estimate.interval, found.student_p),
         (plain.p, plain.estimate.interval, plain.student_p)

@@ -28,10 +28,8 @@ fn assert_decides(json: &str, accepted: &[&str], refused: &[&str]) {
 
 #[test]
 fn only_a_label_of_the_list() {
-    let (english, arabic) = (
-        r#"{"check": "one-of", "answers": ["happy", "North African"]}"#,
-        r#"{"check": "one-of", "answers": ["سعيد", "فصحى"]}"#,
-    );
+    let english = r#"{"check": "one-of", "answers": ["happy", "North African"]}"#;
+    let arabic = r#"{"check": "one-of", "answers": ["سعيد", "فصحى"]}"#;
     assert_decides(
         english,
         &["happy", " Happy\n", "north  african", "happy.", "Happy. "],
@@ -161,16 +159,12 @@ fn numbers_of_words() {
 
 #[test]
 fn words_wanted_and_forbidden() {
-    let (said, unsaid) = (
-        &["Take the Train!", "train"][..],
-        &["training", "a trai n", "قطار"][..],
-    );
+    let said = &["Take the Train!", "train"][..];
+    let unsaid = &["training", "a trai n", "قطار"][..];
     assert_decides(r#"{"check": "contains", "word": "train"}"#, said, unsaid);
     assert_decides(r#"{"check": "avoids", "word": "train"}"#, unsaid, said);
-    let (said, unsaid) = (
-        &["ركب القِطار", "والقطار سريع", "بالقطار", "للقطار", "وقطار"][..],
-        &["قطارات", "مقطار", "قطر", "train"][..],
-    );
+    let said = &["ركب القِطار", "والقطار سريع", "بالقطار", "للقطار", "وقطار"][..];
+    let unsaid = &["قطارات", "مقطار", "قطر", "train"][..];
     assert_decides(r#"{"check": "contains", "word": "قطار"}"#, said, unsaid);
     assert_decides(r#"{"check": "avoids", "word": "قطار"}"#, unsaid, said);
 }
@@ -262,10 +256,8 @@ fn a_transcript_and_what_is_none() {
 
 #[test]
 fn the_loose_decision_forgives_first_and_last_lines_and_asterisks() {
-    let (label, json) = (
-        check(r#"{"check": "one-of", "answers": ["happy", "سعيد"]}"#),
-        check(r#"{"check": "json-keys", "keys": ["a"]}"#),
-    );
+    let label = check(r#"{"check": "one-of", "answers": ["happy", "سعيد"]}"#);
+    let json = check(r#"{"check": "json-keys", "keys": ["a"]}"#);
     let cases = [
         (&label, "Sure!\nhappy", true),
         (&label, "happy\nAnything else?", true),
@@ -387,7 +379,8 @@ proptest! {
             prop_assert!(!(strict(one) && strict(other)));
         }
         // Of these one always holds of an answer that is not empty.
-        let (says, avoids) = (strict(Check::Contains { word: text.clone() }), strict(Check::Avoids { word: text }));
+        let says = strict(Check::Contains { word: text.clone() });
+        let avoids = strict(Check::Avoids { word: text });
         prop_assert!(answer.trim().is_empty() || says != avoids);
     }
 

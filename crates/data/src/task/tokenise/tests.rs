@@ -42,10 +42,8 @@ fn ids_equal_hugging_faces() {
         let examples = expected["examples"].as_array().unwrap();
         assert!(!examples.is_empty());
         for example in examples {
-            let (text, target) = (
-                example["instruction"].as_str().unwrap(),
-                example["target"].as_str().unwrap(),
-            );
+            let text = example["instruction"].as_str().unwrap();
+            let target = example["target"].as_str().unwrap();
             let num_audio = example["audio_tokens"].as_u64().unwrap() as usize;
             let ids: Vec<u32> = example["input_ids"]
                 .as_array()
@@ -294,7 +292,8 @@ proptest! {
         let encoded = CODEC.encode(&messages, &[num_audio], Mode::Train).unwrap();
         let first_special = 388; // <|endoftext|>; the byte-level vocabulary lies below
         let special: Vec<u32> = encoded.tokens.iter().copied().filter(|&id| id >= first_special).collect();
-        let (start, end) = (389, 390);
+        let start = 389;
+        let end = 390;
         let mut expected = vec![start, end, start, 392];
         expected.extend(std::iter::repeat_n(391, num_audio));
         expected.extend([393, end, start, end]);

@@ -22,8 +22,8 @@ use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::parameters::Declared;
-use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TensorKind;
 use crate::nn::self_attention::SelfAttention;
 use crate::ops::linear::Linear;
 use crate::ops::strided_convolution::Window;
@@ -122,7 +122,12 @@ impl Names {
 
         let of_encoder = declared.len();
         for head in heads {
-            declared.declare(head.name.clone(), &head.shape, Part::Projector, Kind::Full);
+            declared.declare(
+                head.name.clone(),
+                &head.shape,
+                Part::Projector,
+                TensorKind::Full,
+            );
         }
         Self {
             convolutions,
@@ -144,14 +149,14 @@ struct Declarer<'a> {
 }
 
 impl Declarer<'_> {
-    fn add(&mut self, name: &str, shape: &[usize], kind: Kind) -> usize {
+    fn add(&mut self, name: &str, shape: &[usize], kind: TensorKind) -> usize {
         self.declared
             .declare(name.to_owned(), shape, Part::AudioEncoder, kind);
         self.declared.len() - 1
     }
 
     fn full(&mut self, name: &str, shape: &[usize]) -> usize {
-        self.add(name, shape, Kind::Full)
+        self.add(name, shape, TensorKind::Full)
     }
 
     /// Scale and shift.
@@ -178,7 +183,7 @@ impl Declarer<'_> {
             let weight = self.add(
                 &format!("{stem}.conv.weight"),
                 &[outputs, inputs, kernel],
-                Kind::Convolution,
+                TensorKind::Convolution,
             );
             let bias = config
                 .conv_bias
@@ -204,7 +209,7 @@ impl Declarer<'_> {
             self.add(
                 &format!("{stem}.parametrizations.weight.original1"),
                 &[hidden, groups.width(), groups.kernel],
-                Kind::Convolution,
+                TensorKind::Convolution,
             ),
             self.full(&format!("{stem}.bias"), &[hidden]),
         ]

@@ -6,8 +6,8 @@ use crate::models::hubert::config::Config;
 use crate::models::hubert::initial;
 use crate::models::hubert::initial::Head;
 use crate::nn::parameters::Declared;
-use crate::nn::parameters::Kind;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TensorKind;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
@@ -18,7 +18,12 @@ use maqam_base::parts::Part;
 pub fn head_parameters(heads: &[Head], seed: u64) -> Result<Parameters> {
     let mut declared = Declared::default();
     for head in heads {
-        declared.declare(head.name.clone(), &head.shape, Part::Projector, Kind::Full);
+        declared.declare(
+            head.name.clone(),
+            &head.shape,
+            Part::Projector,
+            TensorKind::Full,
+        );
     }
     let parameters = declared.allocate(&Device::Cpu)?;
     for (entry, head) in parameters.entries.iter().zip(heads) {

@@ -7,14 +7,14 @@ use crate::eval::confidence::Confident;
 use crate::eval::confidence::Slice;
 use crate::eval::confidence::System;
 use crate::metrics::Confusion;
-use crate::metrics::Kind;
+use crate::metrics::TaskKind;
 use crate::records::by_name::ByName;
 use crate::records::details::AgainstBase;
 use crate::records::details::Confusions;
 use crate::records::details::Details;
-use crate::records::details::Part;
 use crate::records::details::PartScore;
 use crate::records::details::ScoreDetails;
+use crate::records::details::SliceScores;
 use crate::records::details::SuiteAbout;
 use crate::records::details::SystemAbout;
 use crate::records::scores::ScoresFile;
@@ -44,7 +44,7 @@ pub fn scores_file(system: &System, known: &Known) -> Result<ScoresFile> {
         (score.name.clone(), details(score, compared))
     });
     let classified = system.sets.iter();
-    let classified = classified.filter(|answered| answered.set.task.kind == Kind::Classify);
+    let classified = classified.filter(|answered| answered.set.task.kind == TaskKind::Classify);
     let labels = classified.map(|answered| Ok((answered.set.name.clone(), confusions(answered)?)));
     let details = Details {
         suite: Some(known.suite.clone()),
@@ -94,8 +94,8 @@ fn confusions(answered: &Answered) -> Result<Confusions> {
 }
 
 /// Set > what it is sliced by > value > its rows and scores.
-fn slices(slices: &[Slice]) -> ByName<ByName<ByName<Part>>> {
-    let mut by_set = ByName::<ByName<ByName<Part>>>::default();
+fn slices(slices: &[Slice]) -> ByName<ByName<ByName<SliceScores>>> {
+    let mut by_set = ByName::<ByName<ByName<SliceScores>>>::default();
     for slice in slices {
         let scores = slice.scores.iter().map(|score| {
             let found = PartScore {
@@ -106,7 +106,7 @@ fn slices(slices: &[Slice]) -> ByName<ByName<ByName<Part>>> {
         });
         let first = slice.scores.first();
         let part = by_set.entry(&slice.set).entry(&slice.by);
-        *part.entry(&slice.value) = Part {
+        *part.entry(&slice.value) = SliceScores {
             utterances: first.map_or(0, |score| score.num_utterances),
             clusters: first.map_or(0, |score| score.num_clusters),
             scores: scores.collect(),
