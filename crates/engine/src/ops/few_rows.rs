@@ -13,7 +13,7 @@ use rayon::prelude::*;
 /// Most rows that are taken this way; more of them are worth a copy.
 pub const MOST: usize = 32;
 
-/// Rows of the matrix, and of the input, that are multiplied together: as many sums as registers hold.
+/// Rows of the matrix that are multiplied together.
 const BLOCK: usize = 4;
 
 /// Rows of the matrix that a thread takes at a time.
@@ -126,8 +126,12 @@ impl WithSimd for Lanes {
 
 /// A form in which the values of the matrix are stored.
 trait Stored: Sized + Sync {
-    /// Products of four rows of the matrix with four of the input.
-    fn block<S: Simd>(simd: S, w: [&[Self]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK];
+    /// Products of four rows of the matrix with some of the input.
+    fn block<S: Simd, const ROWS: usize>(
+        simd: S,
+        w: [&[Self]; BLOCK],
+        x: [&[f32]; ROWS],
+    ) -> [[f32; ROWS]; BLOCK];
 }
 
 /// Some rows of the matrix, `width` elements each, with all rows of the input; `columns`: `[rows of w, rows of x]`.
@@ -143,33 +147,46 @@ impl<T: Stored> WithSimd for Chunk<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            x,
-            dim,
-            w,
-            width,
-            columns,
-        } = self;
-        let rows = x.len() / dim;
-        for (w, columns) in w
-            .chunks(BLOCK * width)
-            .zip(columns.chunks_mut(BLOCK * rows))
-        {
-            let outputs = w.len() / width;
-            for first in (0..rows).step_by(BLOCK) {
-                let count = BLOCK.min(rows - first);
-                // Rows beyond the last are the last once more, and what they give is left.
-                let of_w = |o: usize| &w[o.min(outputs - 1) * width..][..width];
-                let of_x = |r: usize| &x[(first + r.min(count - 1)) * dim..][..dim];
-                let sums = T::block(
-                    simd,
-                    [of_w(0), of_w(1), of_w(2), of_w(3)],
-                    [of_x(0), of_x(1), of_x(2), of_x(3)],
-                );
-                for (sums, column) in sums.iter().zip(columns.chunks_exact_mut(rows)) {
-                    column[first..first + count].copy_from_slice(&sums[..count]);
-                }
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = self.x.len() / self.dim;
+        let mut first = 0;
+        // Sixteen sums and their factors fit 32 registers, eight fit 16.
+        if S::REGISTER_COUNT >= 32 {
+            while rows - first >= 4 {
+                self.multiply::<S, 4>(simd, first);
+                first += 4;
+            }
+        }
+        while rows - first >= 2 {
+            self.multiply::<S, 2>(simd, first);
+            first += 2;
+        }
+        if first < rows {
+            self.multiply::<S, 1>(simd, first);
+        }
+    }
+}
+
+impl<T: Stored> Chunk<'_, T> {
+    /// Products of all rows of the matrix with `ROWS` of the input from `first` on.
+    #[inline(always)]
+    fn multiply<S: Simd, const ROWS: usize>(&mut self, simd: S, first: usize) {
+        let rows = self.x.len() / self.dim;
+        let mut x: [&[f32]; ROWS] = [&[]; ROWS];
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = &self.x[(first + i) * self.dim..][..self.dim];
+        }
+        let blocks = self.w.chunks(BLOCK * self.width);
+        for (w, columns) in blocks.zip(self.columns.chunks_mut(BLOCK * rows)) {
+            let outputs = w.len() / self.width;
+            // Rows beyond the last are the last once more, and what they give is left.
+            let mut of_w: [&[T]; BLOCK] = [&[]; BLOCK];
+            for (output, of_w) in of_w.iter_mut().enumerate() {
+                *of_w = &w[output.min(outputs - 1) * self.width..][..self.width];
+            }
+            let sums = T::block(simd, of_w, x);
+            for (sums, column) in sums.iter().zip(columns.chunks_exact_mut(rows)) {
+                column[first..first + ROWS].copy_from_slice(sums);
             }
         }
     }
@@ -177,25 +194,25 @@ impl<T: Stored> WithSimd for Chunk<'_, T> {
 
 impl Stored for f32 {
     #[inline(always)]
-    fn block<S: Simd>(simd: S, w: [&[f32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
-        let (w0, rest0) = S::as_simd_f32s(w[0]);
-        let (w1, rest1) = S::as_simd_f32s(w[1]);
-        let (w2, rest2) = S::as_simd_f32s(w[2]);
-        let (w3, rest3) = S::as_simd_f32s(w[3]);
-        let (x0, _) = S::as_simd_f32s(x[0]);
-        let (x1, _) = S::as_simd_f32s(x[1]);
-        let (x2, _) = S::as_simd_f32s(x[2]);
-        let (x3, _) = S::as_simd_f32s(x[3]);
-        let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
-        let of_x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
-        let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+    fn block<S: Simd, const ROWS: usize>(
+        simd: S,
+        w: [&[f32]; BLOCK],
+        x: [&[f32]; ROWS],
+    ) -> [[f32; ROWS]; BLOCK] {
+        let (of_w, rest) = registers_of::<S, BLOCK>(w);
+        let (of_x, _) = registers_of::<S, ROWS>(x);
+        let mut sums = [[simd.splat_f32s(0.0); ROWS]; BLOCK];
 
-        for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
-            multiply_add(simd, [*w0, *w1, *w2, *w3], [*x0, *x1, *x2, *x3], &mut sums);
+        for i in 0..of_w[0].len() {
+            let mut w = [simd.splat_f32s(0.0); BLOCK];
+            for (w, of_w) in w.iter_mut().zip(of_w) {
+                *w = of_w[i];
+            }
+            multiply_add(simd, w, &of_x, i, &mut sums);
         }
 
         let mut found = reduced(simd, sums);
-        for (rest, found) in [rest0, rest1, rest2, rest3].iter().zip(&mut found) {
+        for (rest, found) in rest.iter().zip(&mut found) {
             for (x, found) in x.iter().zip(found) {
                 for (w, x) in rest.iter().zip(&x[x.len() - rest.len()..]) {
                     *found += w * x;
@@ -210,56 +227,73 @@ impl Stored for f32 {
 /// Two values of bf16, as in [`HalfMatrix`].
 impl Stored for u32 {
     #[inline(always)]
-    fn block<S: Simd>(simd: S, w: [&[u32]; BLOCK], x: [&[f32]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
-        let (w0, _) = S::as_simd_u32s(w[0]);
-        let (w1, _) = S::as_simd_u32s(w[1]);
-        let (w2, _) = S::as_simd_u32s(w[2]);
-        let (w3, _) = S::as_simd_u32s(w[3]);
-        let (x0, _) = S::as_simd_f32s(x[0]);
-        let (x1, _) = S::as_simd_f32s(x[1]);
-        let (x2, _) = S::as_simd_f32s(x[2]);
-        let (x3, _) = S::as_simd_f32s(x[3]);
+    fn block<S: Simd, const ROWS: usize>(
+        simd: S,
+        w: [&[u32]; BLOCK],
+        x: [&[f32]; ROWS],
+    ) -> [[f32; ROWS]; BLOCK] {
+        let mut of_w: [&[S::u32s]; BLOCK] = [&[]; BLOCK];
+        for (of_w, w) in of_w.iter_mut().zip(w) {
+            *of_w = S::as_simd_u32s(w).0;
+        }
+        let (of_x, _) = registers_of::<S, ROWS>(x);
         let shift = simd.splat_u32s(16);
         let high = simd.splat_u32s(HIGH);
-        let mut sums = [[simd.splat_f32s(0.0); BLOCK]; BLOCK];
-        let of_x = x0
-            .chunks_exact(2)
-            .zip(x1.chunks_exact(2))
-            .zip(x2.chunks_exact(2).zip(x3.chunks_exact(2)));
-        let of_w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+        let mut sums = [[simd.splat_f32s(0.0); ROWS]; BLOCK];
 
-        for (((w0, w1), (w2, w3)), ((x0, x1), (x2, x3))) in of_w.zip(of_x) {
-            let words = [*w0, *w1, *w2, *w3];
-            let first =
-                words.map(|w| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(w, shift)));
-            multiply_add(simd, first, [x0[0], x1[0], x2[0], x3[0]], &mut sums);
-            let second = words.map(|w| simd.transmute_f32s_u32s(simd.and_u32s(w, high)));
-            multiply_add(simd, second, [x0[1], x1[1], x2[1], x3[1]], &mut sums);
+        for i in 0..of_w[0].len() {
+            let mut even = [simd.splat_f32s(0.0); BLOCK];
+            let mut odd = [simd.splat_f32s(0.0); BLOCK];
+            for ((even, odd), of_w) in even.iter_mut().zip(&mut odd).zip(of_w) {
+                let words = of_w[i];
+                *even = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(words, shift));
+                *odd = simd.transmute_f32s_u32s(simd.and_u32s(words, high));
+            }
+            multiply_add(simd, even, &of_x, 2 * i, &mut sums);
+            multiply_add(simd, odd, &of_x, 2 * i + 1, &mut sums);
         }
 
         reduced(simd, sums)
     }
 }
 
-/// `sums[i][j] += w[i] * x[j]`, lane by lane.
+/// Whole registers of each row, and the values behind the last of them.
 #[inline(always)]
-fn multiply_add<S: Simd>(
+fn registers_of<'a, S: Simd, const N: usize>(
+    rows: [&'a [f32]; N],
+) -> ([&'a [S::f32s]; N], [&'a [f32]; N]) {
+    let mut registers: [&[S::f32s]; N] = [&[]; N];
+    let mut rests: [&[f32]; N] = [&[]; N];
+    for ((registers, rest), row) in registers.iter_mut().zip(&mut rests).zip(rows) {
+        (*registers, *rest) = S::as_simd_f32s(row);
+    }
+    (registers, rests)
+}
+
+/// `sums[a][b] += w[a] * x[b][i]`, lane by lane.
+#[inline(always)]
+fn multiply_add<S: Simd, const ROWS: usize>(
     simd: S,
     w: [S::f32s; BLOCK],
-    x: [S::f32s; BLOCK],
-    sums: &mut [[S::f32s; BLOCK]; BLOCK],
+    x: &[&[S::f32s]; ROWS],
+    i: usize,
+    sums: &mut [[S::f32s; ROWS]; BLOCK],
 ) {
-    for (w, sums) in w.iter().zip(sums) {
-        for (x, sum) in x.iter().zip(sums) {
-            *sum = simd.mul_add_f32s(*w, *x, *sum);
+    for (row, x) in x.iter().enumerate() {
+        let x = x[i];
+        for (w, sums) in w.iter().zip(sums.iter_mut()) {
+            sums[row] = simd.mul_add_f32s(*w, x, sums[row]);
         }
     }
 }
 
 /// Sums over the lanes.
 #[inline(always)]
-fn reduced<S: Simd>(simd: S, sums: [[S::f32s; BLOCK]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
-    let mut found = [[0.0; BLOCK]; BLOCK];
+fn reduced<S: Simd, const ROWS: usize>(
+    simd: S,
+    sums: [[S::f32s; ROWS]; BLOCK],
+) -> [[f32; ROWS]; BLOCK] {
+    let mut found = [[0.0; ROWS]; BLOCK];
     for (sums, found) in sums.iter().zip(&mut found) {
         for (sum, found) in sums.iter().zip(found) {
             *found = simd.reduce_sum_f32s(*sum);
