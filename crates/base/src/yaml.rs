@@ -33,9 +33,13 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
-    let Ok(tree) = yaml_serde::from_str::<Value>(text) else {
-        let hint = syntax_hint(&strict.to_string());
-        return Err(describe_in(strict, path).or_hint(hint));
+    let tree = match yaml_serde::from_str::<Value>(text) {
+        Ok(tree) => tree,
+        // The strict reading may have ended at a wrong type before it reached the fault of syntax.
+        Err(syntax) => {
+            let hint = syntax_hint(&syntax.to_string());
+            return Err(describe_in(syntax, path).or_hint(hint));
+        }
     };
     serde_path_to_error::deserialize(Lenient(tree)).map_err(|lenient| {
         // Where both readings fail at one fault, the strict error knows its line. It may also name a single value that the lenient
