@@ -1,6 +1,8 @@
 //! Reading of the rows that a recipe trains on, timed without a model: decoding, resampling, augmentation, log-mel and tokens.
 
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -44,10 +46,12 @@ pub struct Reading {
     pub threads: usize,
     /// Seconds that a training step computes, as the user states.
     pub step_s: Option<f64>,
+    /// Seconds that steps waited for their rows, from the second step on; empty without `step_s`.
+    pub waited_s: Vec<f64>,
 }
 
 /// Reads the rows of the first `num_steps` steps as training does. Steps whose picks depend on embeddings are left out. `model_dir` is the
-/// folder of `model.path`; its weights are not read.
+/// folder of `model.path`; its weights are not read. With `step_s`, the next step is read while one sleeps for that many seconds.
 ///
 /// # Errors
 /// Rows that cannot be used, unless the recipe skips them; a recipe whose every step depends on embeddings.
@@ -55,6 +59,7 @@ pub fn measure(
     recipe: &Recipe,
     model_dir: &Path,
     num_steps: usize,
+    step_s: Option<f64>,
     watch: Watch<'_>,
 ) -> Result<Reading> {
     let headers = Headers::open(Path::new(headers::FOLDER));
@@ -77,28 +82,94 @@ pub fn measure(
 
     let mut reading = Reading {
         threads: rayon::current_num_threads(),
+        step_s,
         ..Reading::default()
     };
     let before = processor_seconds();
-    for (done, &step) in steps.iter().enumerate() {
-        watch("steps", done, steps.len())?;
-        let picks = schedule.picks(step)?;
-        let start = Instant::now();
-        let read: Vec<Result<(f64, usize)>> = picks
-            .par_iter()
-            .enumerate()
-            .map(|(slot, pick)| {
-                let key = Key::new(recipe.seed, "step").with(step).with(slot as u64);
-                read_row(&rows, &loader, pick, key)
-            })
-            .collect();
-        reading.seconds.push(start.elapsed().as_secs_f64());
-        reading.add(read, recipe.on_bad_row)?;
-    }
+    let sleep = step_s.map(Duration::from_secs_f64);
+    let timed = read_ahead(
+        steps.len(),
+        sleep,
+        |done| read_step(recipe, &rows, &loader, steps[done]),
+        |done, read| {
+            watch("steps", done, steps.len())?;
+            reading.add(read, recipe.on_bad_row)
+        },
+    )?;
     reading.processor_s = before
         .zip(processor_seconds())
         .map(|(before, after)| after - before);
+    reading.seconds = timed.iter().map(|step| step.read.as_secs_f64()).collect();
+    if step_s.is_some() {
+        let waited = timed.iter().skip(1).map(|step| step.waited.as_secs_f64());
+        reading.waited_s = waited.collect();
+    }
     Ok(reading)
+}
+
+/// Time of a step.
+struct Timed {
+    /// Time to read its rows.
+    read: Duration,
+    /// Part of that time in which no other step computed.
+    waited: Duration,
+}
+
+/// Reads steps one after the other, and passes them to `take`. With `sleep`, a step is read while the one before it sleeps so long, as training
+/// reads a step ahead.
+///
+/// # Errors
+/// The first of `read` and of `take`.
+fn read_ahead<T: Send>(
+    num_steps: usize,
+    sleep: Option<Duration>,
+    read: impl Fn(usize) -> Result<T> + Sync,
+    mut take: impl FnMut(usize, T) -> Result<()>,
+) -> Result<Vec<Timed>> {
+    let read = &read;
+    std::thread::scope(|scope| {
+        // Without room for a step in the channel, one step is read ahead, as in training.
+        let (send, receive) = sync_channel(0);
+        scope.spawn(move || {
+            for step in 0..num_steps {
+                let begin = Instant::now();
+                let outcome = read(step);
+                let is_last = outcome.is_err();
+                if send.send((outcome, begin.elapsed())).is_err() || is_last {
+                    break;
+                }
+            }
+        });
+        let mut timed = Vec::with_capacity(num_steps);
+        for step in 0..num_steps {
+            let begin = Instant::now();
+            let received = receive.recv();
+            let waited = begin.elapsed();
+            let (outcome, read) =
+                received.map_err(|_| Error::bug("the reader of the next step ended early"))?;
+            take(step, outcome?)?;
+            timed.push(Timed { read, waited });
+            if let Some(sleep) = sleep.filter(|_| step + 1 < num_steps) {
+                std::thread::sleep(sleep);
+            }
+        }
+        Ok(timed)
+    })
+}
+
+/// Reads the rows of a step; returns the seconds of audio and the tokens of each.
+fn read_step(
+    recipe: &Recipe,
+    rows: &RecipeRows,
+    loader: &Loader,
+    step: u64,
+) -> Result<Vec<Result<(f64, usize)>>> {
+    let picks = rows.schedule.picks(step)?;
+    let read = picks.par_iter().enumerate().map(|(slot, pick)| {
+        let key = Key::new(recipe.seed, "step").with(step).with(slot as u64);
+        read_row(rows, loader, pick, key)
+    });
+    Ok(read.collect())
 }
 
 /// Reads a row; returns its seconds of audio and its tokens.
@@ -152,12 +223,12 @@ impl Reading {
         Some(self.audio_s / 60.0 / processor_s)
     }
 
-    /// Share of a training step's time that the step waits for its data. The next step is read while one computes, so a step takes as long as
-    /// the slower of both.
+    /// Share of the steps' time that they waited for their data, from the second step on.
     fn waiting_share(&self) -> Option<f64> {
-        let read_s = self.mean_s();
-        self.step_s
-            .map(|step_s| (read_s - step_s).max(0.0) / read_s.max(step_s))
+        let step_s = self.step_s?;
+        let waited_s: f64 = self.waited_s.iter().sum();
+        let num_steps = self.waited_s.len();
+        (num_steps > 0).then(|| waited_s / (waited_s + step_s * num_steps as f64))
     }
 
     /// Returns it as lines.
@@ -193,7 +264,7 @@ impl Reading {
         }
         if let (Some(share), Some(step_s)) = (self.waiting_share(), self.step_s) {
             lines.push(format!(
-                "waiting   {:.1} % of the time of steps that compute for {step_s} s",
+                "waiting   {:.1} % of the time of steps that compute for {step_s} s (measured from the second step on)",
                 100.0 * share
             ));
         }
@@ -225,22 +296,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_waits_for_what_reading_takes_longer() {
-        let reading = |step_s| Reading {
+    fn rates_and_shares_of_steps() {
+        let reading = Reading {
             seconds: vec![0.1, 0.3],
             rows: 8,
             audio_s: 7.2,
             processor_s: Some(0.8),
-            step_s: Some(step_s),
+            step_s: Some(0.05),
+            waited_s: vec![0.15],
             ..Reading::default()
         };
-        // 0.2 s of reading beside 0.05 s of computing: three quarters of the step.
-        assert!((reading(0.05).waiting_share().unwrap() - 0.75).abs() < 1e-12);
-        assert_eq!(reading(0.4).waiting_share(), Some(0.0));
-        let json = reading(0.4).json();
+        // 0.15 s of waiting before 0.05 s of computing: three quarters of the step.
+        assert!((reading.waiting_share().unwrap() - 0.75).abs() < 1e-12);
+        let json = reading.json();
         // 7.2 s are 0.002 hours, in 0.4 s of wall time and 0.8 s of processor time.
         assert!((json["audio_hours_per_minute"].as_f64().unwrap() - 0.3).abs() < 1e-12);
         assert!((json["audio_hours_per_processor_minute"].as_f64().unwrap() - 0.15).abs() < 1e-12);
         assert!((json["rows_per_s"].as_f64().unwrap() - 20.0).abs() < 1e-12);
+        assert_eq!(Reading::default().waiting_share(), None);
+    }
+
+    #[test]
+    fn a_step_waits_for_the_rest_of_its_reading() {
+        let ms = Duration::from_millis;
+        let waited = |read: Duration, step: Duration| -> f64 {
+            let mut taken = Vec::new();
+            let timed = read_ahead(
+                4,
+                Some(step),
+                |i| {
+                    std::thread::sleep(read);
+                    Ok(i)
+                },
+                |step, i| {
+                    taken.push((step, i));
+                    Ok(())
+                },
+            )
+            .unwrap();
+            assert_eq!(taken, [(0, 0), (1, 1), (2, 2), (3, 3)]);
+            assert!(timed.iter().all(|step| step.read >= read));
+            timed
+                .iter()
+                .skip(1)
+                .map(|step| step.waited.as_secs_f64())
+                .sum::<f64>()
+                / 3.0
+        };
+        // The whole of reading takes 0.2 s, of which a step of 0.05 s hides a quarter.
+        assert!((0.1..0.2).contains(&waited(ms(200), ms(50))));
+        assert!(waited(ms(5), ms(200)) < 0.1);
+        let failed = read_ahead(3, None, |_| Err::<(), _>(Error::input("x")), |_, ()| Ok(()));
+        assert_eq!(failed.err().unwrap().message(), "x");
     }
 }

@@ -35,10 +35,14 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     };
     let tree = match yaml_serde::from_str::<Value>(text) {
         Ok(tree) => tree,
-        // The strict reading may have ended at a wrong type before it reached the fault of syntax.
         Err(syntax) => {
-            let hint = syntax_hint(&syntax.to_string());
-            return Err(describe_in(syntax, path).or_hint(hint));
+            // The strict reading may have ended at a wrong type before it reached the fault of syntax.
+            let error = match syntax_hint(&strict.to_string()) {
+                Some(_) => strict,
+                None => syntax,
+            };
+            let hint = syntax_hint(&error.to_string()).unwrap_or(ANY_SYNTAX_HINT);
+            return Err(describe_in(error, path).or_hint(hint));
         }
     };
     serde_path_to_error::deserialize(Lenient(tree)).map_err(|lenient| {
@@ -295,8 +299,11 @@ fn describe(error: yaml_serde::Error, place: String) -> Error {
     explain(what).at(place).caused_by(error)
 }
 
+/// A remedy for text that is no YAML, where the parser's words do not tell the fault.
+const ANY_SYNTAX_HINT: &str = "correct the YAML: spaces before keys, `key: value` with a space, and quotes around a text with marks";
+
 /// A remedy for text that is no YAML, by the parser's words for the fault.
-fn syntax_hint(message: &str) -> &'static str {
+fn syntax_hint(message: &str) -> Option<&'static str> {
     const HINTS: [(&str, &str); 7] = [
         ("duplicate entry", "keep one of the two"),
         (
@@ -322,10 +329,7 @@ fn syntax_hint(message: &str) -> &'static str {
         ),
     ];
     let found = HINTS.iter().find(|(words, _)| message.contains(words));
-    found.map_or(
-        "correct the YAML: spaces before keys, `key: value` with a space, and quotes around a text with marks",
-        |(_, hint)| *hint,
-    )
+    found.map(|(_, hint)| *hint)
 }
 
 /// The error that serde's words stand for, in words that name no type of the program, with the nearest known key as its hint.

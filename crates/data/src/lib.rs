@@ -10,6 +10,7 @@ pub mod arabic;
 pub mod asr_text;
 pub mod audio_parquet;
 mod audio_source;
+mod cells;
 pub mod check;
 mod clips;
 mod collector;
@@ -49,6 +50,8 @@ pub mod spelling;
 pub mod split;
 pub mod stats_text;
 pub mod task;
+pub mod text_import;
+mod text_row;
 
 use std::sync::Arc;
 

@@ -5,11 +5,13 @@
 //! - [`text_key`] is equal for texts that are equal after this.
 //! - [`near_duplicates`] finds texts whose character 5-grams overlap those of an earlier one by at least a threshold (Jaccard index).
 //!   [`Sketches`] is the same in two steps, for texts that come one after the other.
-//! - [`RunIndex`] finds texts that share a run of eight words, the usual sign that an evaluation text was trained on.
+//! - [`Runs`] finds texts that share a run of eight words, the usual sign that an evaluation text was trained on.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::hash::Hasher;
+use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -17,6 +19,8 @@ use crate::minhash::NUM_HASHES;
 use crate::minhash::RUN_WORDS;
 use crate::minhash::Signature;
 use crate::minhash::mixed;
+use maqam_base::error::Result;
+use maqam_base::files::Spill;
 use maqam_metrics::Normaliser;
 
 /// Characters of a shingle, the piece of text that two texts are compared by.
@@ -27,6 +31,9 @@ const RECALL: f64 = 0.95;
 
 /// Most earlier texts of one bucket that a text is compared with. It bounds the work where thousands of texts share a sentence.
 const MOST_COMPARED: usize = 8;
+
+/// Pairs that are compared at once.
+const PAIRS_AT_ONCE: usize = 1 << 16;
 
 /// Jaccard index of character 5-grams from which two texts count as near-duplicates.
 pub const DEFAULT_THRESHOLD: f64 = 0.8;
@@ -74,13 +81,16 @@ pub struct NearDuplicate {
 /// Every reported pair is compared exactly. A pair at the threshold is found with a probability of at least 95 %, a more similar one with a
 /// greater one. Empty texts resemble nothing.
 ///
+/// # Errors
+/// None.
+///
 /// Source: Broder 1997; one permutation hashing after Li, Owen and Zhang 2012 with the densification of Shrivastava 2017.
-pub fn near_duplicates(texts: &[&str], threshold: f64) -> Vec<NearDuplicate> {
-    let mut sketches = Sketches::new(threshold);
-    for (i, text) in texts.iter().enumerate() {
-        sketches.push(i as u32, text);
+pub fn near_duplicates(texts: &[&str], threshold: f64) -> Result<Vec<NearDuplicate>> {
+    let mut sketches = Sketches::new(threshold, None);
+    for text in texts {
+        sketches.push(sketches.sketch(text))?;
     }
-    sketches.near_duplicates(|index| texts[index as usize])
+    sketches.near_duplicates(|_| true, |index| Ok(texts[index as usize].into()))
 }
 
 /// Returns the Jaccard index of the character 5-grams of two texts; 0 where one is empty.
@@ -103,41 +113,37 @@ pub fn similarity(a: &str, b: &str) -> f64 {
     }
 }
 
-/// Sketches of many texts. Holds 4 bytes per text and band: 18 bands, 72 bytes, at the
-/// default threshold.
+/// Sketches of many texts, on disk: 4 bytes per text and band, 72 bytes at the default threshold. Memory takes one band at a time.
 pub struct Sketches {
     threshold: f64,
-    num_bands: usize,
     bins_per_band: usize,
-    indices: Vec<u32>,
-    /// Shape `[texts, bands]`.
-    bands: Vec<u32>,
+    num_texts: u32,
+    /// Hashes of all texts, for each band.
+    bands: Vec<Spill>,
+    /// Positions of empty texts.
+    empty: Vec<u32>,
 }
 
 impl Sketches {
-    /// No sketches, for pairs that are similar by at least `threshold`, which lies in (0, 1].
-    pub fn new(threshold: f64) -> Self {
+    /// No sketches, for pairs that are similar by at least `threshold`, which lies in (0, 1]. They are stored in `folder`, or in memory without
+    /// one.
+    pub fn new(threshold: f64, folder: Option<&Path>) -> Self {
         let (num_bands, bins_per_band) = shape_for(threshold);
         Self {
             threshold,
-            num_bands,
             bins_per_band,
-            indices: Vec::new(),
-            bands: Vec::new(),
+            num_texts: 0,
+            bands: (0..num_bands).map(|_| Spill::new(folder)).collect(),
+            empty: Vec::new(),
         }
     }
 
-    /// Adds a text under the caller's index. Indices rise from text to text. Empty texts are passed over.
-    pub fn push(&mut self, index: u32, text: &str) {
-        self.push_sketched(index, self.sketch(text));
-    }
-
-    /// Returns what is kept of a text, so that texts can be sketched in parallel; `None` for an empty one.
+    /// Returns what is stored of a text, so that texts can be sketched in parallel; `None` for an empty one.
     pub fn sketch(&self, text: &str) -> Option<Box<[u32]>> {
         let signature = Signature::by_bins(&shingles(text))?;
         let bands = signature
             .bands(self.bins_per_band)
-            .take(self.num_bands)
+            .take(self.bands.len())
             .map(|band| {
                 let folded = band
                     .iter()
@@ -147,59 +153,83 @@ impl Sketches {
         Some(bands.collect())
     }
 
-    /// Adds what [`Sketches::sketch`] returned of a text.
-    pub fn push_sketched(&mut self, index: u32, sketch: Option<Box<[u32]>>) {
-        if let Some(sketch) = sketch {
-            self.indices.push(index);
-            self.bands.extend_from_slice(&sketch);
+    /// Adds the next text by its [`Sketches::sketch`].
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn push(&mut self, sketch: Option<Box<[u32]>>) -> Result<()> {
+        if sketch.is_none() {
+            self.empty.push(self.num_texts);
         }
+        for (i, band) in self.bands.iter_mut().enumerate() {
+            let hash = sketch.as_ref().map_or(0, |sketch| sketch[i]);
+            band.append(&hash.to_le_bytes())?;
+        }
+        self.num_texts += 1;
+        Ok(())
     }
 
-    /// Returns each text that resembles an earlier one, in the order of indices. `text` gives the text of an index.
-    pub fn near_duplicates<'a>(&self, text: impl Fn(u32) -> &'a str + Sync) -> Vec<NearDuplicate> {
-        let num_texts = self.indices.len();
-        let mut found: Vec<Option<NearDuplicate>> = vec![None; num_texts];
-        let mut order: Vec<u32> = (0..num_texts as u32).collect();
-        for band in 0..self.num_bands {
-            let pairs = self.candidates(band, &mut order, &found);
-            let similar = pairs.into_par_iter().filter_map(|(later, earlier)| {
-                let index = self.indices[later as usize];
-                let of = self.indices[earlier as usize];
-                let similarity = similarity(text(index), text(of));
-                let pair = NearDuplicate {
-                    index: index as usize,
-                    of: of as usize,
-                    similarity,
-                };
-                (similarity >= self.threshold).then_some((later, pair))
-            });
-            // Pairs of one later text stand in the order of the earlier ones, and the first counts.
-            for (later, pair) in similar.collect::<Vec<_>>() {
-                found[later as usize].get_or_insert(pair);
-            }
-        }
-        found.into_iter().flatten().collect()
-    }
-
-    /// Pairs (later, earlier) of positions that share a band, but for later ones that are found already. `order` is scratch.
-    fn candidates(
+    /// Returns each text that resembles an earlier one, in order, among those that `is_compared` selects by their positions. `text` gives the text
+    /// at a position.
+    ///
+    /// # Errors
+    /// The disk's, and those of `text`.
+    pub fn near_duplicates<'a>(
         &self,
-        band: usize,
-        order: &mut [u32],
-        found: &[Option<NearDuplicate>],
-    ) -> Vec<(u32, u32)> {
-        let hash = |&text: &u32| self.bands[text as usize * self.num_bands + band];
-        order.sort_unstable_by_key(|text| (hash(text), *text));
-        let mut pairs = Vec::new();
-        for bucket in order.chunk_by(|a, b| hash(a) == hash(b)) {
-            for (i, &later) in bucket.iter().enumerate().skip(1) {
-                if found[later as usize].is_none() {
-                    let earlier = bucket[..i.min(MOST_COMPARED)].iter();
-                    pairs.extend(earlier.map(|&earlier| (later, earlier)));
+        is_compared: impl Fn(u32) -> bool,
+        text: impl Fn(u32) -> Result<Cow<'a, str>> + Sync,
+    ) -> Result<Vec<NearDuplicate>> {
+        let mut found: Vec<NearDuplicate> = Vec::new();
+        let mut is_found = vec![false; self.num_texts as usize];
+        let mut order: Vec<u32> = (0..self.num_texts)
+            .filter(|at| is_compared(*at) && self.empty.binary_search(at).is_err())
+            .collect();
+        for band in &self.bands {
+            let hashes = band.records(u32::from_le_bytes)?;
+            let hash = |&text: &u32| hashes[text as usize];
+            order.par_sort_unstable_by_key(|text| (hash(text), *text));
+
+            let mut pairs = Vec::new();
+            for bucket in order.chunk_by(|a, b| hash(a) == hash(b)) {
+                for (i, &later) in bucket.iter().enumerate().skip(1) {
+                    if !is_found[later as usize] {
+                        let earlier = bucket[..i.min(MOST_COMPARED)].iter();
+                        pairs.extend(earlier.map(|&earlier| (later, earlier)));
+                    }
+                    if pairs.len() >= PAIRS_AT_ONCE {
+                        self.compare(&mut pairs, &text, &mut is_found, &mut found)?;
+                    }
                 }
             }
+            self.compare(&mut pairs, &text, &mut is_found, &mut found)?;
         }
-        pairs
+        found.sort_unstable_by_key(|pair| pair.index);
+        Ok(found)
+    }
+
+    /// Takes pairs of a later and an earlier text, and adds the similar ones.
+    fn compare<'a>(
+        &self,
+        pairs: &mut Vec<(u32, u32)>,
+        text: &(impl Fn(u32) -> Result<Cow<'a, str>> + Sync),
+        is_found: &mut [bool],
+        found: &mut Vec<NearDuplicate>,
+    ) -> Result<()> {
+        let compared = pairs.par_drain(..).map(|(later, earlier)| {
+            Ok(NearDuplicate {
+                index: later as usize,
+                of: earlier as usize,
+                similarity: similarity(&text(later)?, &text(earlier)?),
+            })
+        });
+        // Pairs of one later text stand in the order of the earlier ones, and the first counts.
+        for pair in compared.collect::<Result<Vec<_>>>()? {
+            if pair.similarity >= self.threshold && !is_found[pair.index] {
+                is_found[pair.index] = true;
+                found.push(pair);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -235,60 +265,53 @@ fn shingles(text: &str) -> Vec<u64> {
     hashes
 }
 
-/// Runs of `RUN_WORDS` words of some texts, so that other texts that share one are found.
+/// Runs of `RUN_WORDS` words of some texts, each with the first of other texts that has it.
 #[derive(Default)]
-pub struct RunIndex {
-    /// Texts by run; the texts of one run stand one after the other in `next`.
-    last: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
-    /// Index of the text, and place of the one before it with the same run.
-    entries: Vec<(u32, u32)>,
+pub struct Runs {
+    first: HashMap<u64, u32, BuildHasherDefault<Hashed>>,
 }
 
-/// No place.
+/// No text.
 const NONE: u32 = u32::MAX;
 
-impl RunIndex {
-    /// Adds the runs of a text under the caller's index.
-    pub fn add(&mut self, index: u32, text: &str) {
+impl Runs {
+    /// Adds the runs of a text.
+    pub fn add(&mut self, text: &str) {
         for run in runs(text) {
-            let place = self.entries.len() as u32;
-            let before = self.last.insert(run, place).unwrap_or(NONE);
-            self.entries.push((index, before));
+            self.first.insert(run, NONE);
         }
-    }
-
-    /// Returns the indices of all texts that share a run with `text`, sorted, each once.
-    pub fn all_shared(&self, text: &str) -> Vec<u32> {
-        let mut found = Vec::new();
-        // Without an index there is nothing to cut the text up for.
-        if self.last.is_empty() {
-            return found;
-        }
-        for run in runs(text) {
-            let mut place = self.last.get(&run).copied().unwrap_or(NONE);
-            while let Some(&(index, before)) = self.entries.get(place as usize) {
-                found.push(index);
-                place = before;
-            }
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
-
-    /// Returns the least index of a text that shares a run with `text`.
-    pub fn shared(&self, text: &str) -> Option<u32> {
-        self.all_shared(text).first().copied()
     }
 
     /// Number of different runs.
     pub fn len(&self) -> usize {
-        self.last.len()
+        self.first.len()
     }
 
-    /// Whether no text had a run.
+    /// Returns whether no text had a run.
     pub fn is_empty(&self) -> bool {
-        self.last.is_empty()
+        self.first.is_empty()
+    }
+
+    /// Returns the runs of another text that are among these.
+    pub fn shared(&self, text: &str) -> Vec<u64> {
+        let runs = runs(text).into_iter();
+        runs.filter(|run| self.first.contains_key(run)).collect()
+    }
+
+    /// Records that another text, of this number, has runs that [`Runs::shared`] returned.
+    pub fn set(&mut self, shared: &[u64], number: u32) {
+        for run in shared {
+            if let Some(first) = self.first.get_mut(run) {
+                *first = number.min(*first);
+            }
+        }
+    }
+
+    /// Returns the least number of a text that shares a run with one of those that were added.
+    pub fn first(&self, text: &str) -> Option<u32> {
+        let runs = runs(text).into_iter();
+        let first = runs.filter_map(|run| self.first.get(&run)).min().copied();
+        first.filter(|&first| first != NONE)
     }
 }
 
@@ -414,7 +437,7 @@ mod tests {
         let mut texts: Vec<String> = (0..400).map(|seed| text(seed, 25, 0.0)).collect();
         texts.extend((0..200).map(|seed| text(seed, 25, 0.03)));
         let views: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let found = near_duplicates(&views, 0.8);
+        let found = near_duplicates(&views, 0.8).unwrap();
         let expected: Vec<(usize, usize)> = (0..200)
             .filter(|&i| jaccard(&texts[i], &texts[400 + i]) >= 0.8)
             .map(|i| (400 + i, i))
@@ -447,22 +470,27 @@ mod tests {
 
     #[test]
     fn empty_and_equal_texts() {
-        let found = near_duplicates(&["", "one two", "", "One, two!", "one two"], 0.8);
+        let found = near_duplicates(&["", "one two", "", "One, two!", "one two"], 0.8).unwrap();
         let pairs: Vec<(usize, usize)> = found.iter().map(|pair| (pair.index, pair.of)).collect();
         assert_eq!(pairs, [(3, 1), (4, 1)]);
     }
 
     #[test]
     fn runs_of_eight_words_are_shared() {
-        let mut index = RunIndex::default();
-        index.add(3, "a b c d e f g h i");
-        index.add(4, "z b c d e f g h i");
-        index.add(5, "only seven words are not a run");
-        assert_eq!(index.len(), 3);
-        assert_eq!(index.shared("x y A b, c d e f g h z"), Some(3));
-        assert_eq!(index.shared("x z b c d e f g h"), Some(4));
-        assert_eq!(index.all_shared("b c d e f g h i"), [3, 4]);
-        assert_eq!(index.shared("b c d e f g h"), None);
-        assert_eq!(index.shared("only seven words are not a run"), None);
+        let mut runs = Runs::default();
+        runs.add("a b c d e f g h i");
+        runs.add("z b c d e f g h i");
+        runs.add("only seven words are not a run");
+        assert_eq!(runs.len(), 3);
+        let others = ["x y A b, c d e f g h z", "b c d e f g h i", "b c d e f g h"];
+        for (number, other) in [(7, others[0]), (5, others[1]), (3, others[2])] {
+            let shared = runs.shared(other);
+            assert_eq!(shared.len(), usize::from(number != 3));
+            runs.set(&shared, number);
+        }
+        assert_eq!(runs.first("a b c d e f g h"), Some(7));
+        assert_eq!(runs.first("a b c d e f g h i"), Some(5));
+        assert_eq!(runs.first("z b c d e f g h"), None);
+        assert_eq!(runs.first("only seven words are not a run"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Notes on a manifest that is read without an error: unread fields, normalised spellings.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::path::Path;
 
@@ -144,6 +145,19 @@ impl Notes {
         count(&mut self.others, what, line);
     }
 
+    /// Adds the counts of other rows.
+    pub fn merge(&mut self, other: Self) {
+        for (name, found) in other.narrowing {
+            add(&mut self.narrowing, name, found);
+        }
+        for (field, found) in other.folded {
+            add(&mut self.folded, field, found);
+        }
+        for (what, found) in other.others {
+            add(&mut self.others, what, found);
+        }
+    }
+
     /// The notes as sentences, each with its place.
     pub fn of_manifest(&self, path: &Path) -> Vec<Note> {
         let mut notes = Vec::new();
@@ -187,12 +201,20 @@ fn rows(count: usize) -> String {
 }
 
 fn count<K: Ord>(of: &mut BTreeMap<K, Found>, key: K, line: u32) {
-    of.entry(key)
-        .and_modify(|found| {
-            found.rows += 1;
-            found.line = found.line.min(line);
-        })
-        .or_insert(Found { rows: 1, line });
+    add(of, key, Found { rows: 1, line });
+}
+
+fn add<K: Ord>(of: &mut BTreeMap<K, Found>, key: K, more: Found) {
+    match of.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(more);
+        }
+        Entry::Occupied(mut entry) => {
+            let found = entry.get_mut();
+            found.rows += more.rows;
+            found.line = found.line.min(more.line);
+        }
+    }
 }
 
 /// Returns whether a field's name and value may select a part of a recording.

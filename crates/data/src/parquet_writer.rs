@@ -1,11 +1,11 @@
 //! Parquet files as Hugging Face `datasets` and maqam read them: typed columns, audio inside.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
+use polars::io::parquet::write::BatchedWriter;
 use polars::prelude::ArrowDataType;
 use polars::prelude::ArrowField;
 use polars::prelude::ArrowSchema;
@@ -17,23 +17,38 @@ use polars::prelude::Field;
 use polars::prelude::IntoSeries;
 use polars::prelude::KeyValueMetadata;
 use polars::prelude::NamedFrom;
+use polars::prelude::ParquetCompression;
 use polars::prelude::ParquetWriter;
 use polars::prelude::PlSmallStr;
+use polars::prelude::PolarsError;
 use polars::prelude::PolarsResult;
 use polars::prelude::Series;
 use polars::prelude::StructChunked;
+use polars_parquet::write::CompressedPage;
+use polars_parquet::write::CompressionOptions;
+use polars_parquet::write::ParquetType;
+use polars_parquet::write::StatisticsOptions;
+use polars_parquet::write::Version;
+use polars_parquet::write::WriteOptions;
+use polars_parquet::write::array_to_columns;
+use polars_parquet::write::compress;
+use polars_parquet::write::get_dtype_encoding;
 use polars_parquet::write::schema_to_metadata_key;
 use rayon::prelude::*;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::Clip;
+use crate::Message;
 use crate::Row;
+use crate::cells::Cell;
+use crate::cells::Cells;
+use crate::cells::ColumnKind;
+use crate::cells::Kinds;
+use crate::cells::Table;
 use crate::formats::huggingface;
 use crate::formats::huggingface::Feature;
 use crate::row_json::part_of;
-use maqam_audio::Span;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -42,139 +57,49 @@ use maqam_base::files;
 const GROUP_ROWS: usize = 1000;
 
 /// Most rows of a row group of texts.
-const TEXT_GROUP_ROWS: usize = 1 << 16;
+pub const TEXT_GROUP_ROWS: usize = 1 << 16;
 
 /// Bytes of audio after which a row group ends.
 const GROUP_BYTES: usize = 64 << 20;
+
+/// Rows whose columns are found together.
+const COUNTED_ROWS: usize = 1 << 13;
+
+/// Compression of all pages.
+const COMPRESSION: CompressionOptions = CompressionOptions::Zstd(None);
 
 /// Key of maqam's metadata on columns.
 pub const KEY: &str = "maqam";
 
 /// Columns of a file with their kinds; [`ColumnKind::Json`] columns hold texts of JSON values.
-struct Columns {
+pub struct Columns {
     kinds: Vec<(String, ColumnKind)>,
     /// Fields that some clip of a list has.
     clip_fields: BTreeSet<&'static str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum ColumnKind {
-    Audio,
-    Audios,
-    Messages,
-    Boolean,
-    Integer,
-    Number,
-    Text,
-    Texts,
-    Json,
-}
-
-impl ColumnKind {
-    /// Kind of a single value; none for null.
-    fn of(name: &str, value: &Value) -> Option<Self> {
-        Some(match value {
-            Value::Null => return None,
-            _ if name == "messages" => Self::Messages,
-            Value::Bool(_) => Self::Boolean,
-            Value::Number(number) if number.is_i64() => Self::Integer,
-            Value::Number(_) => Self::Number,
-            Value::String(_) => Self::Text,
-            Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_string) => {
-                Self::Texts
-            }
-            _ => Self::Json,
-        })
-    }
-
-    /// Kind of a column with values of two kinds.
-    fn with(self, other: Self) -> Self {
-        match (self, other) {
-            (one, other) if one == other => one,
-            (Self::Integer, Self::Number) | (Self::Number, Self::Integer) => Self::Number,
-            _ => Self::Json,
-        }
-    }
-
-    fn feature(self) -> Feature {
-        match self {
-            Self::Audio => Feature::Audio,
-            Self::Audios => Feature::Audios,
-            Self::Messages => Feature::Messages,
-            Self::Boolean => Feature::Boolean,
-            Self::Integer => Feature::Integer,
-            Self::Number => Feature::Number,
-            Self::Texts => Feature::Texts,
-            Self::Text | Self::Json => Feature::Text,
-        }
-    }
-}
-
-/// Names and kinds of a row's fields without its audio, in the order of [`fields_of`]. It builds no values, because every row is looked at.
-fn kinds_of(row: &Row) -> Vec<(Cow<'static, str>, ColumnKind)> {
-    let span = match row.clips.as_slice() {
-        [clip] => clip.span,
-        _ => Span::WHOLE,
-    };
-    let known = [
-        ("id", true, ColumnKind::Text),
-        ("start_s", span.start_s.is_some(), ColumnKind::Number),
-        ("end_s", span.end_s.is_some(), ColumnKind::Number),
-        ("channel", span.channel.is_some(), ColumnKind::Integer),
-        ("duration", row.duration.is_some(), ColumnKind::Number),
-        ("task", row.task.is_some(), ColumnKind::Text),
-        ("language", row.language.is_some(), ColumnKind::Text),
-        ("text", row.text.is_some(), ColumnKind::Text),
-        ("summary", row.summary.is_some(), ColumnKind::Text),
-        ("label", row.label.is_some(), ColumnKind::Text),
-        ("references", !row.references.is_empty(), ColumnKind::Texts),
-        ("speaker", row.speaker.is_some(), ColumnKind::Text),
-        ("group", row.group.is_some(), ColumnKind::Text),
-        ("split", row.split.is_some(), ColumnKind::Text),
-        ("instruction", row.instruction.is_some(), ColumnKind::Text),
-        ("target", row.target.is_some(), ColumnKind::Text),
-        ("messages", !row.messages.is_empty(), ColumnKind::Messages),
-    ];
-    let known = known
-        .into_iter()
-        .filter(|(_, is_there, _)| *is_there)
-        .map(|(name, _, kind)| (Cow::Borrowed(name), kind));
-    let extra = row.extra.is_some().then(|| row.extra_fields());
-    let extra = extra
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((ColumnKind::of(&name, &value)?, name)))
-        .map(|(kind, name)| (Cow::Owned(name), kind));
-    known.chain(extra).collect()
-}
-
-/// Fields of a row without its audio.
-fn fields_of(row: &Row) -> Result<Map<String, Value>> {
-    let mut fields = row.to_json(|_| Ok(Value::Null))?;
-    fields.shift_remove("audios");
-    Ok(fields)
-}
-
 impl Columns {
-    fn of(rows: &[&Row]) -> Self {
-        let mut kinds: Vec<(String, ColumnKind)> = Vec::new();
-        let mut positions: BTreeMap<String, usize> = BTreeMap::new();
-        let mut clip_fields = BTreeSet::new();
-        let mut is_long = false;
-        let mut has_audio = false;
-        for row in rows {
-            has_audio |= !row.clips.is_empty();
-            is_long |= row.clips.len() > 1;
-            for (name, kind) in kinds_of(row) {
-                match positions.get(&*name) {
-                    Some(at) => kinds[*at].1 = kinds[*at].1.with(kind),
-                    None => {
-                        positions.insert(name.to_string(), kinds.len());
-                        kinds.push((name.into_owned(), kind));
-                    }
-                }
-            }
+    /// Columns of rows without audio.
+    pub fn of_texts(kinds: Kinds) -> Self {
+        Self {
+            kinds: kinds.into_list(),
+            clip_fields: BTreeSet::new(),
         }
+    }
+
+    fn of(rows: &[&Row]) -> Self {
+        let tables = rows.par_chunks(COUNTED_ROWS).map(|rows| {
+            let mut kinds = Kinds::default();
+            kinds.add_table(&Table::of_rows(rows));
+            kinds.into_list()
+        });
+        let mut all = Kinds::default();
+        for (name, kind) in tables.collect::<Vec<_>>().into_iter().flatten() {
+            all.add(&name, kind);
+        }
+        let mut kinds = all.into_list();
+        let mut clip_fields = BTreeSet::new();
+        let is_long = rows.iter().any(|row| row.clips.len() > 1);
         if is_long {
             // A part of a clip in a list is a field of the clip, and so is that of a row with one clip.
             let moved = ["start_s", "end_s", "channel"];
@@ -188,7 +113,7 @@ impl Columns {
                 );
             }
         }
-        if has_audio {
+        if rows.iter().any(|row| !row.clips.is_empty()) {
             let audio = match is_long {
                 true => ("audios".to_owned(), ColumnKind::Audios),
                 false => ("audio".to_owned(), ColumnKind::Audio),
@@ -196,6 +121,12 @@ impl Columns {
             kinds.insert(1.min(kinds.len()), audio);
         }
         Self { kinds, clip_fields }
+    }
+
+    fn has_audio(&self) -> bool {
+        self.kinds
+            .iter()
+            .any(|(_, kind)| matches!(kind, ColumnKind::Audio | ColumnKind::Audios))
     }
 
     /// Texts under the keys that `datasets` and maqam look for.
@@ -219,7 +150,27 @@ impl Columns {
             (KEY.to_owned(), json!({"json": json}).to_string()),
         ]
     }
+
+    /// The table of a row group. `clips` are the rows' clips with their bytes, or empty without audio.
+    fn frame(&self, table: &Table<'_>, clips: &[Loaded<'_>]) -> PolarsResult<DataFrame> {
+        let columns: PolarsResult<Vec<Column>> = self
+            .kinds
+            .par_iter()
+            .map(|(name, kind)| {
+                let column = match kind {
+                    ColumnKind::Audio => audio_column(name, clips),
+                    ColumnKind::Audios => audios_column(name, clips, &self.clip_fields),
+                    kind => column(name, *kind, table),
+                };
+                Ok(column?.into())
+            })
+            .collect();
+        DataFrame::new(table.num_rows(), columns?)
+    }
 }
+
+/// A row's clips with the bytes of their files.
+type Loaded<'a> = Vec<(&'a Clip, Arc<[u8]>)>;
 
 /// Fields of a clip in addition to its bytes.
 fn about(clip: &Clip) -> Vec<(&'static str, Value)> {
@@ -252,34 +203,162 @@ pub fn write(rows: &[&Row], path: &Path) -> Result<()> {
 }
 
 fn write_groups(rows: &[&Row], columns: &Columns, file: &mut impl Write) -> Result<()> {
-    let failed = |e: polars::prelude::PolarsError| {
-        Error::resource(format!("cannot write: {e}")).caused_by(e)
+    let mut writer = Writer::new(columns, file)?;
+    let encoder = writer.encoder();
+    if columns.has_audio() {
+        let mut start = 0;
+        while start < rows.len() {
+            let clips = load(&rows[start..])?;
+            let end = start + clips.len();
+            let table = Table::of_rows(&rows[start..end]);
+            writer.write(&encoder.encode(&table, &clips)?)?;
+            start = end;
+        }
+        return writer.finish();
+    }
+
+    let groups: Vec<&[&Row]> = rows.chunks(TEXT_GROUP_ROWS).collect();
+    for groups in groups.chunks(rayon::current_num_threads()) {
+        let encoded = groups
+            .par_iter()
+            .map(|rows| encoder.encode(&Table::of_rows(rows), &[]));
+        for group in encoded.collect::<Vec<_>>() {
+            writer.write(&group?)?;
+        }
+    }
+    writer.finish()
+}
+
+/// Reads the audio of the first rows, as many as make one row group.
+fn load<'a>(rows: &[&'a Row]) -> Result<Vec<Loaded<'a>>> {
+    let mut loaded = Vec::new();
+    let mut num_bytes = 0;
+    for row in rows.iter().take(GROUP_ROWS) {
+        if num_bytes >= GROUP_BYTES {
+            break;
+        }
+        let clips = row.clips.iter();
+        let clips: Loaded<'a> = clips
+            .map(|clip| Ok((clip, clip.source.bytes()?)))
+            .collect::<Result<_>>()?;
+        num_bytes += clips.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        loaded.push(clips);
+    }
+    Ok(loaded)
+}
+
+/// A Parquet file that is written row group by row group.
+pub struct Writer<'a, W: Write> {
+    writer: BatchedWriter<W>,
+    columns: &'a Columns,
+}
+
+impl<'a, W: Write> Writer<'a, W> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn new(columns: &'a Columns, file: W) -> Result<Self> {
+        let empty = columns.frame(&Table::default(), &[]).map_err(failed)?;
+        let metadata = columns.metadata().into_iter().chain(arrow_schema(&empty));
+        let metadata = KeyValueMetadata::from_static(metadata.collect());
+        let writer = ParquetWriter::new(file)
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_key_value_metadata(Some(metadata))
+            .batched(empty.schema())
+            .map_err(failed)?;
+        Ok(Self { writer, columns })
+    }
+
+    /// The encoder of row groups of this file, for any thread.
+    pub fn encoder(&mut self) -> Encoder<'a> {
+        Encoder {
+            columns: self.columns,
+            fields: self.writer.parquet_schema().fields().to_vec(),
+        }
+    }
+
+    /// Appends a row group.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&mut self, group: &Group) -> Result<()> {
+        self.writer
+            .write_row_group(group.num_rows, &group.columns)
+            .map_err(failed)
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn finish(self) -> Result<()> {
+        self.writer.finish().map(drop).map_err(failed)
+    }
+}
+
+/// Encodes and compresses row groups of one file.
+pub struct Encoder<'a> {
+    columns: &'a Columns,
+    fields: Vec<ParquetType>,
+}
+
+/// A row group as it stands in the file.
+pub struct Group {
+    num_rows: u64,
+    columns: Vec<Vec<CompressedPage>>,
+}
+
+impl Encoder<'_> {
+    /// Encodes rows without audio.
+    ///
+    /// # Errors
+    /// None for tables that [`Columns`] cover.
+    pub fn encode_texts(&self, table: &Table<'_>) -> Result<Group> {
+        self.encode(table, &[])
+    }
+
+    fn encode(&self, table: &Table<'_>, clips: &[Loaded<'_>]) -> Result<Group> {
+        let frame = self.columns.frame(table, clips).map_err(failed)?;
+        let columns: PolarsResult<Vec<Vec<Vec<CompressedPage>>>> = frame
+            .columns()
+            .par_iter()
+            .zip(&self.fields)
+            .map(|(column, field)| pages_of(column, field))
+            .collect();
+        Ok(Group {
+            num_rows: table.num_rows() as u64,
+            columns: columns.map_err(failed)?.into_iter().flatten().collect(),
+        })
+    }
+}
+
+/// The compressed pages of a column, one list for each of its leaves.
+fn pages_of(column: &Column, field: &ParquetType) -> PolarsResult<Vec<Vec<CompressedPage>>> {
+    let options = WriteOptions {
+        statistics: StatisticsOptions::default(),
+        version: Version::V1,
+        compression: COMPRESSION,
+        data_page_size: None,
     };
-    let mut writer = None;
-    let mut sink = Some(ParquetWriter::new(file));
-    let mut start = 0;
-    while start < rows.len() || writer.is_none() {
-        let (end, group) = group(rows, start, columns)?;
-        start = end;
-        let frame = group.map_err(failed)?;
-        let writer = match &mut writer {
-            Some(writer) => writer,
-            None => {
-                let sink = sink
-                    .take()
-                    .ok_or_else(|| Error::bug("a file is begun once"))?;
-                let metadata = columns.metadata().into_iter().chain(arrow_schema(&frame));
-                let metadata = KeyValueMetadata::from_static(metadata.collect());
-                let sink = sink.with_key_value_metadata(Some(metadata));
-                writer.insert(sink.batched(frame.schema()).map_err(failed)?)
-            }
-        };
-        writer.write_batch(&frame).map_err(failed)?;
+    let array = column
+        .as_materialized_series()
+        .rechunk()
+        .to_arrow(0, CompatLevel::newest());
+    let encodings = get_dtype_encoding(array.dtype());
+    let mut leaves = Vec::new();
+    for pages in array_to_columns(array, field.clone(), options, &encodings)? {
+        let mut compressed = Vec::new();
+        for page in pages {
+            compressed.push(compress(page?, Vec::new(), COMPRESSION)?);
+        }
+        leaves.push(compressed);
     }
-    if let Some(writer) = writer {
-        writer.finish().map_err(failed)?;
-    }
-    Ok(())
+    Ok(leaves)
+}
+
+fn failed(error: PolarsError) -> Error {
+    Error::resource(format!("cannot write: {error}")).caused_by(error)
 }
 
 /// The Arrow schema of a file under the key that Arrow's readers look for.
@@ -310,134 +389,133 @@ fn plain_field(field: &ArrowField) -> ArrowField {
     ArrowField::new(field.name.clone(), dtype, field.is_nullable)
 }
 
-/// The rows from `start` that make one row group, and the row after the last of them.
-fn group(
-    rows: &[&Row],
-    start: usize,
-    columns: &Columns,
-) -> Result<(usize, PolarsResult<DataFrame>)> {
-    let mut audio: Vec<Vec<std::sync::Arc<[u8]>>> = Vec::new();
-    let mut end = start;
-    let mut num_bytes = 0;
-    let has_audio =
-        |(_, kind): &(String, ColumnKind)| matches!(kind, ColumnKind::Audio | ColumnKind::Audios);
-    let most_rows = match columns.kinds.iter().any(has_audio) {
-        true => GROUP_ROWS,
-        false => TEXT_GROUP_ROWS,
-    };
-    while end < rows.len() && end - start < most_rows && num_bytes < GROUP_BYTES {
-        let row = rows[end];
-        let clips: Result<Vec<_>> = row.clips.iter().map(|clip| clip.source.bytes()).collect();
-        let clips = clips?;
-        num_bytes += clips.iter().map(|bytes| bytes.len()).sum::<usize>();
-        audio.push(clips);
-        end += 1;
-    }
-    let rows = &rows[start..end];
-    let values = rows.par_iter().map(|row| fields_of(row));
-    let values: Vec<Map<String, Value>> = values.collect::<Result<_>>()?;
-    let of_kind = |(name, kind): &(String, ColumnKind)| {
-        let series = column(name, *kind, rows, &values, &audio, &columns.clip_fields);
-        series.map(Column::from)
-    };
-    let series: PolarsResult<Vec<Column>> = columns.kinds.par_iter().map(of_kind).collect();
-    let frame = series.and_then(|series| DataFrame::new(rows.len(), series));
-    Ok((end, frame))
-}
-
-fn column(
-    name: &str,
-    kind: ColumnKind,
-    rows: &[&Row],
-    values: &[Map<String, Value>],
-    audio: &[Vec<std::sync::Arc<[u8]>>],
-    clip_fields: &BTreeSet<&'static str>,
-) -> PolarsResult<Series> {
+/// A column of fields of one kind.
+fn column(name: &str, kind: ColumnKind, table: &Table<'_>) -> PolarsResult<Series> {
     let named = PlSmallStr::from_str(name);
-    let cells = || values.iter().map(|row| row.get(name));
     Ok(match kind {
         ColumnKind::Boolean => {
-            Series::new(named, cells().map(|v| v?.as_bool()).collect::<Vec<_>>())
+            let of = |cell: &Cell<'_>| match cell {
+                Cell::Boolean(value) => Some(*value),
+                _ => None,
+            };
+            Series::new(named, spread(table, name, of))
         }
-        ColumnKind::Integer => Series::new(named, cells().map(|v| v?.as_i64()).collect::<Vec<_>>()),
-        ColumnKind::Number => Series::new(named, cells().map(|v| v?.as_f64()).collect::<Vec<_>>()),
-        ColumnKind::Text => Series::new(named, cells().map(|v| v?.as_str()).collect::<Vec<_>>()),
+        ColumnKind::Integer => {
+            let of = |cell: &Cell<'_>| match cell {
+                Cell::Number(number) => number.as_i64(),
+                _ => None,
+            };
+            Series::new(named, spread(table, name, of))
+        }
+        ColumnKind::Number => {
+            let of = |cell: &Cell<'_>| match cell {
+                Cell::Number(number) => number.as_f64(),
+                _ => None,
+            };
+            Series::new(named, spread(table, name, of))
+        }
         ColumnKind::Json => {
-            let texts: Vec<Option<String>> =
-                cells().map(|value| value.map(Value::to_string)).collect();
-            Series::new(named, texts)
+            let of = |cell: &Cell<'_>| Some(cell.to_json());
+            Series::new(named, spread(table, name, of))
         }
         ColumnKind::Texts => {
-            let lists: Vec<Option<Series>> = cells()
-                .map(|value| {
-                    let texts: Vec<&str> = value?
-                        .as_array()?
-                        .iter()
-                        .filter_map(Value::as_str)
-                        .collect();
+            let lists = spread(table, name, |cell| match cell {
+                Cell::Texts(texts) => {
+                    let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
                     Some(Series::new(PlSmallStr::EMPTY, texts))
-                })
-                .collect();
+                }
+                _ => None,
+            });
             list(named, lists, DataType::String)?
         }
         ColumnKind::Messages => {
-            let lists: PolarsResult<Vec<Option<Series>>> = cells()
-                .map(|value| {
-                    let Some(messages) = value.and_then(Value::as_array) else {
-                        return Ok(None);
-                    };
-                    messages_of(messages).map(Some)
-                })
-                .collect();
+            let mut lists = vec![None; table.num_rows()];
+            for (row, cell) in table.cells(name).into_iter().flat_map(Cells::iter) {
+                if let Cell::Messages(messages) = cell {
+                    lists[row] = Some(messages_of(messages)?);
+                }
+            }
             let text = |name: &str| Field::new(PlSmallStr::from_str(name), DataType::String);
             let item = DataType::Struct(vec![
                 text("role"),
                 text("content"),
                 Field::new(PlSmallStr::from_static("loss"), DataType::Boolean),
             ]);
-            list(named, lists?, item)?
+            list(named, lists, item)?
         }
-        ColumnKind::Audio => {
-            let bytes: Vec<Option<&[u8]>> = audio
-                .iter()
-                .map(|clips| clips.first().map(|c| &**c))
-                .collect();
-            let paths: Vec<Option<String>> = rows
-                .iter()
-                .map(|row| row.clips.first().map(name_of))
-                .collect();
-            structure(
-                named,
-                rows.len(),
-                &[
-                    Series::new(PlSmallStr::from_static("bytes"), bytes),
-                    Series::new(PlSmallStr::from_static("path"), paths),
-                ],
-            )?
-        }
-        ColumnKind::Audios => {
-            let lists: PolarsResult<Vec<Option<Series>>> = rows
-                .iter()
-                .zip(audio)
-                .map(|(row, bytes)| match row.clips.is_empty() {
-                    true => Ok(None),
-                    false => clips_of(&row.clips, bytes, clip_fields).map(Some),
-                })
-                .collect();
-            let mut fields = vec![
-                Field::new(PlSmallStr::from_static("bytes"), DataType::Binary),
-                Field::new(PlSmallStr::from_static("path"), DataType::String),
-            ];
-            fields.extend(clip_fields.iter().map(|name| {
-                let dtype = match *name {
-                    "channel" => DataType::Int64,
-                    _ => DataType::Float64,
-                };
-                Field::new(PlSmallStr::from_str(name), dtype)
-            }));
-            list(named, lists?, DataType::Struct(fields))?
+        ColumnKind::Text | ColumnKind::Audio | ColumnKind::Audios => {
+            Series::new(named, texts_of(table, name))
         }
     })
+}
+
+/// The values of a column, one for each row.
+fn spread<T: Clone>(
+    table: &Table<'_>,
+    name: &str,
+    of: impl Fn(&Cell<'_>) -> Option<T>,
+) -> Vec<Option<T>> {
+    let mut values = vec![None; table.num_rows()];
+    for (row, cell) in table.cells(name).into_iter().flat_map(Cells::iter) {
+        values[row] = of(cell);
+    }
+    values
+}
+
+/// The texts of a column, one for each row.
+fn texts_of<'c>(table: &'c Table<'_>, name: &str) -> Vec<Option<&'c str>> {
+    let mut texts = vec![None; table.num_rows()];
+    for (row, cell) in table.cells(name).into_iter().flat_map(Cells::iter) {
+        if let Cell::Text(text) = cell {
+            texts[row] = Some(&**text);
+        }
+    }
+    texts
+}
+
+/// A column of audio files.
+fn audio_column(name: &str, clips: &[Loaded<'_>]) -> PolarsResult<Series> {
+    let of_row = |clips: &'_ Loaded<'_>| clips.first().map(|(clip, _)| name_of(clip));
+    let bytes: Vec<Option<&[u8]>> = clips
+        .iter()
+        .map(|clips| clips.first().map(|(_, bytes)| &**bytes))
+        .collect();
+    let paths: Vec<Option<String>> = clips.iter().map(of_row).collect();
+    structure(
+        PlSmallStr::from_str(name),
+        clips.len(),
+        &[
+            Series::new(PlSmallStr::from_static("bytes"), bytes),
+            Series::new(PlSmallStr::from_static("path"), paths),
+        ],
+    )
+}
+
+/// A column of lists of audio files.
+fn audios_column(
+    name: &str,
+    clips: &[Loaded<'_>],
+    clip_fields: &BTreeSet<&'static str>,
+) -> PolarsResult<Series> {
+    let lists: PolarsResult<Vec<Option<Series>>> = clips
+        .iter()
+        .map(|clips| match clips.is_empty() {
+            true => Ok(None),
+            false => clips_of(clips, clip_fields).map(Some),
+        })
+        .collect();
+    let mut fields = vec![
+        Field::new(PlSmallStr::from_static("bytes"), DataType::Binary),
+        Field::new(PlSmallStr::from_static("path"), DataType::String),
+    ];
+    fields.extend(clip_fields.iter().map(|name| {
+        let dtype = match *name {
+            "channel" => DataType::Int64,
+            _ => DataType::Float64,
+        };
+        Field::new(PlSmallStr::from_str(name), dtype)
+    }));
+    list(PlSmallStr::from_str(name), lists?, DataType::Struct(fields))
 }
 
 /// A column of lists.
@@ -453,30 +531,27 @@ fn structure(name: PlSmallStr, len: usize, fields: &[Series]) -> PolarsResult<Se
     Ok(StructChunked::from_series(name, len, fields.iter())?.into_series())
 }
 
-fn messages_of(messages: &[Value]) -> PolarsResult<Series> {
-    let text = |name: &'static str| {
-        let texts: Vec<Option<&str>> = messages.iter().map(|m| m[name].as_str()).collect();
-        Series::new(PlSmallStr::from_static(name), texts)
-    };
-    let loss: Vec<Option<bool>> = messages.iter().map(|m| m["loss"].as_bool()).collect();
+fn messages_of(messages: &[Message]) -> PolarsResult<Series> {
+    let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();
+    let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
+    let loss: Vec<Option<bool>> = messages
+        .iter()
+        .map(|m| (!m.loss).then_some(false))
+        .collect();
     structure(
         PlSmallStr::EMPTY,
         messages.len(),
         &[
-            text("role"),
-            text("content"),
+            Series::new(PlSmallStr::from_static("role"), roles),
+            Series::new(PlSmallStr::from_static("content"), contents),
             Series::new(PlSmallStr::from_static("loss"), loss),
         ],
     )
 }
 
-fn clips_of(
-    clips: &[Clip],
-    bytes: &[std::sync::Arc<[u8]>],
-    clip_fields: &BTreeSet<&'static str>,
-) -> PolarsResult<Series> {
-    let bytes: Vec<Option<&[u8]>> = bytes.iter().map(|bytes| Some(&**bytes)).collect();
-    let paths: Vec<String> = clips.iter().map(name_of).collect();
+fn clips_of(clips: &Loaded<'_>, clip_fields: &BTreeSet<&'static str>) -> PolarsResult<Series> {
+    let bytes: Vec<Option<&[u8]>> = clips.iter().map(|(_, bytes)| Some(&**bytes)).collect();
+    let paths: Vec<String> = clips.iter().map(|(clip, _)| name_of(clip)).collect();
     let mut fields = vec![
         Series::new(PlSmallStr::from_static("bytes"), bytes),
         Series::new(PlSmallStr::from_static("path"), paths),
@@ -488,7 +563,7 @@ fn clips_of(
                 .find(|(found, _)| found == name)
                 .map(|(_, value)| value)
         };
-        let values: Vec<Option<Value>> = clips.iter().map(of_clip).collect();
+        let values: Vec<Option<Value>> = clips.iter().map(|(clip, _)| of_clip(clip)).collect();
         let series = match *name {
             "channel" => {
                 let numbers: Vec<Option<i64>> =

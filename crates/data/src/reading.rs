@@ -159,6 +159,43 @@ impl Source {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
+    /// The manifest's file, if it is one file of JSON lines.
+    ///
+    /// # Errors
+    /// Those of [`Source::read`] for missing files.
+    pub(crate) fn file_of_lines(&self) -> Result<Option<PathBuf>> {
+        self.columns.check()?;
+        let parts = self.parts()?;
+        let [RowFile::File(path)] = parts.as_slice() else {
+            return Ok(None);
+        };
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let mut lines = Lines::open(path)?.unpacked()?;
+        let head = lines.head()?;
+        let form = self.form_of(&head[..head.len().min(HEAD_BYTES)], path)?;
+        Ok((form == Form::JsonLines).then(|| path.clone()))
+    }
+
+    /// The form that the first bytes show, as far as it fits the stated format.
+    fn form_of(&self, head: &[u8], path: &Path) -> Result<Form> {
+        let form = form::of(head, path)?;
+        let Some(format) = self.format else {
+            return Ok(form);
+        };
+        let is_text = matches!(form, Form::JsonLines | Form::Table(_));
+        match format {
+            Format::Csv if is_text && !matches!(form, Form::Table(Delimiter::Semicolon)) => {
+                Ok(Form::Table(Delimiter::Comma))
+            }
+            Format::Tsv | Format::CommonVoice if is_text => Ok(Form::Table(Delimiter::Tab)),
+            format if format.fits(form) => Ok(form),
+            format => Err(Error::input(format!("is {}, not {format}", form.named()))
+                .hint("leave `format` out, so that the file tells it, or name the one that it is")),
+        }
+    }
+
     /// The things that rows are read from.
     fn parts(&self) -> Result<Vec<RowFile>> {
         let mut parts = Vec::new();
@@ -314,7 +351,10 @@ impl PartReader<'_, '_> {
         let mut lines = Lines::of(input).unpacked().map_err(|e| e.at_path(path))?;
         let head = lines.head()?;
         let head = &head[..head.len().min(HEAD_BYTES)];
-        self.form = self.form_of(head, path).map_err(|e| e.at_path(path))?;
+        self.form = self
+            .source
+            .form_of(head, path)
+            .map_err(|e| e.at_path(path))?;
         match self.form {
             Form::Parquet => {
                 let unread =
@@ -362,24 +402,6 @@ impl PartReader<'_, '_> {
             Form::JsonLines => {
                 json_rows::read_lines(lines, path, &mut |line, row| self.add(line, row))
             }
-        }
-    }
-
-    /// The form that the first bytes show, as far as it fits the stated format.
-    fn form_of(&self, head: &[u8], path: &Path) -> Result<Form> {
-        let form = form::of(head, path)?;
-        let Some(format) = self.source.format else {
-            return Ok(form);
-        };
-        let is_text = matches!(form, Form::JsonLines | Form::Table(_));
-        match format {
-            Format::Csv if is_text && !matches!(form, Form::Table(Delimiter::Semicolon)) => {
-                Ok(Form::Table(Delimiter::Comma))
-            }
-            Format::Tsv | Format::CommonVoice if is_text => Ok(Form::Table(Delimiter::Tab)),
-            format if format.fits(form) => Ok(form),
-            format => Err(Error::input(format!("is {}, not {format}", form.named()))
-                .hint("leave `format` out, so that the file tells it, or name the one that it is")),
         }
     }
 

@@ -23,7 +23,8 @@ pub struct Arguments {
     /// Steps whose rows are read.
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// Seconds that a step computes, as `bench train` or a log tells: prints the share of its time that a step would wait for data.
+    /// Seconds that a step computes, as `bench train` or a log tells: each step sleeps so long while the next one is read, and the share of time
+    /// that steps wait for data is printed.
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
     /// Print one JSON object.
@@ -34,6 +35,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     if arguments.steps == 0 {
         return Err(Error::input("--steps is 0").hint("give 1 or more"));
+    }
+    if arguments.step_seconds.is_some() && arguments.steps < 2 {
+        return Err(Error::input("--step-seconds with one step")
+            .hint("the first step waits for all of its rows; give --steps 2 or more"));
     }
     let is_time = |seconds: f64| seconds.is_finite() && seconds > 0.0;
     if !arguments.step_seconds.is_none_or(is_time) {
@@ -47,12 +52,15 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     })?;
 
     let mut stages = Stages::new(stop);
-    let outcome = data::measure(&recipe, &dir, arguments.steps, &mut |what, done, total| {
-        stages.tell(what, done, total)
-    });
+    let outcome = data::measure(
+        &recipe,
+        &dir,
+        arguments.steps,
+        arguments.step_seconds,
+        &mut |what, done, total| stages.tell(what, done, total),
+    );
     stages.clear();
-    let mut reading = outcome?;
-    reading.step_s = arguments.step_seconds;
+    let reading = outcome?;
     match arguments.json {
         true => print::line(reading.json()),
         false => print::result(reading.text()),

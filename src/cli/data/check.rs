@@ -13,6 +13,7 @@ use crate::data::check;
 use crate::data::check::Known;
 use crate::data::check::Severity;
 use crate::data::check::run::Checked;
+use crate::data::copied::folder_of;
 use crate::data::near_duplicates;
 use crate::error::Error;
 use crate::error::Result;
@@ -58,7 +59,7 @@ pub struct Arguments {
     /// Share of their character 5-grams from which two texts are near-duplicates (Jaccard index).
     #[arg(long, default_value_t = near_duplicates::DEFAULT_THRESHOLD, value_name = "SHARE")]
     similarity: f64,
-    /// File that keeps what was found in audio, so that a check goes on where it was stopped.
+    /// File that keeps what was found in audio, so that a check goes on where it was stopped. Temporary files go to its folder.
     #[arg(long, default_value = STATE, value_name = "FILE")]
     state: PathBuf,
 }
@@ -83,6 +84,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         decode: !arguments.no_decode,
         letters_per_s: arguments.rates()?,
         similarity: arguments.similarity()?,
+        scratch: folder_of(&arguments.state),
     };
     let manifests = arguments.source.manifests(&arguments.manifests)?;
 

@@ -1,11 +1,13 @@
 //! `maqam data import`.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::cli::arguments::data::AboutData;
 use crate::cli::print;
+use crate::data::text_import;
 use crate::data::write_manifest;
 use crate::error::Error;
 use crate::error::Result;
@@ -26,6 +28,15 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     files::expect_writable(&arguments.out)?;
+    if let [source] = arguments.sources.as_slice()
+        && let Some(imported) =
+            text_import::import(&arguments.about.source(source)?, &arguments.out)?
+    {
+        for note in &imported.notes {
+            print::message(format_args!("note: {note}"));
+        }
+        return report(imported.num_rows, &arguments.out);
+    }
     let mut rows = Vec::new();
     for source in &arguments.sources {
         let manifest = arguments.about.read(source)?;
@@ -45,9 +56,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     write_manifest(&rows, &arguments.out)?;
+    report(rows.len(), &arguments.out)
+}
+
+fn report(num_rows: usize, out: &Path) -> Result<()> {
     print::line(format_args!(
         "{} in {}",
-        counted(rows.len() as u64, "row"),
-        arguments.out.display()
+        counted(num_rows as u64, "row"),
+        out.display()
     ))
 }

@@ -3,6 +3,7 @@
 mod input;
 mod lock;
 mod output;
+mod spill;
 mod staged;
 mod target;
 
@@ -28,6 +29,8 @@ pub use output::expect_writable;
 pub use output::write_atomic;
 pub use output::write_atomic_with;
 pub use output::write_safetensors;
+pub use spill::Spill;
+pub use spill::SpilledTexts;
 pub use staged::StagedDir;
 
 use crate::error::Error;

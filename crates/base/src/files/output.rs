@@ -149,6 +149,16 @@ impl Draft {
     }
 }
 
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes named tensors to a safetensors file, one after the other, whole or not at all; as [`write_atomic`] where that is no file.
 pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(
     path: &Path,

@@ -1,6 +1,7 @@
 //! Faults between rows: duplicates inside a split, and what splits share.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,40 +15,28 @@ use crate::check::finding::Finding;
 use crate::check::finding::FindingKind;
 use crate::check::finding::Placed;
 use crate::check::finding::Sink;
-use crate::near_duplicates::RunIndex;
+use crate::near_duplicates::Runs;
 use crate::near_duplicates::Sketches;
 use crate::near_duplicates::comparable;
 use crate::near_duplicates::key_of;
 use maqam_base::error::Result;
+use maqam_base::files::Spill;
+use maqam_base::files::SpilledTexts;
 
 /// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the same by chance.
 const TELLING_WORDS: usize = 5;
 
-/// Many texts in one allocation.
-#[derive(Default)]
-struct Texts {
-    bytes: String,
-    ends: Vec<u64>,
-}
+/// Runs of eight words that are held in memory at once.
+const RUNS_AT_ONCE: usize = 1 << 23;
 
-impl Texts {
-    fn push(&mut self, text: &str) {
-        self.bytes.push_str(text);
-        self.ends.push(self.bytes.len() as u64);
-    }
+/// Texts that are read at once.
+const TEXTS_AT_ONCE: usize = 1 << 12;
 
-    fn get(&self, index: usize) -> &str {
-        let start = match index {
-            0 => 0,
-            index => self.ends[index - 1] as usize,
-        };
-        &self.bytes[start..self.ends[index] as usize]
-    }
+/// Bytes of texts that are read at once.
+const TEXT_BYTES_AT_ONCE: u64 = 8 << 20;
 
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-}
+/// No text.
+const NONE: u32 = u32::MAX;
 
 /// Properties of a row's text that are compared, computed in parallel.
 pub struct TextFacts(Option<Telling>);
@@ -75,7 +64,57 @@ struct Value {
     row: u32,
 }
 
-/// Rows in the form that is compared.
+/// Numbers of rows, on disk: a hash of 8 bytes, and others of 4 bytes each.
+struct Records<const N: usize>(Spill);
+
+impl<const N: usize> Records<N> {
+    fn new(folder: &Path) -> Self {
+        Self(Spill::new(Some(folder)))
+    }
+
+    fn push(&mut self, hash: u64, others: [u32; N]) -> Result<()> {
+        self.0.append(&hash.to_le_bytes())?;
+        for other in others {
+            self.0.append(&other.to_le_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Records<1> {
+    fn values(&self) -> Result<Vec<Value>> {
+        self.0.records(|bytes: [u8; 12]| Value {
+            hash: hash_at(&bytes),
+            row: number_at(&bytes, 0),
+        })
+    }
+}
+
+impl Records<3> {
+    fn parts(&self) -> Result<Vec<UsedSpan>> {
+        self.0.records(|bytes: [u8; 20]| UsedSpan {
+            file: hash_at(&bytes),
+            start_s: f32::from_bits(number_at(&bytes, 0)),
+            end_s: f32::from_bits(number_at(&bytes, 1)),
+            row: number_at(&bytes, 2),
+        })
+    }
+}
+
+fn hash_at(record: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&record[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn number_at(record: &[u8], position: usize) -> u32 {
+    let start = 8 + 4 * position;
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&record[start..start + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+/// Rows in the form that is compared: 10 bytes each in memory, the rest on disk.
 pub struct Across {
     files: Vec<Arc<Path>>,
     splits: Vec<Arc<str>>,
@@ -84,24 +123,22 @@ pub struct Across {
     lines: Vec<u32>,
     tasks: Vec<Arc<str>>,
     tasks_of: Vec<u16>,
-    ids: Texts,
-    speakers: Vec<Value>,
-    groups: Vec<Value>,
-    audio: Vec<Value>,
-    parts: Vec<UsedSpan>,
-    /// Position of every telling text among the different ones, with its row.
-    texts_of_rows: Vec<(u32, u32)>,
-    /// Position among the different texts, by key.
-    positions: HashMap<u64, u32>,
-    texts: Texts,
-    /// First row of each different text.
-    first_rows: Vec<u32>,
+    ids: SpilledTexts,
+    hashes_of_ids: Records<1>,
+    speakers: Records<1>,
+    groups: Records<1>,
+    audio: Records<1>,
+    parts: Records<3>,
+    /// Hash and row of every telling text.
+    texts_of_rows: Records<1>,
+    /// Every telling text.
+    texts: SpilledTexts,
     sketches: Sketches,
 }
 
 impl Across {
-    /// Nothing yet. Texts are near-duplicates from a Jaccard index of `similarity`.
-    pub fn new(similarity: f64) -> Self {
+    /// Nothing yet. Texts are near-duplicates from a Jaccard index of `similarity`. Temporary files go to `folder`.
+    pub fn new(similarity: f64, folder: &Path) -> Self {
         Self {
             files: Vec::new(),
             splits: Vec::new(),
@@ -110,16 +147,15 @@ impl Across {
             lines: Vec::new(),
             tasks: Vec::new(),
             tasks_of: Vec::new(),
-            ids: Texts::default(),
-            speakers: Vec::new(),
-            groups: Vec::new(),
-            audio: Vec::new(),
-            parts: Vec::new(),
-            texts_of_rows: Vec::new(),
-            positions: HashMap::new(),
-            texts: Texts::default(),
-            first_rows: Vec::new(),
-            sketches: Sketches::new(similarity),
+            ids: SpilledTexts::new(Some(folder)),
+            hashes_of_ids: Records::new(folder),
+            speakers: Records::new(folder),
+            groups: Records::new(folder),
+            audio: Records::new(folder),
+            parts: Records::new(folder),
+            texts_of_rows: Records::new(folder),
+            texts: SpilledTexts::new(Some(folder)),
+            sketches: Sketches::new(similarity, Some(folder)),
         }
     }
 
@@ -135,7 +171,10 @@ impl Across {
     }
 
     /// Adds a row.
-    pub fn add(&mut self, placed: &Placed, heard: &[Heard], text: TextFacts) {
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn add(&mut self, placed: &Placed, heard: &[Heard], text: TextFacts) -> Result<()> {
         let row = self.lines.len() as u32;
         let split = placed.row.split.as_ref().unwrap_or(&placed.split);
         self.file_of.push(position(&mut self.files, &placed.file));
@@ -145,14 +184,16 @@ impl Across {
         self.tasks_of.push(position(&mut self.tasks, &task));
         // A row without an id is called after its line.
         let id = Some(&*placed.row.id).filter(|id| *id != placed.row.line.to_string());
-        self.ids.push(id.unwrap_or_default());
-        let value = |text: &str| Value {
-            hash: hash(text),
-            row,
-        };
-        self.speakers
-            .extend(placed.row.speaker.as_deref().map(value));
-        self.groups.extend(placed.row.group.as_deref().map(value));
+        self.ids.push(id.unwrap_or_default())?;
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            self.hashes_of_ids.push(hash(id), [row])?;
+        }
+        if let Some(speaker) = &placed.row.speaker {
+            self.speakers.push(hash(speaker), [row])?;
+        }
+        if let Some(group) = &placed.row.group {
+            self.groups.push(hash(group), [row])?;
+        }
 
         for (clip, heard) in placed.row.clips.iter().zip(heard) {
             let Ok(facts) = &heard.found else { continue };
@@ -165,42 +206,34 @@ impl Across {
                     bytes.copy_from_slice(&decoded.content[at..at + 8]);
                     u64::from_le_bytes(bytes)
                 });
-                self.audio.push(Value { hash: a ^ b, row });
+                self.audio.push(a ^ b, [row])?;
             }
             if let Some((path, range)) = clip.source.file() {
                 let start_s = clip.span.start_s.unwrap_or(0.0);
                 // A part of another channel is other audio.
                 let file = format!("{:?} {range:?} {}", clip.span.channel, path.display());
-                self.parts.push(UsedSpan {
-                    file: hash(&file),
-                    start_s: start_s as f32,
-                    end_s: (start_s + facts.duration_s) as f32,
-                    row,
-                });
+                let seconds = [start_s, start_s + facts.duration_s];
+                let [start, end] = seconds.map(|seconds| (seconds as f32).to_bits());
+                self.parts.push(hash(&file), [start, end, row])?;
             }
         }
         if let TextFacts(Some(telling)) = text {
-            let next = self.texts.len() as u32;
-            let position = *self.positions.entry(telling.key).or_insert(next);
-            if position == next {
-                self.texts.push(&telling.text);
-                self.first_rows.push(row);
-                self.sketches.push_sketched(next, telling.sketch);
-            }
-            self.texts_of_rows.push((position, row));
+            self.texts_of_rows.push(telling.key, [row])?;
+            self.texts.push(&telling.text)?;
+            self.sketches.push(telling.sketch)?;
         }
+        Ok(())
     }
 
     /// Compares all rows.
     ///
     /// # Errors
     /// Those of `found`.
-    pub fn finish(mut self, found: Sink<'_>) -> Result<()> {
+    pub fn finish(self, found: Sink<'_>) -> Result<()> {
         let training = self.training();
         self.ids_of_rows(training, found)?;
         self.recordings(training, found)?;
-        let speakers = std::mem::take(&mut self.speakers);
-        let groups = std::mem::take(&mut self.groups);
+        let speakers = self.speakers.values()?;
         self.leaks(
             FindingKind::LeakedSpeaker,
             "speaker",
@@ -208,6 +241,7 @@ impl Across {
             training,
             found,
         )?;
+        let groups = self.groups.values()?;
         self.leaks(FindingKind::LeakedGroup, "group", groups, training, found)?;
         self.texts_of(training, found)
     }
@@ -233,17 +267,19 @@ impl Across {
         }
     }
 
-    fn finding(&self, kind: FindingKind, row: u32, message: String) -> Finding {
-        Finding {
+    fn finding(&self, kind: FindingKind, row: u32, message: String) -> Result<Finding> {
+        let line = self.lines[row as usize];
+        let id = self.ids.get(row as usize)?;
+        Ok(Finding {
             kind,
             file: self.file(row).clone(),
-            line: self.lines[row as usize],
-            id: match self.ids.get(row as usize) {
-                "" => self.lines[row as usize].to_string().into(),
-                id => id.into(),
+            line,
+            id: match id.is_empty() {
+                true => line.to_string().into(),
+                false => id.into(),
             },
             message,
-        }
+        })
     }
 
     fn file(&self, row: u32) -> &Arc<Path> {
@@ -261,38 +297,46 @@ impl Across {
 
     /// Ids that were used before, in one split or in several.
     fn ids_of_rows(&self, training: u16, found: Sink<'_>) -> Result<()> {
-        let id = |row: u32| self.ids.get(row as usize);
-        let rows = 0..self.lines.len() as u32;
-        let mut order: Vec<u32> = rows.filter(|&row| !id(row).is_empty()).collect();
         let rank = |row: u32| self.rank(row, training);
-        order.par_sort_unstable_by(|&a, &b| (id(a), rank(a), a).cmp(&(id(b), rank(b), b)));
+        let mut hashes = self.hashes_of_ids.values()?;
+        hashes.par_sort_unstable_by_key(|value| (value.hash, rank(value.row), value.row));
         let mut named = Vec::new();
-        for same in order.chunk_by(|&a, &b| id(a) == id(b)) {
-            let first = same[0];
-            for &row in &same[1..] {
-                let kind = match rank(row) == rank(first) {
+        for same in hashes.chunk_by(|a, b| a.hash == b.hash) {
+            if same.len() == 1 {
+                continue;
+            }
+            // Different ids may have one hash.
+            let mut firsts: Vec<(String, u32)> = Vec::new();
+            for &Value { row, .. } in same {
+                let id = self.ids.get(row as usize)?;
+                let Some((_, first)) = firsts.iter().find(|(known, _)| *known == id) else {
+                    firsts.push((id, row));
+                    continue;
+                };
+                let kind = match rank(row) == rank(*first) {
                     true => FindingKind::DuplicateId,
                     false => FindingKind::LeakedId,
                 };
-                named.push((row, first, kind));
+                named.push((row, *first, kind));
             }
         }
+        drop(hashes);
         named.sort_unstable_by_key(|(row, ..)| *row);
         for (row, first, kind) in named {
-            let message = format!("id `{}` was used before, in {}", id(row), self.name(first));
-            found(self.finding(kind, row, message))?;
+            let id = self.ids.get(row as usize)?;
+            let message = format!("id `{id}` was used before, in {}", self.name(first));
+            found(self.finding(kind, row, message)?)?;
         }
         Ok(())
     }
 
     /// Finds repeated audio: equal samples, or overlapping parts of one file.
-    fn recordings(&mut self, training: u16, found: Sink<'_>) -> Result<()> {
-        let mut audio = std::mem::take(&mut self.audio);
-        let mut parts = std::mem::take(&mut self.parts);
+    fn recordings(&self, training: u16, found: Sink<'_>) -> Result<()> {
         let rank = |row: u32| self.rank(row, training);
         // Row, the earlier one, how they overlap.
         let mut named: Vec<(u32, u32, String)> = Vec::new();
 
+        let mut audio = self.audio.values()?;
         audio.par_sort_unstable_by_key(|value| (value.hash, rank(value.row), value.row));
         for same in audio.chunk_by(|a, b| a.hash == b.hash) {
             let mut first_of_kind: HashMap<(u16, u16), u32> = HashMap::new();
@@ -310,6 +354,9 @@ impl Across {
             }
         }
 
+        drop(audio);
+
+        let mut parts = self.parts.parts()?;
         parts.par_sort_unstable_by(|a, b| {
             let key = |part: &UsedSpan| (part.file, part.start_s.to_bits(), part.row);
             key(a).cmp(&key(b))
@@ -341,6 +388,8 @@ impl Across {
             }
         }
 
+        drop(parts);
+
         // A finding with another split takes precedence over one with the same split.
         named.sort_by(|a, b| {
             let key =
@@ -357,7 +406,7 @@ impl Across {
                 ),
             };
             let message = format!("{what} {}{of_split}", self.name(first));
-            found(self.finding(kind, row, message))?;
+            found(self.finding(kind, row, message)?)?;
         }
         Ok(())
     }
@@ -386,41 +435,29 @@ impl Across {
                 self.split(first),
                 self.name(first)
             );
-            found(self.finding(kind, row, message))?;
+            found(self.finding(kind, row, message)?)?;
         }
         Ok(())
     }
 
     /// Texts that are equal, almost equal, or share eight words with one of the training's.
-    fn texts_of(&mut self, training: u16, found: Sink<'_>) -> Result<()> {
-        let texts_of_rows = std::mem::take(&mut self.texts_of_rows);
-        let values: Vec<Value> = texts_of_rows
-            .iter()
-            .map(|&(position, row)| Value {
-                hash: u64::from(position),
-                row,
-            })
-            .collect();
+    fn texts_of(&self, training: u16, found: Sink<'_>) -> Result<()> {
+        let values = self.texts_of_rows.values()?;
         self.leaks(FindingKind::LeakedText, "text", values, training, found)?;
 
-        let similar = self
-            .sketches
-            .near_duplicates(|index| self.texts.get(index as usize));
-        let mut resembles: HashMap<u32, (u32, f64)> = similar
-            .iter()
-            .map(|pair| {
-                (
-                    pair.index as u32,
-                    (self.first_rows[pair.of], pair.similarity),
-                )
-            })
-            .collect();
-        for &(position, row) in &texts_of_rows {
-            let first = self.first_rows[position as usize];
-            let (of, similarity) = match resembles.remove(&position) {
-                Some(other) if first == row => other,
-                _ if first != row && self.split(first) == self.split(row) => (first, 1.0),
-                _ => continue,
+        let texts = Equal::of(self.texts_of_rows.values()?);
+        let similar = self.sketches.near_duplicates(
+            |at| texts.is_first(at as usize),
+            |at| Ok(self.texts.get(at as usize)?.into()),
+        )?;
+        let mut similar = similar.into_iter().peekable();
+        for at in 0..texts.rows.len() {
+            let row = texts.rows[at];
+            let first = texts.rows[texts.firsts[at] as usize];
+            let (of, similarity) = match similar.next_if(|pair| pair.index == at) {
+                Some(pair) => (texts.rows[pair.of], pair.similarity),
+                None if first != row && self.split(first) == self.split(row) => (first, 1.0),
+                None => continue,
             };
             let message = match similarity {
                 1.0 => format!("the same text as {}", self.name(of)),
@@ -430,50 +467,140 @@ impl Across {
                     self.name(of)
                 ),
             };
-            found(self.finding(FindingKind::NearDuplicateText, row, message))?;
+            found(self.finding(FindingKind::NearDuplicateText, row, message)?)?;
         }
-        self.runs(&texts_of_rows, training, found)
+        self.runs(&texts, training, found)
     }
 
-    fn runs(&self, texts_of_rows: &[(u32, u32)], training: u16, found: Sink<'_>) -> Result<()> {
-        let is_training = |row: u32| self.split_of[row as usize] == training;
-        let mut index = RunIndex::default();
-        for &(position, row) in texts_of_rows.iter().filter(|(_, row)| !is_training(*row)) {
-            index.add(row, self.texts.get(position as usize));
-        }
-        if index.is_empty() {
-            return Ok(());
-        }
-
+    /// Texts of other splits that share eight words in a row with one of the training's.
+    fn runs(&self, texts: &Equal, training: u16, found: Sink<'_>) -> Result<()> {
+        let is_training = |at: usize| self.split_of[texts.rows[at] as usize] == training;
         // Equal whole texts have a finding already.
-        let mut trained_on: HashMap<u32, u32> = HashMap::new();
-        for &(position, row) in texts_of_rows.iter().filter(|(_, row)| is_training(*row)) {
-            trained_on.entry(position).or_insert(row);
+        let mut trained_on = vec![NONE; texts.rows.len()];
+        for at in (0..texts.rows.len()).rev().filter(|&at| is_training(at)) {
+            trained_on[texts.firsts[at] as usize] = at as u32;
         }
-        let positions: Vec<(u32, u32)> = trained_on.iter().map(|(p, row)| (*p, *row)).collect();
-        let mut shared: Vec<(u32, u32)> = positions
-            .into_par_iter()
-            .flat_map_iter(|(position, row)| {
-                let evaluated = index.all_shared(self.texts.get(position as usize));
-                evaluated.into_iter().map(move |evaluated| (evaluated, row))
-            })
-            .collect();
-        shared.sort_unstable();
-        shared.dedup_by_key(|(evaluated, _)| *evaluated);
-        let position_of: HashMap<u32, u32> =
-            texts_of_rows.iter().map(|(p, row)| (*row, *p)).collect();
-        for (evaluated, row) in shared {
-            if trained_on.contains_key(&position_of[&evaluated]) {
-                continue;
+        let is_evaluated =
+            |at: usize| !is_training(at) && trained_on[texts.firsts[at] as usize] == NONE;
+        let is_trained = |at: usize| trained_on[texts.firsts[at] as usize] == at as u32;
+
+        // As many texts at once as have a number of runs that fits into memory.
+        let mut start = 0;
+        while start < texts.rows.len() {
+            let mut runs = Runs::default();
+            let mut end = start;
+            while end < texts.rows.len() && runs.len() < RUNS_AT_ONCE {
+                for text in self.batch(end)? {
+                    if is_evaluated(end) {
+                        runs.add(&text);
+                    }
+                    end += 1;
+                }
             }
-            let message = format!(
-                "eight words in a row are also in `{}`: {}",
-                self.split(row),
-                self.name(row)
-            );
-            found(self.finding(FindingKind::LeakedRun, evaluated, message))?;
+            if !runs.is_empty() {
+                self.find_runs(&mut runs, texts, is_trained)?;
+                self.report_runs(&runs, texts, start..end, is_evaluated, found)?;
+            }
+            start = end;
         }
         Ok(())
+    }
+
+    /// Finds the first text of the training for every run.
+    fn find_runs(
+        &self,
+        runs: &mut Runs,
+        texts: &Equal,
+        is_trained: impl Fn(usize) -> bool + Sync,
+    ) -> Result<()> {
+        let mut at = 0;
+        while at < texts.rows.len() {
+            let batch = self.batch(at)?;
+            let shared: Vec<Vec<u64>> = batch
+                .par_iter()
+                .enumerate()
+                .map(|(i, text)| match is_trained(at + i) {
+                    true => runs.shared(text),
+                    false => Vec::new(),
+                })
+                .collect();
+            for (i, shared) in shared.iter().enumerate() {
+                runs.set(shared, texts.rows[at + i]);
+            }
+            at += batch.len();
+        }
+        Ok(())
+    }
+
+    fn report_runs(
+        &self,
+        runs: &Runs,
+        texts: &Equal,
+        range: Range<usize>,
+        is_evaluated: impl Fn(usize) -> bool + Sync,
+        found: Sink<'_>,
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let batch = self.batch(at)?;
+            let firsts: Vec<Option<u32>> = batch
+                .par_iter()
+                .enumerate()
+                .map(|(i, text)| match is_evaluated(at + i) {
+                    true => runs.first(text),
+                    false => None,
+                })
+                .collect();
+            for first in firsts {
+                let evaluated = texts.rows[at];
+                at += 1;
+                let Some(row) = first.filter(|_| at <= range.end) else {
+                    continue;
+                };
+                let message = format!(
+                    "eight words in a row are also in `{}`: {}",
+                    self.split(row),
+                    self.name(row)
+                );
+                found(self.finding(FindingKind::LeakedRun, evaluated, message)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next telling texts from a position on.
+    fn batch(&self, at: usize) -> Result<Vec<String>> {
+        self.texts.batch(at, TEXTS_AT_ONCE, TEXT_BYTES_AT_ONCE)
+    }
+}
+
+/// Telling texts by their position, and which of them are equal.
+struct Equal {
+    /// Row of each text.
+    rows: Vec<u32>,
+    /// Position of the first text that is equal to each.
+    firsts: Vec<u32>,
+}
+
+impl Equal {
+    /// Groups texts by their hashes.
+    fn of(mut texts: Vec<Value>) -> Self {
+        let rows: Vec<u32> = texts.iter().map(|text| text.row).collect();
+        for (at, text) in texts.iter_mut().enumerate() {
+            text.row = at as u32;
+        }
+        texts.par_sort_unstable();
+        let mut firsts = vec![0; texts.len()];
+        for same in texts.chunk_by(|a, b| a.hash == b.hash) {
+            for text in same {
+                firsts[text.row as usize] = same[0].row;
+            }
+        }
+        Self { rows, firsts }
+    }
+
+    fn is_first(&self, at: usize) -> bool {
+        self.firsts[at] as usize == at
     }
 }
 

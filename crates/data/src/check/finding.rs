@@ -182,6 +182,8 @@ pub struct Settings<'a> {
     pub letters_per_s: RangeInclusive<f64>,
     /// Jaccard index from which texts are near-duplicates.
     pub similarity: f64,
+    /// Folder for temporary files.
+    pub scratch: &'a Path,
 }
 
 /// A row with its place.

@@ -1,7 +1,7 @@
 //! Faults of a data set: of single rows, of their audio, and between rows.
 //!
-//! The caller adds rows, and a callback gets each finding at once, so a manifest of any size is checked in bounded memory. The comparison of
-//! rows takes about 120 bytes per row, and each different text of five words or more.
+//! The caller adds rows, and a callback gets each finding at once. The comparison of rows keeps ids, texts and hashes in temporary files, and
+//! about 40 bytes per row in memory.
 //!
 //! - `finding`: kinds of findings, and settings.
 //! - `rows`: fields of a row against its task and its language.
@@ -49,7 +49,7 @@ impl<'a> Check<'a> {
     /// A check without rows. `known` is its cache of facts about audio.
     pub fn new(settings: Settings<'a>, known: &'a Known) -> Self {
         Self {
-            across: Across::new(settings.similarity),
+            across: Across::new(settings.similarity, settings.scratch),
             settings,
             known,
             num_rows: 0,
@@ -105,7 +105,7 @@ impl<'a> Check<'a> {
             for (kind, message) in findings {
                 found(placed.finding(kind, message))?;
             }
-            self.across.add(placed, &heard, text);
+            self.across.add(placed, &heard, text)?;
         }
         Ok(())
     }

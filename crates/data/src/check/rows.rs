@@ -185,6 +185,7 @@ mod tests {
             decode: false,
             letters_per_s: 1.0..=30.0,
             similarity: 0.8,
+            scratch: std::path::Path::new("."),
         };
         check(&manifest.rows[0], &settings)
     }

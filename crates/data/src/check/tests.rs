@@ -44,6 +44,7 @@ fn check(dir: &Path, manifests: &[(&str, &[&str])], known: &Known) -> Vec<(Strin
         decode: true,
         letters_per_s: 1.0..=30.0,
         similarity: 0.8,
+        scratch: dir,
     };
     let mut check = Check::new(settings, known);
     let mut found = Vec::new();

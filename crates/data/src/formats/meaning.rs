@@ -125,6 +125,13 @@ impl Meaning {
         Ok(meaning)
     }
 
+    /// Returns whether rows are maqam's rows already, and [`Meaning::convert`] changes nothing.
+    pub fn keeps_fields(&self) -> bool {
+        matches!(self.kind, Conversion::Native)
+            && self.likely_text.is_none()
+            && self.audio_folder.is_none()
+    }
+
     /// Converts a row to one of maqam's rows.
     ///
     /// # Errors
