@@ -36,12 +36,11 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     let tree = match yaml_serde::from_str::<Value>(text) {
         Ok(tree) => tree,
         Err(syntax) => {
-            // The strict reading may have ended at a wrong type before it reached the fault of syntax.
-            let error = match syntax_hint(&strict.to_string()) {
-                Some(_) => strict,
-                None => syntax,
-            };
-            let hint = syntax_hint(&error.to_string()).unwrap_or(ANY_SYNTAX_HINT);
+            let words = syntax.to_string();
+            let hint = syntax_hint(&words).unwrap_or(ANY_SYNTAX_HINT);
+            // The strict reading names what is written twice. It may have ended at a wrong type before it reached another fault.
+            let is_twice = words.contains(WRITTEN_TWICE);
+            let error = if is_twice { strict } else { syntax };
             return Err(describe_in(error, path).or_hint(hint));
         }
     };
@@ -299,13 +298,16 @@ fn describe(error: yaml_serde::Error, place: String) -> Error {
     explain(what).at(place).caused_by(error)
 }
 
+/// Words of the parser for a key that a mapping has twice.
+const WRITTEN_TWICE: &str = "duplicate entry";
+
 /// A remedy for text that is no YAML, where the parser's words do not tell the fault.
 const ANY_SYNTAX_HINT: &str = "correct the YAML: spaces before keys, `key: value` with a space, and quotes around a text with marks";
 
 /// A remedy for text that is no YAML, by the parser's words for the fault.
 fn syntax_hint(message: &str) -> Option<&'static str> {
     const HINTS: [(&str, &str); 7] = [
-        ("duplicate entry", "keep one of the two"),
+        (WRITTEN_TWICE, "keep one of the two"),
         (
             "mapping values are not allowed",
             "put quotes around a text that holds `: `, and indent the keys of one level alike",
