@@ -185,7 +185,7 @@ impl<'a> Fields<'a> {
     ) -> Result<(), Foreign> {
         let has_lang =
             |(name, cell): &(Cow<'_, str>, Option<Cell<'_>>)| cell.is_some() && name == "lang";
-        for at in 0..FIELDS.len() {
+        for (at, &field) in FIELDS.iter().enumerate() {
             let cell = match (at, self.known[at].take()) {
                 (ID, None) => Some(Cell::Text(line.to_string().into())),
                 (LANGUAGE, cell) => {
@@ -199,24 +199,24 @@ impl<'a> Fields<'a> {
                 (_, None) => None,
                 (DURATION, Some(cell)) => Some(seconds(cell)?),
                 (REFERENCES, Some(Cell::Texts(texts))) => {
-                    let fold = |text| fold(text, FIELDS[at], line, &mut rows.notes);
+                    let fold = |text| fold(text, field, line, &mut rows.notes);
                     Some(Cell::Texts(texts.into_iter().map(fold).collect()))
                 }
                 (REFERENCES, Some(_)) => return Err(Foreign),
                 (_, Some(cell)) => {
-                    let text = name(cell, FIELDS[at])?;
+                    let text = name(cell, field)?;
                     if at == ID && text.is_empty() {
                         return Err(Foreign);
                     }
-                    let text = match FOLDED.contains(&FIELDS[at]) {
-                        true => fold(text, FIELDS[at], line, &mut rows.notes),
+                    let text = match FOLDED.contains(&field) {
+                        true => fold(text, field, line, &mut rows.notes),
                         false => text,
                     };
                     Some(Cell::Text(text))
                 }
             };
             if let Some(cell) = cell {
-                rows.table.set(Cow::Borrowed(FIELDS[at]), cell);
+                rows.table.set(Cow::Borrowed(field), cell);
             }
         }
         for (name, cell) in self.others.drain(..) {

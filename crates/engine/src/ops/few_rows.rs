@@ -259,9 +259,7 @@ impl Stored for u32 {
 
 /// Whole registers of each row, and the values behind the last of them.
 #[inline(always)]
-fn registers_of<'a, S: Simd, const N: usize>(
-    rows: [&'a [f32]; N],
-) -> ([&'a [S::f32s]; N], [&'a [f32]; N]) {
+fn registers_of<S: Simd, const N: usize>(rows: [&[f32]; N]) -> ([&[S::f32s]; N], [&[f32]; N]) {
     let mut registers: [&[S::f32s]; N] = [&[]; N];
     let mut rests: [&[f32]; N] = [&[]; N];
     for ((registers, rest), row) in registers.iter_mut().zip(&mut rests).zip(rows) {
