@@ -13,7 +13,7 @@ use unicode_normalization::is_nfc_quick;
 ///
 /// Source: Unicode Standard Annex 15.
 pub fn ordinary(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() {
+    if text.chars().all(is_plain) {
         return Cow::Borrowed(text);
     }
     let changes = |c: char| c == BYTE_ORDER_MARK || is_presentation_form(c);
@@ -77,6 +77,13 @@ pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | BYTE_ORDER_MARK)
+}
+
+/// Returns whether a character is one of the usual letters, digits and signs of Latin and Arabic, none of which folding changes. Other
+/// characters may be fine too.
+fn is_plain(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{2ff}' | '\u{60c}' | '\u{61b}' | '\u{61f}' | '\u{621}'..='\u{64a}' | '\u{660}'..='\u{669}')
 }
 
 /// Returns whether a character is a shape of a letter, or of several, rather than the letter.
@@ -157,6 +164,16 @@ mod tests {
         assert_eq!(visible("hap\u{200f}y\u{feff}"), "hap\\u{200f}y\\u{feff}");
         assert_eq!(visible("a b "), "a b\\u{20}");
         assert_eq!(visible("س\u{640}"), "س\\u{640}");
+    }
+
+    #[test]
+    fn plain_characters_are_ordinary_in_any_order() {
+        use unicode_normalization::char::canonical_combining_class;
+        for c in ('\0'..=char::MAX).filter(|&c| is_plain(c)) {
+            assert_eq!(canonical_combining_class(c), 0, "{c:?}");
+            assert!(is_nfc_quick([c].into_iter()) == IsNormalized::Yes, "{c:?}");
+            assert!(c != BYTE_ORDER_MARK && !is_presentation_form(c), "{c:?}");
+        }
     }
 
     proptest! {

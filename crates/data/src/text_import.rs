@@ -431,26 +431,27 @@ mod tests {
         })
     }
 
+    /// A field of a row, mostly with a value of the right type.
+    fn field() -> impl Strategy<Value = (&'static str, serde_json::Value)> {
+        use serde_json::json;
+        let text = "[a-cé\u{301}\u{fb01}س \"\\\\]{0,6}";
+        let texts = vec!["text", "summary", "label", "target", "speaker", "x"];
+        let others = vec!["x", "y", "start", "channel", "input", "duration_ms"];
+        let rare = vec!["id", "lang", "system", "text", "duration", "references"];
+        let tags = prop::sample::select(vec!["ar", "Arabic", ""]);
+        let list = prop::collection::vec(text, 1..3);
+        prop_oneof![
+            8 => (prop::sample::select(texts), text.prop_map(|text| json!(text))),
+            8 => (prop::sample::select(others), value()),
+            2 => (Just("duration"), (0.0..1e3).prop_map(|seconds: f64| json!(seconds))),
+            2 => (Just("references"), list.prop_map(|list| json!(list))),
+            2 => (Just("language"), tags.prop_map(|tag| json!(tag))),
+            1 => (prop::sample::select(rare), value()),
+        ]
+    }
+
     fn line() -> impl Strategy<Value = String> {
-        let name = prop::sample::select(vec![
-            "text",
-            "summary",
-            "label",
-            "target",
-            "duration",
-            "references",
-            "speaker",
-            "language",
-            "lang",
-            "id",
-            "x",
-            "y",
-            "start",
-            "channel",
-            "input",
-            "system",
-        ]);
-        prop::collection::vec((name, value()), 0..5).prop_map(|fields| {
+        prop::collection::vec(field(), 0..5).prop_map(|fields| {
             let fields = fields
                 .iter()
                 .map(|(name, value)| format!("\"{name}\": {value}"));
