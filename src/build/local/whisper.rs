@@ -222,7 +222,8 @@ impl Whisper {
         first: usize,
     ) -> Result<Tensor> {
         let tokens = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-        let states = network.decoder.forward(&tokens, heard, true)?;
+        // Keys and values of the recording stay from call to call; `encode` has dropped those of the one before.
+        let states = network.decoder.forward(&tokens, heard, false)?;
         let states = states.narrow(1, first, ids.len() - first)?;
         Ok(network.decoder.final_linear(&states.contiguous()?)?.i(0)?)
     }
