@@ -230,6 +230,14 @@ fn a_data_set_is_built_completely() {
         num_in_parquet += read.rows.len();
     }
     assert_eq!(num_in_parquet, 20);
+    // Its rows have what a summarization needs, whatever the recipe says.
+    let train = folder.join("data/train-00000.parquet");
+    for row in &read_manifest(&train, None, OnBadRow::Error).unwrap().rows {
+        let line = manifest.iter().find(|line| line["id"] == *row.id).unwrap();
+        assert_eq!(line["text"].as_str(), row.text.as_deref());
+        assert_eq!(line["summary"].as_str(), row.summary.as_deref());
+        assert_eq!(line["split"], "train");
+    }
     // A fifth of the 21 documents that were cleaned, less the one that had no summary.
     assert!(
         (3..=4).contains(&sizes["dev"]) && (3..=4).contains(&sizes["test"]),
@@ -370,6 +378,38 @@ fn kills_and_shards_change_no_byte() {
         &contents(&killed.path("datasets/news")),
         &expected,
         "after kills",
+    );
+}
+
+#[test]
+fn a_full_disk_stops_and_space_continues() {
+    if !has_python() {
+        return;
+    }
+    let rows = documents(8);
+    let undisturbed = place(&rows);
+    undisturbed.run(&["build", "recipe.yaml"]).succeeds();
+    let expected = contents(&undisturbed.path("datasets/news"));
+
+    // No file may be longer than so many blocks of 512 bytes: the first write fails, one of the cache, or one of the published set.
+    let place = place(&rows);
+    for blocks in [0, 100, 500] {
+        let maqam = place.command(&[]);
+        let limited = std::process::Command::new("sh")
+            .args(["-c", &format!("ulimit -f {blocks}; exec \"$@\""), "sh"])
+            .arg(maqam.get_program())
+            .args(["build", "recipe.yaml"])
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        crate::command::outcome(limited).fails(4, &["datasets/", "cannot write"]);
+        assert!(!place.path("datasets/news/manifest.jsonl").exists());
+    }
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(
+        &contents(&place.path("datasets/news")),
+        &expected,
+        "after a full disk",
     );
 }
 
@@ -563,6 +603,14 @@ fn mistakes_in_recipes_have_hints() {
                 "missing.jsonl: there is no such file",
                 "hint: give a file",
             ][..],
+        ),
+        (
+            "name: news\ncollect: {from: missing/*.txt, summary: s}\n",
+            &[
+                "collect.from",
+                "missing: cannot read",
+                "hint: give a folder",
+            ],
         ),
         (
             "name: news\ncollect: {from: docs.jsonl}\n",
