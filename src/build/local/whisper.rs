@@ -29,6 +29,10 @@ use crate::task::PlainCodec;
 /// Numbers of mel bands that Whisper's checkpoints have.
 const MELS: [usize; 2] = [80, 128];
 
+/// Fewest repetitions of a phrase and fewest tokens of a loop that ends a transcript.
+const LOOP_TIMES: usize = 8;
+const LOOP_TOKENS: usize = 48;
+
 /// Ids of the tokens around a transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Marks {
@@ -248,6 +252,9 @@ impl Whisper {
                 break;
             }
             ids.push(best);
+            if is_looping(&ids[prompt.len()..]) {
+                break;
+            }
         }
         Ok(ids.split_off(prompt.len()))
     }
@@ -265,6 +272,19 @@ impl Whisper {
             .as_mut()
             .ok_or_else(|| Error::bug("a Whisper that was opened"))
     }
+}
+
+/// Returns whether the last tokens are one phrase over and over. A greedy transcript seldom leaves such a loop, and would repeat the phrase up
+/// to the decoder's last position.
+fn is_looping(ids: &[u32]) -> bool {
+    (1..=ids.len() / LOOP_TIMES).any(|phrase| {
+        let len = (LOOP_TIMES * phrase).max(LOOP_TOKENS);
+        let Some(start) = ids.len().checked_sub(len) else {
+            return false;
+        };
+        let tail = &ids[start..];
+        tail[phrase..] == tail[..len - phrase]
+    })
 }
 
 /// Checks that candle-transformers computes the model.
@@ -395,6 +415,18 @@ mod tests {
             let mean = sum / said.len() as f64;
             assert!((mean - found).abs() < 1e-4, "{mean} {found}");
         }
+    }
+
+    #[test]
+    fn loops_end_a_transcript() {
+        let phrase: Vec<u32> = (0..10).collect();
+        let before = [70, 71, 72];
+        assert!(is_looping(&[&before[..], &phrase.repeat(8)].concat()));
+        assert!(!is_looping(&[&before[..], &phrase.repeat(7)].concat()));
+        assert!(!is_looping(&[&phrase.repeat(8)[..], &before].concat()));
+        assert!(is_looping(&[5; LOOP_TOKENS]));
+        assert!(!is_looping(&[5; LOOP_TOKENS - 1]));
+        assert!(!is_looping(&[]));
     }
 
     #[test]
