@@ -9,6 +9,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use maqam::build::Build;
+use maqam::build::Models;
 use maqam::build::Observer;
 use maqam::build::Recipe;
 use maqam::build::Shard;
@@ -144,6 +145,7 @@ fn main() {
         shard: Shard::WHOLE,
         num_workers: 1,
         recogniser: None,
+        models: Models::none(),
         stop: &stop,
     };
     let started = processor_s();

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::build::cache;
 use crate::build::cache::Cache;
+use crate::build::keys::in_range;
+use crate::build::pace::Pace;
 use crate::endpoint::Answer;
 use crate::endpoint::Caller;
 use crate::endpoint::bill::Limits;
@@ -96,6 +98,9 @@ pub struct EndpointSettings {
     /// Attempts before a failure that may pass ends the build.
     #[serde(default = "default_max_attempts")]
     pub max_attempts: u32,
+    /// Most requests per minute of one process.
+    #[serde(default)]
+    pub per_minute: Option<f64>,
     /// The most that may be spent in one run of the command.
     #[serde(default)]
     pub budget: Budget,
@@ -163,6 +168,9 @@ impl EndpointSettings {
                 )));
             }
         }
+        if let Some(number) = self.per_minute {
+            in_range("per_minute", number, 1e-3, 1e9)?;
+        }
         let limits = self.budget.limits();
         limits
             .check("`budget.max_cost`")
@@ -194,6 +202,7 @@ impl EndpointSettings {
         Ok(Remote {
             endpoint,
             patience: self.patience(),
+            pace: Pace::new(self.per_minute),
         })
     }
 }
@@ -202,6 +211,7 @@ impl EndpointSettings {
 pub struct Remote {
     endpoint: Endpoint,
     patience: Patience,
+    pace: Pace,
 }
 
 impl Remote {
@@ -229,7 +239,11 @@ impl Remote {
         let mut report = |why: String, wait: Duration| {
             calls.tell(format!("{why}; again in {:.1} s", wait.as_secs_f64()));
         };
-        match caller.request(draw, &mut report, &mut send)? {
+        let mut paced = |endpoint: &Endpoint| {
+            self.pace.wait(calls.stop());
+            send(endpoint)
+        };
+        match caller.request(draw, &mut report, &mut paced)? {
             Answer::Reply(reply) => Ok(Some(reply)),
             Answer::Ended => Ok(None),
             Answer::Limit(reached) => Err(Error::resource(reached).hint(

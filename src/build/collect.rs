@@ -45,7 +45,11 @@ pub fn sources(settings: &Settings) -> Result<Vec<PathBuf>> {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let mut matching: Vec<PathBuf> = std::fs::read_dir(folder)
-            .map_err(|e| Error::io(folder, "read", e).at("collect.from"))?
+            .map_err(|e| {
+                Error::io(folder, "read", e)
+                    .at("collect.from")
+                    .or_hint("give a folder of documents; paths start at the working directory")
+            })?
             .flatten()
             .map(|entry| entry.path())
             .filter(|path| {

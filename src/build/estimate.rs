@@ -2,11 +2,11 @@
 
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
-use crate::build::call::Budget;
 use crate::build::recipe::Recipe;
 use crate::build::settings::listen::Transcribe;
+use crate::build::settings::local::LanguageModel;
 use crate::build::settings::speak;
-use crate::build::settings::summarise::Engine;
+use crate::build::settings::verify::Judge;
 use crate::build::store::Store;
 use crate::error::Result;
 
@@ -16,6 +16,8 @@ const CHARS_PER_S: f64 = 14.0;
 const CHARS_PER_TOKEN: f64 = 2.5;
 /// Tokens of a summary.
 const SUMMARY_TOKENS: f64 = 80.0;
+/// Tokens of a judge's grade with its reason.
+const GRADE_TOKENS: f64 = 50.0;
 /// Bytes per second of speech in FLAC at 16 kHz.
 const BYTES_PER_S: f64 = 18_000.0;
 
@@ -85,6 +87,41 @@ impl Estimate {
     }
 }
 
+/// Use of one language model.
+struct Use<'a> {
+    model: LanguageModel<'a>,
+    num_requests: usize,
+    /// Tokens of prompts and of responses.
+    tokens: [f64; 2],
+}
+
+impl<'a> Use<'a> {
+    fn new(model: LanguageModel<'a>) -> Self {
+        Self {
+            model,
+            num_requests: 0,
+            tokens: [0.0; 2],
+        }
+    }
+
+    /// Adds a request by its tokens.
+    fn add(&mut self, asked: f64, answered: f64) {
+        self.num_requests += 1;
+        self.tokens[0] += asked;
+        self.tokens[1] += answered;
+    }
+
+    /// Dollars; none if a price is unknown. A local model costs nothing.
+    fn dollars(&self) -> Option<f64> {
+        let LanguageModel::Endpoint(endpoint) = self.model else {
+            return Some(0.0);
+        };
+        let price_in = endpoint.budget.price_in?;
+        let price_out = endpoint.budget.price_out?;
+        Some((self.tokens[0] * price_in + self.tokens[1] * price_out) / 1e6)
+    }
+}
+
 /// Estimates a build from its cleaned documents.
 ///
 /// # Errors
@@ -94,11 +131,11 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
         collected: prepared.rows.len(),
         ..Estimate::default()
     };
-    let summarise = &recipe.summarise;
-    let num_summaries = match summarise.engine {
-        Engine::Endpoint => summarise.num.unwrap_or(1),
-        _ => 0,
-    };
+    let num_summaries = recipe.summarise.num.unwrap_or(1);
+    let mut writer = recipe.summarise.writer()?.map(Use::new);
+    let mut translator = recipe.summarise.translator()?.map(Use::new);
+    let judge = recipe.verify.judge.as_ref();
+    let mut judge = judge.map(Judge::language_model).transpose()?.map(Use::new);
     let mut chars = 0.0;
     for (row, place) in prepared.rows.iter().enumerate() {
         if place.rejected.is_some() {
@@ -110,14 +147,17 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
         chars += len;
         estimate.splits[usize::from(place.split)] += 1;
         let tokens = len / CHARS_PER_TOKEN;
-        if summarise.translate.is_some() {
-            estimate.requests[0] += 1;
-            estimate.tokens[0] += tokens;
-            estimate.tokens[1] += tokens;
+        if let Some(translator) = &mut translator {
+            translator.add(tokens, tokens);
         }
-        estimate.requests[0] += num_summaries;
-        estimate.tokens[0] += num_summaries as f64 * tokens;
-        estimate.tokens[1] += num_summaries as f64 * SUMMARY_TOKENS;
+        if let Some(writer) = &mut writer {
+            for _ in 0..num_summaries {
+                writer.add(tokens, SUMMARY_TOKENS);
+            }
+        }
+        if let Some(judge) = &mut judge {
+            judge.add(tokens + SUMMARY_TOKENS, GRADE_TOKENS);
+        }
         if recipe.speak.engine == speak::Engine::Endpoint {
             estimate.requests[1] += crate::build::sentences::sentences(&document.text).len();
         }
@@ -129,15 +169,13 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
     estimate.hours = seconds / 3600.0;
     // In the cache, in Parquet and next to the manifest.
     estimate.bytes = 3.0 * seconds * BYTES_PER_S;
-    let budget = summarise
-        .endpoint
-        .as_ref()
-        .map_or(Budget::default(), |e| e.budget);
-    estimate.dollars = budget
-        .price_in
-        .zip(budget.price_out)
-        .map(|(price_in, price_out)| {
-            (estimate.tokens[0] * price_in + estimate.tokens[1] * price_out) / 1e6
-        });
+    estimate.dollars = Some(0.0);
+    for used in [translator, writer, judge].into_iter().flatten() {
+        estimate.requests[0] += used.num_requests;
+        estimate.tokens[0] += used.tokens[0];
+        estimate.tokens[1] += used.tokens[1];
+        let dollars = estimate.dollars.zip(used.dollars());
+        estimate.dollars = dollars.map(|(sum, more)| sum + more);
+    }
     Ok(estimate)
 }

@@ -16,8 +16,10 @@ pub mod document;
 mod estimate;
 mod keys;
 pub mod listen;
+mod local;
 mod numbers;
 mod observer;
+mod pace;
 mod publish;
 pub mod recipe;
 mod sentences;
@@ -31,11 +33,16 @@ mod summarise;
 mod verify;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 pub use crate::build::document::Step;
 pub use crate::build::estimate::Estimate;
+pub use crate::build::local::Model;
+pub use crate::build::local::Models;
 pub use crate::build::observer::Observer;
 pub use crate::build::observer::Outcome;
 pub use crate::build::recipe::Recipe;
@@ -71,6 +78,8 @@ pub struct Build<'a> {
     pub num_workers: usize,
     /// The recogniser, if the recipe names a maqam model.
     pub recogniser: Option<Recogniser>,
+    /// Models of [`Recipe::local_models`].
+    pub models: Models,
     /// Flag that ends the build.
     pub stop: &'a Stop,
 }
@@ -88,10 +97,10 @@ impl Build<'_> {
     /// same command continues from there.
     pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
         self.recipe.check()?;
-        let store = Store::open(&self.root, &self.recipe)?;
+        let store = Store::open(&self.root, &self.recipe, &self.identities())?;
         let cache = Cache::open(&self.root.join(".cache"))?;
         let calls = Calls::new(&cache, self.stop);
-        let engines = Engines::open(&self.recipe, &calls, self.recogniser.as_ref(), until)?;
+        let engines = Engines::open(self, &calls, until)?;
 
         let prepared = self.prepare(&store, until, observer)?;
         let Some(prepared) = prepared else {
@@ -156,11 +165,21 @@ impl Build<'_> {
     /// Those of [`Build::run`].
     pub fn estimate(&self, observer: &mut dyn Observer) -> Result<Estimate> {
         self.recipe.check()?;
-        let store = Store::open(&self.root, &self.recipe)?;
+        let store = Store::open(&self.root, &self.recipe, &self.identities())?;
         let prepared = self
             .prepare(&store, Step::Publish, observer)?
             .ok_or_else(|| Error::bug("a dry run that cleans nothing"))?;
         estimate::estimate(&self.recipe, &store, &prepared)
+    }
+
+    /// Hashes of the local models of each step.
+    fn identities(&self) -> BTreeMap<Step, Vec<Value>> {
+        let mut found: BTreeMap<Step, Vec<Value>> = BTreeMap::new();
+        for (step, _, name) in self.recipe.local_models() {
+            let identity = self.models.identity(name);
+            found.entry(step).or_default().push(identity);
+        }
+        found
     }
 
     /// Collects and cleans under a lock, so that shards which start together do it once; none if only `collect` was requested.
@@ -244,18 +263,16 @@ struct Engines<'a> {
 
 impl<'a> Engines<'a> {
     /// Opens the engines of the steps up to `until`, so that a missing engine is reported before any work begins.
-    fn open(
-        recipe: &'a Recipe,
-        calls: &'a Calls<'a>,
-        recogniser: Option<&'a Recogniser>,
-        until: Step,
-    ) -> Result<Self> {
+    fn open(build: &'a Build, calls: &'a Calls<'a>, until: Step) -> Result<Self> {
+        let recipe = &build.recipe;
+        let models = &build.models;
+        let recogniser = build.recogniser.as_ref();
         Ok(Self {
             calls,
-            summarising: Summarising::open(recipe, calls, until >= Step::Summarise)?,
-            verifying: Verifying::open(recipe, calls, until >= Step::Verify)?,
+            summarising: Summarising::open(recipe, models, calls, until >= Step::Summarise)?,
+            verifying: Verifying::open(recipe, models, calls, until >= Step::Verify)?,
             speaking: Speaking::open(recipe, calls, until >= Step::Speak)?,
-            listening: Listening::open(recipe, calls, recogniser, until >= Step::Listen)?,
+            listening: Listening::open(recipe, calls, recogniser, models, until >= Step::Listen)?,
         })
     }
 

@@ -5,14 +5,17 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::build::document::Step;
 use crate::build::settings::clean;
 use crate::build::settings::collect;
 use crate::build::settings::listen;
+use crate::build::settings::local::LanguageModel;
 use crate::build::settings::publish;
 use crate::build::settings::speak;
 use crate::build::settings::split;
 use crate::build::settings::summarise;
 use crate::build::settings::verify;
+use crate::build::settings::verify::Judge;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -99,6 +102,37 @@ impl Recipe {
     pub fn write_resolved(&self, path: &Path) -> Result<()> {
         let text = yaml_serde::to_string(self).map_err(Error::bug_from)?;
         files::write_atomic(path, text.as_bytes())
+    }
+
+    /// Models that candle-transformers runs: the step that needs one, its key, and its name.
+    pub fn local_models(&self) -> Vec<(Step, &'static str, &str)> {
+        let summarise = &self.summarise;
+        let judge = self.verify.judge.as_ref();
+        let language_models = [
+            (Step::Summarise, "summarise.model", summarise.writer()),
+            (
+                Step::Summarise,
+                "summarise.translate.model",
+                summarise.translator(),
+            ),
+            (
+                Step::Verify,
+                "verify.judge.model",
+                judge.map(Judge::language_model).transpose(),
+            ),
+        ];
+        let mut found = Vec::new();
+        for (step, key, model) in language_models {
+            if let Ok(Some(LanguageModel::Local(name))) = model {
+                found.push((step, key, name));
+            }
+        }
+        found.extend(
+            self.listen
+                .whisper()
+                .map(|name| (Step::Listen, "listen.model", name)),
+        );
+        found
     }
 
     /// The language of the published rows.

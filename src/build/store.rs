@@ -3,6 +3,7 @@
 //! Every file is named by a fingerprint of all its inputs, from the sources on. So after a change of the recipe, files that depend on the change
 //! are not found, and all others are. The files are in `datasets/.work/NAME`, next to the data set.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
@@ -39,7 +40,13 @@ use crate::stop::Stop;
 /// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 1;
 /// Settings that change no result: budgets and waits.
-const WITHOUT_EFFECT: [&str; 4] = ["budget", "timeout_s", "first_wait_s", "max_attempts"];
+const WITHOUT_EFFECT: [&str; 5] = [
+    "budget",
+    "timeout_s",
+    "first_wait_s",
+    "max_attempts",
+    "per_minute",
+];
 
 /// Files of one build between its steps.
 pub struct Store {
@@ -52,11 +59,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Finds the files of a recipe under the folder of all data sets.
+    /// Finds the files of a recipe under the folder of all data sets. `models` are hashes of the local models of each step.
     ///
     /// # Errors
     /// A source that cannot be read.
-    pub fn open(root: &Path, recipe: &Recipe) -> Result<Self> {
+    pub fn open(root: &Path, recipe: &Recipe, models: &BTreeMap<Step, Vec<Value>>) -> Result<Self> {
         let next = |before: &str, settings: Value| {
             let text = json!([FORMAT, before, with_effect(settings)]).to_string();
             blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
@@ -85,13 +92,29 @@ impl Store {
             &clean,
             json!([value(serde_json::to_value(recipe.split))?, recipe.seed]),
         );
-        let summarise = next(&assign, value(serde_json::to_value(&recipe.summarise))?);
-        let verify = next(&summarise, value(serde_json::to_value(&recipe.verify))?);
+        let with_models = |step: Step, settings: Value| match models.get(&step) {
+            Some(models) => json!([settings, models]),
+            None => settings,
+        };
+        let summarise = next(
+            &assign,
+            with_models(
+                Step::Summarise,
+                value(serde_json::to_value(&recipe.summarise))?,
+            ),
+        );
+        let verify = next(
+            &summarise,
+            with_models(Step::Verify, value(serde_json::to_value(&recipe.verify))?),
+        );
         let speak = next(
             &verify,
             json!([value(serde_json::to_value(&recipe.speak))?, recipe.seed]),
         );
-        let listen = next(&speak, value(serde_json::to_value(&recipe.listen))?);
+        let listen = next(
+            &speak,
+            with_models(Step::Listen, value(serde_json::to_value(&recipe.listen))?),
+        );
         Ok(Self {
             folder: root.join(".work").join(&recipe.name),
             collect,

@@ -8,6 +8,7 @@ use crate::build::collect::is_latin;
 use crate::build::collect::script_share;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
+use crate::build::local::Models;
 use crate::build::numbers::numbers;
 use crate::build::recipe::Recipe;
 use crate::build::settings::summarise::Engine;
@@ -52,17 +53,23 @@ pub(crate) struct Verifying<'a> {
 
 impl<'a> Verifying<'a> {
     /// Opens the judge if the step is needed.
-    pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
+    pub(crate) fn open(
+        recipe: &'a Recipe,
+        models: &Models,
+        calls: &'a Calls<'a>,
+        is_needed: bool,
+    ) -> Result<Self> {
         let settings = &recipe.verify;
         let judge = match settings.judge.as_ref().filter(|_| is_needed) {
             None => None,
             Some(judge) => Some(Writer::open(
-                &judge.endpoint,
+                judge.language_model()?,
                 &judge.parameters,
                 Prompts::load(
                     judge.prompt.as_deref(),
                     include_str!("../../prompts/build/judge.yaml"),
                 )?,
+                models,
                 calls,
             )?),
         };

@@ -1,5 +1,6 @@
 //! `maqam build`: a speech-summarization data set from text.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -9,6 +10,8 @@ use serde_json::json;
 
 use crate::build;
 use crate::build::Build;
+use crate::build::Model;
+use crate::build::Models;
 use crate::build::Observer;
 use crate::build::Recipe;
 use crate::build::Shard;
@@ -116,10 +119,9 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     };
     recipe.check().map_err(|e| e.at_path(&arguments.recipe))?;
     let until = arguments.until.step();
-    let listens = until >= Step::Listen && !arguments.dry_run && recipe.listen.needs_model();
-    let recogniser = match &recipe.listen.model {
-        Some(model) if listens => Some(arguments.recogniser(model, &recipe)?),
-        _ => None,
+    let (recogniser, models) = match arguments.dry_run {
+        true => (None, Models::none()),
+        false => arguments.models(&recipe, until)?,
     };
     let opened = Build {
         recipe,
@@ -127,6 +129,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         shard,
         num_workers,
         recogniser,
+        models,
         stop,
     };
     let mut screen = Screen(Stages::new(stop));
@@ -170,12 +173,33 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
 }
 
 impl Arguments {
-    /// Opens the model that listens.
-    fn recogniser(&self, model: &str, recipe: &Recipe) -> Result<Recogniser> {
+    /// Finds the models of a recipe, and opens the maqam model that listens.
+    fn models(&self, recipe: &Recipe, until: Step) -> Result<(Option<Recogniser>, Models)> {
+        let listens = until >= Step::Listen && recipe.listen.needs_maqam_model();
+        let recogniser = recipe.listen.model.as_deref().filter(|_| listens);
+        let names = recipe.local_models();
+        if recogniser.is_none() && names.is_empty() {
+            return Ok((None, Models::none()));
+        }
+        let contents = Contents::open(Path::new(content::FOLDER))?;
+        let mut found = BTreeMap::new();
+        for (_, key, name) in names {
+            let model = local_model(name, &contents).map_err(|e| e.at(key))?;
+            found.insert(name.to_owned(), model);
+        }
+        let recogniser = match recogniser {
+            Some(model) => Some(self.recogniser(model, recipe, &contents)?),
+            None => None,
+        };
+        Ok((recogniser, Models::new(found)))
+    }
+
+    /// Opens the maqam model that listens.
+    fn recogniser(&self, model: &str, recipe: &Recipe, contents: &Contents) -> Result<Recogniser> {
         let adapter = recipe.listen.adapter.clone();
         let dir = model_dir(model)?;
         let computes = format!("{:?}", self.device.choice());
-        let hash = Contents::open(Path::new(content::FOLDER))?
+        let hash = contents
             .model(&dir, adapter.as_deref(), &computes)
             .map_err(|e| e.at("listen.model"))?;
         let opened = ModelArguments {
@@ -196,6 +220,22 @@ impl Arguments {
             name,
         })
     }
+}
+
+/// Files of a local model, which is a GGUF file, a folder or a Hub id.
+fn local_model(name: &str, contents: &Contents) -> Result<Model> {
+    let path = PathBuf::from(name);
+    if path.extension().is_some_and(|ending| ending == "gguf") {
+        let hash = contents.file(&path)?;
+        return Ok(Model { path, hash });
+    }
+    let path = model_dir(name)?;
+    let files = contents.files_of_model(&path, true)?;
+    let list = serde_json::to_string(&files).map_err(Error::bug_from)?;
+    Ok(Model {
+        path,
+        hash: blake3::hash(list.as_bytes()).to_hex().to_string(),
+    })
 }
 
 fn show_agreement(paths: &[PathBuf]) -> Result<()> {

@@ -30,8 +30,7 @@ use crate::stop::Stop;
 /// How often a waiting thread looks up.
 const LOOK_UP: Duration = Duration::from_millis(20);
 /// Directions after a run that an endpoint ended.
-const KEPT: &str =
-    "run the command again later; what was answered is in the cache and is not asked again";
+const KEPT: &str = "check the address and the network, or run the command again later; what was answered is in the cache and is not asked again";
 
 /// What a request came to.
 pub enum Answer<T = Reply> {

@@ -169,7 +169,10 @@ impl Contents {
     }
 
     /// Hash of a file's contents.
-    fn file(&self, path: &Path) -> Result<String> {
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn file(&self, path: &Path) -> Result<String> {
         if let Some(hash) = lock(&self.hashes).get(path) {
             return Ok(hash.clone());
         }

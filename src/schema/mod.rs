@@ -22,11 +22,19 @@ pub enum SchemaKind {
     Task,
     /// Recipes times seeds.
     Experiment,
+    /// A speech-summarization data set.
+    Build,
 }
 
 impl SchemaKind {
     /// Every kind, in the order of the manual.
-    pub const ALL: [Self; 4] = [Self::Recipe, Self::Suite, Self::Task, Self::Experiment];
+    pub const ALL: [Self; 5] = [
+        Self::Recipe,
+        Self::Suite,
+        Self::Task,
+        Self::Experiment,
+        Self::Build,
+    ];
 
     /// Name of the kind in commands and in the manual.
     pub fn name(self) -> &'static str {
@@ -35,6 +43,7 @@ impl SchemaKind {
             Self::Suite => "suite",
             Self::Task => "task",
             Self::Experiment => "experiment",
+            Self::Build => "build",
         }
     }
 
@@ -45,6 +54,7 @@ impl SchemaKind {
             Self::Suite => include_str!("new/suite.yaml"),
             Self::Task => include_str!("new/task.yaml"),
             Self::Experiment => include_str!("new/experiment.yaml"),
+            Self::Build => include_str!("new/build.yaml"),
         }
     }
 
@@ -58,6 +68,7 @@ impl SchemaKind {
             Self::Suite => include_str!("suite.yaml"),
             Self::Task => include_str!("task.yaml"),
             Self::Experiment => include_str!("experiment.yaml"),
+            Self::Build => include_str!("build.yaml"),
         };
         let mut schema: Value = yaml_serde::from_str(written).map_err(Error::bug_from)?;
         accept_one_entry(&mut schema);

@@ -396,6 +396,11 @@ fn a_missing_endpoint_is_reported() {
         "summarise.endpoint.first_wait_s=0.01",
     ];
     let mut command = place.command(&["build", "recipe.yaml", "--set", set[0], "--set", set[1]]);
-    crate::command::outcome(command.env("BUILD_KEY", KEY).output().unwrap())
-        .fails(4, &["(2 times in a row)", "hint:"]);
+    crate::command::outcome(command.env("BUILD_KEY", KEY).output().unwrap()).fails(
+        4,
+        &[
+            "(2 times in a row)",
+            "hint: check the address and the network",
+        ],
+    );
 }

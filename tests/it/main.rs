@@ -7,6 +7,7 @@ mod audio;
 mod augment;
 mod build;
 mod build_endpoints;
+mod build_local;
 mod candle_faults;
 mod checkpoints;
 mod cli;

@@ -1,7 +1,7 @@
 //! Texts that repeat others: equal, nearly equal (MinHash), or sharing a long run of words with a text that must stay unseen.
 //!
 //! Texts are compared as words: runs of letters and digits after NFKC, in lower case, without marks (Arabic's diacritics among them) and
-//! tatweel. Memory is bounded: a text leaves a signature of 512 bytes and 16 keys, whatever its length.
+//! tatweel. Memory does not depend on the length of a text: it leaves a signature of 512 bytes, and 16 bands of about 20 bytes each.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -58,13 +58,27 @@ fn signature(words: &[String]) -> Signature {
     )
 }
 
-/// Keys of the bands of a signature.
-fn bands(signature: &Signature) -> impl Iterator<Item = u64> {
+/// Keys of the bands of a signature: four bits of the band's number, 28 bits of its hash. Unequal hashes that agree in 28 bits only cost a
+/// comparison.
+fn bands(signature: &Signature) -> impl Iterator<Item = u32> {
     (0..).zip(signature.bands(BAND)).map(|(band, part)| {
-        part.iter()
-            .fold(mix(band), |key, least| mix(key ^ u64::from(*least)))
+        let hash = part
+            .iter()
+            .fold(0, |hash, least| mix(hash ^ u64::from(*least)));
+        band << 28 | (hash >> 36) as u32
     })
 }
+
+/// A text that was kept.
+struct Kept {
+    number: u32,
+    signature: Signature,
+    /// For each band, the place of the last earlier text with the same key, or [`NO_TEXT`].
+    earlier: [u32; NUM_BANDS],
+}
+
+/// End of a chain of texts with the same key of a band.
+const NO_TEXT: u32 = u32::MAX;
 
 /// A text that an earlier one repeats.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,8 +95,9 @@ pub struct Repeated {
 pub struct Texts {
     threshold: f64,
     exact: HashMap<u64, u32>,
-    signatures: Vec<(u32, Signature)>,
-    by_band: HashMap<u64, Vec<u32>>,
+    kept: Vec<Kept>,
+    /// Place of the last text with each key of a band.
+    by_band: HashMap<u32, u32>,
 }
 
 impl Texts {
@@ -91,7 +106,7 @@ impl Texts {
         Self {
             threshold,
             exact: HashMap::new(),
-            signatures: Vec::new(),
+            kept: Vec::new(),
             by_band: HashMap::new(),
         }
     }
@@ -109,16 +124,7 @@ impl Texts {
             Entry::Vacant(place) => place.insert(number as u32),
         };
         let signature = signature(words);
-        let near = bands(&signature)
-            .filter_map(|band| self.by_band.get(&band))
-            .flatten()
-            .map(|&at| {
-                let (of, other) = &self.signatures[at as usize];
-                (signature.similarity(other), *of)
-            })
-            .filter(|(similarity, _)| *similarity >= self.threshold)
-            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-        if let Some((similarity, of)) = near {
+        if let Some((similarity, of)) = self.nearest(&signature) {
             // A text equal to the one that goes now repeats the same.
             self.exact.insert(exact(words), of);
             return Some(Repeated {
@@ -127,12 +133,37 @@ impl Texts {
                 is_exact: false,
             });
         }
-        let at = self.signatures.len() as u32;
-        for band in bands(&signature) {
-            self.by_band.entry(band).or_default().push(at);
+
+        let at = self.kept.len() as u32;
+        let mut earlier = [NO_TEXT; NUM_BANDS];
+        for (band, key) in earlier.iter_mut().zip(bands(&signature)) {
+            *band = self.by_band.insert(key, at).unwrap_or(NO_TEXT);
         }
-        self.signatures.push((number as u32, signature));
+        self.kept.push(Kept {
+            number: number as u32,
+            signature,
+            earlier,
+        });
         None
+    }
+
+    /// Similarity and number of the most similar text that is similar enough; of several the first.
+    fn nearest(&self, signature: &Signature) -> Option<(f64, u32)> {
+        let mut nearest: Option<(f64, u32)> = None;
+        for (band, key) in bands(signature).enumerate() {
+            let mut at = self.by_band.get(&key).copied().unwrap_or(NO_TEXT);
+            while let Some(kept) = self.kept.get(at as usize) {
+                let similarity = signature.similarity(&kept.signature);
+                let is_nearer = nearest.is_none_or(|(most, number)| {
+                    similarity > most || (similarity == most && kept.number < number)
+                });
+                if similarity >= self.threshold && is_nearer {
+                    nearest = Some((similarity, kept.number));
+                }
+                at = kept.earlier[band];
+            }
+        }
+        nearest
     }
 }
 

@@ -8,7 +8,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::audio::Span;
+use crate::build::listen::transcriber::Compares;
 use crate::build::listen::transcriber::Transcriber;
+use crate::build::listen::windows::Window;
+use crate::build::listen::windows::windows_of;
 use crate::build::speak::Spoken;
 use crate::data::AudioSource;
 use crate::data::Clip;
@@ -42,35 +45,6 @@ pub struct Recogniser {
     pub name: String,
 }
 
-/// A part of a recording in one prompt of the recogniser.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Window {
-    pub(super) start_s: f64,
-    pub(super) end_s: f64,
-    /// Sentences of the window, from the first of the document.
-    pub(super) first: usize,
-    pub(super) end: usize,
-}
-
-/// Windows of whole sentences, as long as they stay within `longest_s`.
-pub(super) fn windows(times: &[(f64, f64)], longest_s: f64) -> Vec<Window> {
-    let mut found: Vec<Window> = Vec::new();
-    for (i, (start_s, end_s)) in times.iter().enumerate() {
-        match found.last_mut() {
-            Some(last) if end_s - last.start_s <= longest_s => {
-                (last.end_s, last.end) = (*end_s, i + 1);
-            }
-            _ => found.push(Window {
-                start_s: *start_s,
-                end_s: *end_s,
-                first: i,
-                end: i + 1,
-            }),
-        }
-    }
-    found
-}
-
 /// A recogniser for one recording at a time: its memory does not grow with the number of workers.
 pub(super) struct Model<'a> {
     recogniser: &'a Recogniser,
@@ -94,21 +68,6 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Everything that its answers depend on, except the recording.
-    pub(super) fn depends_on(&self) -> Value {
-        json!(["maqam", self.recogniser.identity, self.window_s])
-    }
-
-    /// The windows of a recording.
-    pub(super) fn windows(&self, spoken: &Spoken) -> Vec<Window> {
-        let times: Vec<(f64, f64)> = spoken
-            .sentences
-            .iter()
-            .map(|sentence| (sentence.start_s, sentence.end_s))
-            .collect();
-        windows(&times, self.window_s)
-    }
-
     /// Transcript of the windows of a FLAC file. The instruction names the language.
     ///
     /// # Errors
@@ -126,48 +85,6 @@ impl<'a> Model<'a> {
         let answers = self.asker().answers(&asked, &mut |_| Ok(()))?;
         let texts: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
         Ok(texts.join(" "))
-    }
-
-    /// Log-likelihood per token of each text as the transcript of a window.
-    ///
-    /// # Errors
-    /// A window that the model cannot take.
-    pub(super) fn likelihoods(
-        &self,
-        file: &Arc<[u8]>,
-        window: Window,
-        language: &str,
-        texts: &[String],
-    ) -> Result<Vec<f64>> {
-        let example = self.example(file, window, language)?;
-        let asked: Vec<Message> = example
-            .messages
-            .iter()
-            .map(|message| Message {
-                loss: false,
-                ..message.clone()
-            })
-            .collect();
-        let conversations = texts
-            .iter()
-            .map(|text| {
-                let answer = Message::new(Role::Assistant, text.as_str());
-                asked.iter().cloned().chain([answer]).collect()
-            })
-            .collect();
-        let question = Question {
-            example: &example,
-            wanted: Wanted::Likelihoods(conversations),
-        };
-        let mut means = Vec::new();
-        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
-        self.asker().ask(&[&question], &mut |_, found| {
-            if let Found::Likelihoods(found) = found {
-                means = found.into_iter().map(|found| found.mean()).collect();
-            }
-            Ok(())
-        })?;
-        Ok(means)
     }
 
     fn asker(&self) -> Asker<'_> {
@@ -239,24 +156,50 @@ impl Transcriber for Model<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Compares for Model<'_> {
+    fn depends_on(&self) -> Value {
+        json!(["maqam", self.recogniser.identity, self.window_s])
+    }
 
-    #[test]
-    fn windows_hold_whole_sentences() {
-        let times = [
-            (0.0, 4.0),
-            (4.5, 9.0),
-            (9.5, 30.0),
-            (30.5, 31.0),
-            (31.5, 33.0),
-        ];
-        let spans: Vec<(usize, usize)> = windows(&times, 10.0)
+    fn windows(&self, spoken: &Spoken) -> Vec<Window> {
+        windows_of(spoken, self.window_s)
+    }
+
+    fn likelihoods(
+        &self,
+        file: &Arc<[u8]>,
+        window: Window,
+        language: &str,
+        texts: &[String],
+    ) -> Result<Vec<f64>> {
+        let example = self.example(file, window, language)?;
+        let asked: Vec<Message> = example
+            .messages
             .iter()
-            .map(|window| (window.first, window.end))
+            .map(|message| Message {
+                loss: false,
+                ..message.clone()
+            })
             .collect();
-        assert_eq!(spans, [(0, 2), (2, 3), (3, 5)]);
-        assert!(windows(&[], 10.0).is_empty());
+        let conversations = texts
+            .iter()
+            .map(|text| {
+                let answer = Message::new(Role::Assistant, text.as_str());
+                asked.iter().cloned().chain([answer]).collect()
+            })
+            .collect();
+        let question = Question {
+            example: &example,
+            wanted: Wanted::Likelihoods(conversations),
+        };
+        let mut means = Vec::new();
+        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asker().ask(&[&question], &mut |_, found| {
+            if let Found::Likelihoods(found) = found {
+                means = found.into_iter().map(|found| found.mean()).collect();
+            }
+            Ok(())
+        })?;
+        Ok(means)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::build::call::Calls;
-use crate::build::listen::maqam::Model;
+use crate::build::listen::transcriber::Compares;
 use crate::build::speak::Spoken;
 use crate::build::workers::EarlierResults;
 use crate::error::Error;
@@ -20,7 +20,7 @@ const MOST_DRAWS: u64 = 50;
 
 /// A recogniser and how many texts it compares.
 pub(super) struct Matching<'a> {
-    pub(super) model: Model<'a>,
+    pub(super) model: Box<dyn Compares + 'a>,
     pub(super) num: usize,
     pub(super) key: Key,
 }

@@ -5,6 +5,8 @@ pub mod maqam;
 mod matching;
 mod quality;
 mod transcriber;
+mod whisper;
+mod windows;
 
 use std::sync::Arc;
 
@@ -20,7 +22,10 @@ use crate::build::listen::maqam::Model;
 use crate::build::listen::maqam::Recogniser;
 use crate::build::listen::matching::Matching;
 use crate::build::listen::quality::Quality;
+use crate::build::listen::transcriber::Compares;
 use crate::build::listen::transcriber::Transcriber;
+use crate::build::listen::whisper::Whisper;
+use crate::build::local::Models;
 use crate::build::recipe::Recipe;
 use crate::build::settings::listen::Settings;
 use crate::build::settings::listen::Transcribe;
@@ -71,9 +76,14 @@ impl<'a> Listening<'a> {
         recipe: &'a Recipe,
         calls: &'a Calls<'a>,
         recogniser: Option<&'a Recogniser>,
+        models: &Models,
         is_needed: bool,
     ) -> Result<Self> {
         let settings = &recipe.listen;
+        let whisper = match settings.whisper() {
+            Some(name) if is_needed => Some(Whisper::open(name, models, settings.window_s)?),
+            _ => None,
+        };
         let transcriber: Option<Box<dyn Transcriber + 'a>> = match settings.transcribe {
             Transcribe::Endpoint if is_needed => {
                 Some(Box::new(endpoint::Endpoint::open(settings, calls)?))
@@ -82,13 +92,22 @@ impl<'a> Listening<'a> {
                 let model = Model::new(recogniser, settings.window_s)?;
                 Some(Box::new(model))
             }
-            _ => None,
+            _ => match &whisper {
+                Some(whisper) => Some(Box::new(whisper.clone())),
+                None => None,
+            },
+        };
+        let compares = || -> Result<Box<dyn Compares + 'a>> {
+            match &whisper {
+                Some(whisper) => Ok(Box::new(whisper.clone())),
+                None => Ok(Box::new(Model::new(recogniser, settings.window_s)?)),
+            }
         };
         let matching = match settings.num_matched {
             0 => None,
             _ if !is_needed => None,
             num => Some(Matching {
-                model: Model::new(recogniser, settings.window_s)?,
+                model: compares()?,
                 num,
                 key: Key::new(recipe.seed, "build match"),
             }),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::build::listen::windows::Window;
 use crate::build::speak::Spoken;
 use crate::error::Error;
 use crate::error::Result;
@@ -24,6 +25,27 @@ pub(crate) trait Transcriber: Sync {
         spoken: &Spoken,
         language: &str,
     ) -> Result<Option<String>>;
+}
+
+/// A recogniser that says how likely it holds a text for a recording.
+pub(crate) trait Compares: Sync {
+    /// All that a likelihood depends on but the recording, its language and the texts.
+    fn depends_on(&self) -> Value;
+
+    /// The windows of a recording.
+    fn windows(&self, spoken: &Spoken) -> Vec<Window>;
+
+    /// Log-likelihood per token of each text as the transcript of a window.
+    ///
+    /// # Errors
+    /// A window that the model cannot take.
+    fn likelihoods(
+        &self,
+        file: &Arc<[u8]>,
+        window: Window,
+        language: &str,
+        texts: &[String],
+    ) -> Result<Vec<f64>>;
 }
 
 /// Where a program's recordings are put.

@@ -69,7 +69,7 @@ pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<S
 const FIELDS: &str = "\
 `id`; `audio` (FLAC, 16 kHz, mono, 16 bits); `transcription`, the text as it is written; `summary`, and `summary1` on where there are several; `language`; `speaker`, the voice; `duration` in seconds; `group`, rows that belong together; `spoken_text`, the text as it was read, with numbers and Latin words written out; `sentences` with `sentence_start_s` and `sentence_end_s`, for sentence-wise summarization; `source`; `license`.
 
-`manifest.jsonl` has the same rows for `maqam train`, its recordings are in `audio/`.
+`manifest.jsonl` has the rows of all splits, with paths of their recordings in `audio/`. Train on `data/train-*.parquet`.
 ";
 
 fn section(title: &str, body: &str) -> String {

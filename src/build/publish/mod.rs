@@ -6,6 +6,7 @@ mod page;
 mod parquet;
 mod review;
 pub(crate) mod row;
+mod shar;
 mod statistics;
 mod webdataset;
 
@@ -55,7 +56,16 @@ impl Publishing<'_> {
         let mut shards = Shards::new(self.recipe, data.path());
 
         let tars_folder = self.folder.join("webdataset");
-        webdataset::without(&tars_folder, has(Format::WebDataset))?;
+        let shar_folder = self.folder.join("shar");
+        for (folder, format) in [
+            (&tars_folder, Format::WebDataset),
+            (&shar_folder, Format::Shar),
+        ] {
+            // An earlier recipe may have written it.
+            if !has(format) {
+                files::remove_dir(folder)?;
+            }
+        }
         let mut tars = None;
         if has(Format::WebDataset) {
             let folder = StagedDir::new(&tars_folder)?;
@@ -63,6 +73,7 @@ impl Publishing<'_> {
         }
 
         let mut checksums = Vec::new();
+        let mut num_bytes = 0;
         for (i, row) in self.rows.iter().enumerate() {
             stop.check(format_args!(
                 "stopped in publish after {i} of {} rows",
@@ -71,6 +82,7 @@ impl Publishing<'_> {
             observer.tell(Step::Publish.name(), i, self.rows.len())?;
 
             let (published, file) = self.row(*row, i)?;
+            num_bytes += file.len() as u64;
             let name = Path::new(&published.audio).file_name().unwrap_or_default();
             AppendLog::open(&audio.path().join(name))?.append(&file)?;
             manifest.push_str(&manifest_line(&published)?);
@@ -91,10 +103,6 @@ impl Publishing<'_> {
             folder.commit()?;
         }
 
-        for entry in sorted(data.path())? {
-            let hash = files::hash(&data.path().join(&entry))?;
-            checksums.push((format!("data/{entry}"), hash));
-        }
         let hash = blake3::hash(manifest.as_bytes()).to_hex().to_string();
         checksums.push(("manifest.jsonl".to_owned(), hash));
 
@@ -103,6 +111,15 @@ impl Publishing<'_> {
         let write =
             |name: &str, text: &str| files::write_atomic(&self.folder.join(name), text.as_bytes());
         write("manifest.jsonl", &manifest)?;
+        if has(Format::Shar) {
+            let manifest = self.folder.join("manifest.jsonl");
+            shar::write(self.recipe, &manifest, &shar_folder, num_bytes)?;
+        }
+        self.add_checksums("data", &mut checksums)?;
+        self.add_checksums("webdataset", &mut checksums)?;
+        for split in SPLITS {
+            self.add_checksums(&format!("shar/{split}"), &mut checksums)?;
+        }
         let list: String = checksums
             .iter()
             .map(|(path, hash)| format!("{hash}  {path}\n"))
@@ -111,6 +128,19 @@ impl Publishing<'_> {
 
         self.pages(&mut statistics)?;
         Ok(hashes)
+    }
+
+    /// Adds the checksums of a folder's files; of none if there is no folder.
+    fn add_checksums(&self, name: &str, checksums: &mut Vec<(String, String)>) -> Result<()> {
+        let folder = self.folder.join(name);
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        for entry in sorted(&folder)? {
+            let hash = files::hash(&folder.join(&entry))?;
+            checksums.push((format!("{name}/{entry}"), hash));
+        }
+        Ok(())
     }
 
     /// Writes the dataset card, the pages and the plots.

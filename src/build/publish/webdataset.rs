@@ -10,7 +10,6 @@ use crate::build::publish::row::manifest_fields;
 use crate::build::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
-use crate::files;
 use crate::files::AppendLog;
 
 /// Bytes of a block of a tar file.
@@ -90,17 +89,6 @@ impl Tars {
             None => Ok(()),
         }
     }
-}
-
-/// Makes the folder if it is needed, and removes one of an earlier recipe.
-///
-/// # Errors
-/// The disk's.
-pub(super) fn without(folder: &Path, is_wanted: bool) -> Result<()> {
-    if is_wanted {
-        return Ok(());
-    }
-    files::remove_dir(folder)
 }
 
 /// The header of a file (POSIX.1-1988, ustar), with no time and no owner, so that equal rows give equal bytes.

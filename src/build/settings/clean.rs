@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::build::keys::in_range;
-use crate::build::keys::one_or_many;
 use crate::error::Result;
 
 /// What counts as repeated and what must stay unseen.
@@ -16,10 +15,8 @@ pub struct Settings {
     /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
     pub near_duplicates: f64,
     /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or tables.
-    #[serde(deserialize_with = "one_or_many")]
     pub test_sets: Vec<PathBuf>,
     /// Fields of those files that are compared.
-    #[serde(deserialize_with = "one_or_many")]
     pub test_fields: Vec<String>,
 }
 

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::build::keys::in_range;
-use crate::build::keys::one_or_many;
 use crate::data::language;
 use crate::error::Error;
 use crate::error::Result;
@@ -17,13 +16,12 @@ use crate::error::brief;
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Files, or patterns such as `texts/*.txt`: JSON lines, Parquet, CSV, TSV, or text files whose first line is the headline.
-    #[serde(deserialize_with = "one_or_many")]
     pub from: Vec<PathBuf>,
     /// Field with the text.
     #[serde(default = "default_text")]
     pub text: String,
     /// Fields with summaries.
-    #[serde(default, deserialize_with = "one_or_many")]
+    #[serde(default)]
     pub summary: Vec<String>,
     /// Field with the headline; of text files it is the first line.
     #[serde(default)]

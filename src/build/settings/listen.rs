@@ -19,7 +19,7 @@ pub struct Settings {
     pub transcribe: Transcribe,
     /// An endpoint with `/audio/transcriptions`.
     pub endpoint: Option<EndpointSettings>,
-    /// Folder or Hub id of a maqam model.
+    /// Folder or Hub id of a maqam model or of a Whisper.
     pub model: Option<String>,
     /// Adapter of the model: a PEFT folder, or a checkpoint of a run.
     pub adapter: Option<PathBuf>,
@@ -62,6 +62,8 @@ pub enum Transcribe {
     None,
     /// A maqam model.
     Maqam,
+    /// A Whisper that candle-transformers runs.
+    Whisper,
     /// An endpoint that speaks OpenAI's `/audio/transcriptions`.
     Endpoint,
 }
@@ -107,9 +109,20 @@ impl Settings {
             )
             .hint("translate in a build of its own, or leave `match` out"));
         }
-        if self.needs_model() && self.model.is_none() {
+        let is_missing = self.model.is_none();
+        if is_missing && self.transcribe == Transcribe::Whisper {
+            return Err(Error::input("`transcribe: whisper` needs a model")
+                .hint("add `model: PATH`, the folder of a Whisper checkpoint, or `model: openai/whisper-small`"));
+        }
+        if is_missing && self.needs_maqam_model() {
             return Err(Error::input("`transcribe: maqam` and `match` need a model")
                 .hint("add `model: PATH` to `listen`"));
+        }
+        if self.transcribe == Transcribe::Whisper && self.adapter.is_some() {
+            return Err(
+                Error::input("`adapter` belongs to a maqam model, not to a Whisper")
+                    .hint("remove `adapter`"),
+            );
         }
         for (key, value) in [
             ("max_silent", self.max_silent),
@@ -150,9 +163,21 @@ impl Settings {
         Ok(())
     }
 
-    /// Returns whether a maqam model is needed.
-    pub fn needs_model(&self) -> bool {
-        self.transcribe == Transcribe::Maqam || self.num_matched > 0
+    /// Returns whether a maqam model is needed. If a Whisper transcribes, it compares texts too.
+    pub fn needs_maqam_model(&self) -> bool {
+        match self.transcribe {
+            Transcribe::Maqam => true,
+            Transcribe::Whisper => false,
+            Transcribe::None | Transcribe::Endpoint => self.num_matched > 0,
+        }
+    }
+
+    /// Name of the Whisper that transcribes, if one does.
+    pub fn whisper(&self) -> Option<&str> {
+        match self.transcribe {
+            Transcribe::Whisper => self.model.as_deref(),
+            _ => None,
+        }
     }
 
     /// The rule for texts in a language.

@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod collect;
 pub mod listen;
+pub mod local;
 pub mod publish;
 pub mod speak;
 pub mod split;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::build::keys::one_or_many;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -14,7 +13,6 @@ use crate::error::Result;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Forms of the data.
-    #[serde(deserialize_with = "one_or_many")]
     pub formats: Vec<Format>,
     /// Largest size of a file of the data, in MB.
     pub shard_mb: u64,
@@ -25,7 +23,6 @@ pub struct Settings {
     /// Manifest of real recordings that dev and test are used with, whose `split` fields are counted on the card.
     pub real: Option<PathBuf>,
     /// Files whose summaries are written by people, to compare copied spans and compression with; JSON lines or tables.
-    #[serde(deserialize_with = "one_or_many")]
     pub compare: Vec<Compared>,
 }
 
@@ -49,6 +46,8 @@ pub enum Format {
     Parquet,
     /// Tar files with a `.flac` and a `.json` for each row.
     WebDataset,
+    /// Folders of cuts and tar files, as Lhotse reads them.
+    Shar,
 }
 
 impl Default for Settings {

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::build::call::EndpointSettings;
 use crate::build::keys::in_range;
-use crate::build::keys::one_or_many;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -18,7 +17,6 @@ pub struct Settings {
     /// Who speaks.
     pub engine: Engine,
     /// Voices; by default eight of espeak-ng's.
-    #[serde(deserialize_with = "one_or_many")]
     pub voices: Vec<Voice>,
     /// Words a minute of voices that say none (espeak-ng).
     pub rate: Option<u32>,
@@ -122,7 +120,7 @@ impl Settings {
 
 /// One voice. In a recipe a name alone stands for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(deny_unknown_fields, rename = "voice")]
 pub struct Voice {
     /// Name by which the engine knows it.
     pub voice: String,
@@ -132,32 +130,6 @@ pub struct Voice {
     /// Pitch, 0 to 99 (espeak-ng).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pitch: Option<u32>,
-}
-
-/// A voice as recipes write it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Name(String),
-    Full(Full),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
-    voice: String,
-    rate: Option<u32>,
-    pitch: Option<u32>,
-}
-
-impl From<Written> for Voice {
-    fn from(written: Written) -> Self {
-        let (voice, rate, pitch) = match written {
-            Written::Name(name) => (name, None, None),
-            Written::Full(Full { voice, rate, pitch }) => (voice, rate, pitch),
-        };
-        Self { voice, rate, pitch }
-    }
 }
 
 impl Voice {

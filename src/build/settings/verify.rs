@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::build::call::EndpointSettings;
 use crate::build::keys::in_range;
+use crate::build::settings::local::LanguageModel;
+use crate::error::Error;
 use crate::error::Result;
 
 /// Bounds of summaries.
@@ -53,7 +55,11 @@ impl Default for Settings {
 #[serde(deny_unknown_fields)]
 pub struct Judge {
     /// Its endpoint.
-    pub endpoint: EndpointSettings,
+    #[serde(default)]
+    pub endpoint: Option<EndpointSettings>,
+    /// A language model that maqam runs: folder, GGUF file or Hub id.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Further parameters of its requests.
     #[serde(default)]
     pub parameters: Map<String, Value>,
@@ -82,6 +88,24 @@ impl Settings {
             return Ok(());
         };
         in_range("judge.min_grade", judge.min_grade, 1.0, 5.0)?;
-        judge.endpoint.check()
+        judge.language_model().map(drop).map_err(|e| e.at("judge"))
+    }
+}
+
+impl Judge {
+    /// The language model.
+    ///
+    /// # Errors
+    /// Settings of no model, of two, or wrong ones.
+    pub fn language_model(&self) -> Result<LanguageModel<'_>> {
+        let found = LanguageModel::of(
+            self.endpoint.as_ref(),
+            self.model.as_ref(),
+            &self.parameters,
+        )?;
+        found.ok_or_else(|| {
+            Error::input("a judge needs a language model")
+                .hint("add `endpoint: {url: ..., model: ...}` or `model: PATH` to it")
+        })
     }
 }

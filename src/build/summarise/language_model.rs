@@ -1,7 +1,8 @@
-//! Texts from a language model behind an endpoint: prompts, requests, parsing of answers.
+//! Texts from a language model, behind an endpoint or on this machine: prompts, requests, parsing of answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Map;
@@ -9,8 +10,14 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::call::Remote;
+use crate::build::local::Chat;
+use crate::build::local::Models;
+use crate::build::settings::local::LanguageModel;
+use crate::build::settings::local::Sampling;
+use crate::data;
+use crate::data::AUDIO_MARK;
+use crate::data::Role;
 use crate::endpoint::request::Message;
 use crate::error::Error;
 use crate::error::Result;
@@ -99,26 +106,73 @@ pub(crate) enum Written<T = String> {
 /// An answer in the cache: its text, and whether the limit of tokens cut it off.
 type CachedAnswer = (String, bool);
 
+/// A language model that is open.
+enum Engine {
+    Endpoint(Remote),
+    Local {
+        chat: Arc<Chat>,
+        name: String,
+        /// All that an answer depends on, except the question.
+        identity: Value,
+    },
+}
+
+impl Engine {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Endpoint(_) => "endpoint",
+            Self::Local { .. } => "local",
+        }
+    }
+
+    fn model(&self) -> &str {
+        match self {
+            Self::Endpoint(remote) => remote.model(),
+            Self::Local { name, .. } => name,
+        }
+    }
+
+    /// Beginning of the key of an answer.
+    fn identity(&self) -> [Value; 3] {
+        match self {
+            Self::Endpoint(remote) => [json!("chat"), json!(remote.url()), json!(remote.model())],
+            Self::Local { identity, .. } => [json!("chat"), Value::Null, identity.clone()],
+        }
+    }
+}
+
 /// A language model with its prompts.
 pub(crate) struct Writer<'a> {
-    remote: Remote,
+    engine: Engine,
     parameters: Map<String, Value>,
     prompts: Prompts,
     calls: &'a Calls<'a>,
 }
 
 impl<'a> Writer<'a> {
-    /// Opens an endpoint.
+    /// Opens a language model.
+    ///
+    /// # Errors
+    /// An invalid address; a local model that cannot be run.
     pub(crate) fn open(
-        endpoint: &EndpointSettings,
+        model: LanguageModel,
         parameters: &Map<String, Value>,
         prompts: Prompts,
+        models: &Models,
         calls: &'a Calls<'a>,
     ) -> Result<Self> {
         let mut parameters = parameters.clone();
         parameters.entry("temperature").or_insert(json!(0));
+        let engine = match model {
+            LanguageModel::Endpoint(endpoint) => Engine::Endpoint(endpoint.open()?),
+            LanguageModel::Local(name) => Engine::Local {
+                chat: models.chat(name)?,
+                identity: models.identity(name),
+                name: name.to_owned(),
+            },
+        };
         Ok(Self {
-            remote: endpoint.open()?,
+            engine,
             parameters,
             prompts,
             calls,
@@ -137,8 +191,8 @@ impl<'a> Writer<'a> {
             })
             .collect();
         json!({
-            "engine": "endpoint",
-            "model": self.remote.model(),
+            "engine": self.engine.name(),
+            "model": self.engine.model(),
             "parameters": self.parameters,
             "prompts": prompts,
         })
@@ -152,36 +206,19 @@ impl<'a> Writer<'a> {
         number: usize,
     ) -> Result<Written> {
         let messages = self.prompts.messages(language, filled)?;
-        let mut parameters = self.parameters.clone();
-        if number > 0 {
-            parameters.insert("seed".to_owned(), number.into());
-            if self.parameters.get("temperature") == Some(&json!(0)) {
-                parameters.insert("temperature".to_owned(), json!(FURTHER_TEMPERATURE));
-            }
+        if let Engine::Local { chat, .. } = &self.engine
+            && let Some(fault) = chat.too_long(&conversation(&messages))?
+        {
+            return Ok(Written::Unusable(fault));
         }
         let mut fault = String::new();
         for attempt in 0..MAX_ANSWERS {
-            let question = json!([
-                "chat",
-                self.remote.url(),
-                self.remote.model(),
-                messages,
-                parameters,
-                number,
-                attempt
-            ]);
+            let parameters = self.parameters_of(number, attempt);
+            let [kind, url, model] = self.engine.identity();
+            let question = json!([kind, url, model, messages, parameters, number, attempt]);
             let answer = self.calls.answer(&question, || {
                 let draw = SeedKey::new(0, "build chat").with_name(&question.to_string());
-                let reply = self.remote.ask(self.calls, draw, |endpoint| {
-                    endpoint.ask(&messages, &parameters)
-                })?;
-                let Some(reply) = reply else {
-                    return Ok(None);
-                };
-                let cached: CachedAnswer = (reply.text, reply.is_cut);
-                serde_json::to_vec(&cached)
-                    .map(Some)
-                    .map_err(Error::bug_from)
+                self.ask(&messages, &parameters, draw)
             })?;
             let Some(answer) = answer else {
                 return Ok(Written::Ended);
@@ -197,6 +234,62 @@ impl<'a> Writer<'a> {
         }
         Ok(Written::Unusable(format!("{fault} ({MAX_ANSWERS} times)")))
     }
+
+    /// Parameters of a request. A request after the first must not repeat the first answer.
+    fn parameters_of(&self, number: usize, attempt: u64) -> Map<String, Value> {
+        let mut parameters = self.parameters.clone();
+        let is_local = matches!(self.engine, Engine::Local { .. });
+        if number == 0 && (attempt == 0 || !is_local) {
+            return parameters;
+        }
+        if !is_local {
+            parameters.insert("seed".to_owned(), number.into());
+        }
+        if self.parameters.get("temperature") == Some(&json!(0)) {
+            parameters.insert("temperature".to_owned(), json!(FURTHER_TEMPERATURE));
+        }
+        parameters
+    }
+
+    /// Sends one request; the answer is a text and whether it was cut off. None if the build ends.
+    fn ask(
+        &self,
+        messages: &[Message],
+        parameters: &Map<String, Value>,
+        draw: SeedKey,
+    ) -> Result<Option<Vec<u8>>> {
+        let answer: Option<CachedAnswer> = match &self.engine {
+            Engine::Endpoint(remote) => {
+                let reply = remote.ask(self.calls, draw, |endpoint| {
+                    endpoint.ask(messages, parameters)
+                })?;
+                reply.map(|reply| (reply.text, reply.is_cut))
+            }
+            Engine::Local { chat, .. } => {
+                let sampling = Sampling::of(parameters)?;
+                let draw = draw.with(sampling.seed).bits(0);
+                let stop = self.calls.stop();
+                let answer = chat.answer(&conversation(messages), sampling, draw, stop)?;
+                answer.map(|answer| (answer.text, answer.is_cut))
+            }
+        };
+        let bytes = answer.map(|answer| serde_json::to_vec(&answer));
+        bytes.transpose().map_err(Error::bug_from)
+    }
+}
+
+/// Messages as a local model takes them. Texts have no clips, so a mark of one is dropped.
+fn conversation(messages: &[Message]) -> Vec<data::Message> {
+    messages
+        .iter()
+        .map(|(role, text)| {
+            let role = match *role {
+                "system" => Role::System,
+                _ => Role::User,
+            };
+            data::Message::new(role, text.replace(AUDIO_MARK, ""))
+        })
+        .collect()
 }
 
 /// An answer without what models write around it: thoughts, a label, quotation marks, line breaks.

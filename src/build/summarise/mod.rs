@@ -10,11 +10,12 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::build::call::Calls;
-use crate::build::call::EndpointSettings;
 use crate::build::document::Document;
 use crate::build::document::Outcome;
 use crate::build::document::Step;
+use crate::build::local::Models;
 use crate::build::recipe::Recipe;
+use crate::build::settings::local::LanguageModel;
 use crate::build::settings::summarise::Engine;
 use crate::build::settings::summarise::Settings;
 use crate::build::summarise::language_model::Prompts;
@@ -45,22 +46,26 @@ pub(crate) struct Summarising<'a> {
 
 impl<'a> Summarising<'a> {
     /// Opens the language models if the step is needed.
-    pub(crate) fn open(recipe: &'a Recipe, calls: &'a Calls<'a>, is_needed: bool) -> Result<Self> {
+    pub(crate) fn open(
+        recipe: &'a Recipe,
+        models: &Models,
+        calls: &'a Calls<'a>,
+        is_needed: bool,
+    ) -> Result<Self> {
         let settings = &recipe.summarise;
-        let open = |endpoint: Option<&EndpointSettings>,
+        let open = |model: Option<LanguageModel>,
                     parameters: &Map<String, Value>,
                     prompts: Result<Prompts>|
          -> Result<Option<Writer<'a>>> {
-            match endpoint {
-                Some(endpoint) if is_needed => {
-                    Writer::open(endpoint, parameters, prompts?, calls).map(Some)
+            match model {
+                Some(model) if is_needed => {
+                    Writer::open(model, parameters, prompts?, models, calls).map(Some)
                 }
                 _ => Ok(None),
             }
         };
-        let is_asked = settings.engine == Engine::Endpoint;
         let writer = open(
-            settings.endpoint.as_ref().filter(|_| is_asked),
+            settings.writer()?,
             &settings.parameters,
             Prompts::load(
                 settings.prompt.as_deref(),
@@ -70,7 +75,7 @@ impl<'a> Summarising<'a> {
         let translator = match &settings.translate {
             None => None,
             Some(translate) => open(
-                translate.endpoint.as_ref().or(settings.endpoint.as_ref()),
+                settings.translator()?,
                 &translate.parameters,
                 Prompts::load(
                     translate.prompt.as_deref(),
@@ -112,7 +117,7 @@ impl<'a> Summarising<'a> {
             Engine::Existing => chosen::existing(document),
             Engine::Headline => chosen::headline(document),
             Engine::Lead => chosen::lead(document, self.settings.num_lead_sentences()),
-            Engine::Endpoint => return self.write(document),
+            Engine::Endpoint | Engine::Local => return self.write(document),
         };
         match chosen {
             Ok((text, summaries)) => self.done(text, summaries),

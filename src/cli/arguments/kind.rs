@@ -15,6 +15,8 @@ pub enum KindName {
     Task,
     /// Recipes times seeds.
     Experiment,
+    /// A speech-summarization data set.
+    Build,
 }
 
 impl From<KindName> for SchemaKind {
@@ -24,6 +26,7 @@ impl From<KindName> for SchemaKind {
             KindName::Suite => Self::Suite,
             KindName::Task => Self::Task,
             KindName::Experiment => Self::Experiment,
+            KindName::Build => Self::Build,
         }
     }
 }

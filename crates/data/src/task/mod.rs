@@ -6,9 +6,12 @@
 
 mod answer;
 mod asked_in;
+mod chat_codec;
 mod example;
 mod file;
+mod plain_codec;
 mod qwen3_asr;
+mod special;
 mod tasks;
 mod template;
 mod tokenise;
@@ -21,8 +24,10 @@ use serde::Serialize;
 
 pub use answer::Parse;
 pub use asked_in::AskedIn;
+pub use chat_codec::ChatCodec;
 pub use example::Example;
 pub use example::example_without_task;
+pub use plain_codec::PlainCodec;
 pub use qwen3_asr::ForcedLanguage;
 pub use tasks::Tasks;
 pub use tasks::load_task;

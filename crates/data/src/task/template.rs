@@ -7,6 +7,7 @@ use minijinja::ErrorKind;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use regex::Regex;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -91,8 +92,8 @@ fn family(model_dir: &Path) -> Result<Option<String>> {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     place: String,
-    /// `bos_token` and its like, which templates may write.
-    named_tokens: serde_json::Map<String, Value>,
+    /// Variables of templates: `bos_token` and its like, and those that were set.
+    variables: Map<String, Value>,
 }
 
 impl ChatTemplate {
@@ -115,19 +116,37 @@ impl ChatTemplate {
             Err(_) => Self::compile(
                 QWEN3_ASR.to_owned(),
                 BUILT_IN.to_owned(),
-                found.named_tokens.clone(),
+                found.variables.clone(),
             ),
         }
     }
 
+    /// The template of a source that another file than a checkpoint's holds; ChatML without one.
+    ///
+    /// # Errors
+    /// A template that does not compile.
+    pub fn of_source(source: Option<String>, place: &Path) -> Result<Self> {
+        match source {
+            Some(source) => Self::compile(source, place.display().to_string(), Map::new()),
+            None => Self::compile(CHATML.to_owned(), BUILT_IN.to_owned(), Map::new()),
+        }
+    }
+
+    /// Sets a variable that templates may read.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: Value) -> Self {
+        self.variables.insert(name.to_owned(), value);
+        self
+    }
+
     fn find(model_dir: &Path) -> Result<Self> {
         let config = read_json(&model_dir.join("tokenizer_config.json"))?;
-        let mut named_tokens = serde_json::Map::new();
+        let mut variables = Map::new();
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             let token = config.as_ref().and_then(|config| config.get(name));
             let text =
                 token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
-            named_tokens.insert(name.to_owned(), text.map_or(Value::Null, Value::from));
+            variables.insert(name.to_owned(), text.map_or(Value::Null, Value::from));
         }
         let processor = model_dir.join("processor_config.json");
         if let Some(source) = read_json(&processor)?
@@ -135,7 +154,7 @@ impl ChatTemplate {
             .and_then(|found| found.get("chat_template"))
             .and_then(template_source)
         {
-            return Self::compile(source, processor.display().to_string(), named_tokens);
+            return Self::compile(source, processor.display().to_string(), variables);
         }
         let json = model_dir.join("chat_template.json");
         if let Some(found) = read_json(&json)? {
@@ -143,14 +162,14 @@ impl ChatTemplate {
             let source = found.get("chat_template").and_then(template_source);
             let source = source
                 .ok_or_else(|| Error::input("holds no text under `chat_template`").at(&place))?;
-            return Self::compile(source, place, named_tokens);
+            return Self::compile(source, place, variables);
         }
         let jinja = model_dir.join("chat_template.jinja");
         if jinja.is_file() {
             return Self::compile(
                 files::read_text(&jinja)?,
                 jinja.display().to_string(),
-                named_tokens,
+                variables,
             );
         }
         match config
@@ -164,7 +183,7 @@ impl ChatTemplate {
                     .join("tokenizer_config.json")
                     .display()
                     .to_string(),
-                named_tokens,
+                variables,
             ),
             None => {
                 let source = match family(model_dir)?.as_deref() {
@@ -172,16 +191,12 @@ impl ChatTemplate {
                     Some("qwen3_asr") => QWEN3_ASR,
                     _ => CHATML,
                 };
-                Self::compile(source.to_owned(), BUILT_IN.to_owned(), named_tokens)
+                Self::compile(source.to_owned(), BUILT_IN.to_owned(), variables)
             }
         }
     }
 
-    fn compile(
-        source: String,
-        place: String,
-        named_tokens: serde_json::Map<String, Value>,
-    ) -> Result<Self> {
+    fn compile(source: String, place: String, variables: Map<String, Value>) -> Result<Self> {
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
             .lstrip_blocks(true)
@@ -208,7 +223,7 @@ impl ChatTemplate {
         Ok(Self {
             environment,
             place,
-            named_tokens,
+            variables,
         })
     }
 
@@ -236,7 +251,7 @@ impl ChatTemplate {
             .enumerate()
             .map(|(i, message)| turn(i, message, &mut texts))
             .collect();
-        let mut context = self.named_tokens.clone();
+        let mut context = self.variables.clone();
         context.insert("messages".to_owned(), turns.into());
         context.insert("add_generation_prompt".to_owned(), generation_prompt.into());
         // Hugging Face passes these as none, and templates ask whether they are.
@@ -361,11 +376,7 @@ mod tests {
     use super::*;
 
     fn compiled(source: &str) -> Result<ChatTemplate> {
-        ChatTemplate::compile(
-            source.to_owned(),
-            "t.jinja".to_owned(),
-            serde_json::Map::new(),
-        )
+        ChatTemplate::compile(source.to_owned(), "t.jinja".to_owned(), Map::new())
     }
 
     fn conversation() -> Vec<Message> {

@@ -1,23 +1,22 @@
 //! Conversations as the token ids of one checkpoint, and ids as text.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use regex::Regex;
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use crate::Message;
 use crate::Role;
 use crate::asr_text;
 use crate::task::Example;
+use crate::task::plain_codec::PlainCodec;
 use crate::task::qwen3_asr;
+use crate::task::special::Part;
+use crate::task::special::SpecialNames;
 use crate::task::template::ChatTemplate;
 use crate::task::template::Piece;
 use crate::task::template::read_json;
 use crate::task::template::without_last_answer;
-use crate::task::vocabulary;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -59,10 +58,9 @@ pub struct Encoded {
 
 /// The tokenizer and chat template of a checkpoint.
 pub struct TextCodec {
-    tokenizer: Tokenizer,
+    plain: PlainCodec,
     template: ChatTemplate,
-    special_ids: HashMap<String, u32>,
-    special_pattern: Regex,
+    special_names: SpecialNames,
     special: SpecialTokens,
     ends: Vec<u32>,
     form: Form,
@@ -83,34 +81,10 @@ impl TextCodec {
     /// # Errors
     /// A missing or unreadable file, or a checkpoint without the tokens of audio and turns.
     pub fn load(model_dir: &Path) -> Result<Self> {
-        let mut tokenizer = vocabulary::tokenizer(model_dir)?;
-        let unreadable = |error: tokenizers::Error| {
-            Error::input(format!("not a tokenizer we can read: {error}"))
-                .caused_by(error)
-                .at_path(model_dir)
-        };
-        // Nothing is ever cut or padded here, whatever the file was saved with.
-        tokenizer
-            .with_truncation(None)
-            .map_err(unreadable)?
-            .with_padding(None);
-        tokenizer.set_encode_special_tokens(true);
-
-        let added = tokenizer.get_added_tokens_decoder();
-        let special_ids: HashMap<String, u32> = added
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(id, token)| (token.content.clone(), *id))
-            .collect();
-        let mut names: Vec<&String> = special_ids.keys().collect();
-        // Alternatives are tried in order, so the longest stands first.
-        names.sort_by_key(|name| std::cmp::Reverse((name.len(), name.as_str())));
-        let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-        let special_pattern = Regex::new(&alternatives.join("|")).map_err(Error::bug_from)?;
-
+        let plain = PlainCodec::load(model_dir)?;
+        let special_names = plain.special_names()?;
         let config = read_json(&model_dir.join("config.json"))?.unwrap_or_default();
-        let special =
-            special_tokens(&tokenizer, &config).map_err(|error| error.at_path(model_dir))?;
+        let special = special_tokens(&plain, &config).map_err(|error| error.at_path(model_dir))?;
         let mut ends = vec![special.end_of_turn];
         let generation = read_json(&model_dir.join("generation_config.json"))?.unwrap_or_default();
         let thinker = config.get("thinker_config").unwrap_or(&config);
@@ -132,9 +106,8 @@ impl TextCodec {
         Ok(Self {
             form,
             template: ChatTemplate::load(model_dir)?,
-            tokenizer,
-            special_ids,
-            special_pattern,
+            plain,
+            special_names,
             special,
             ends,
         })
@@ -185,7 +158,7 @@ impl TextCodec {
             && let Some(tag) = &example.forced_language
         {
             let prefix = asr_text::prefix(Some(tag));
-            encoded.tokens.extend(self.ids_of(&prefix)?);
+            encoded.tokens.extend(self.plain.encode(&prefix)?);
         }
         Ok(encoded)
     }
@@ -292,23 +265,9 @@ impl TextCodec {
         Ok(encoded)
     }
 
-    /// Ids of a text, whose special tokens are plain text.
-    fn ids_of(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| {
-            Error::input(format!("the tokenizer fails on {text:?}: {error}")).caused_by(error)
-        })?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
     /// The text of some ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // Only a decoder that is itself broken fails; the pieces as the vocabulary spells them are the best left to show.
-        self.tokenizer.decode(ids, true).unwrap_or_else(|_| {
-            ids.iter()
-                .filter_map(|&id| self.tokenizer.id_to_token(id))
-                .collect()
-        })
+        self.plain.decode(ids)
     }
 
     /// Ids of the tokens that mean something to the model.
@@ -342,22 +301,20 @@ struct Sequence<'a> {
 impl Sequence<'_> {
     /// Adds the template's words, whose special tokens are special.
     fn add_template(&mut self, text: &str) -> Result<()> {
-        let mut plain_from = 0;
-        if !self.codec.special_ids.is_empty() {
-            for found in self.codec.special_pattern.find_iter(text) {
-                self.run.push_str(&text[plain_from..found.start()]);
-                plain_from = found.end();
-                self.flush()?;
-                let id = self.codec.special_ids[found.as_str()];
-                let repeats = if id == self.codec.special.audio {
-                    self.next_clip()
-                } else {
-                    1
-                };
-                self.encoded.tokens.extend(std::iter::repeat_n(id, repeats));
+        for part in self.codec.special_names.split(text) {
+            match part {
+                Part::Plain(text) => self.run.push_str(text),
+                Part::Special(id) => {
+                    self.flush()?;
+                    let repeats = if id == self.codec.special.audio {
+                        self.next_clip()
+                    } else {
+                        1
+                    };
+                    self.encoded.tokens.extend(std::iter::repeat_n(id, repeats));
+                }
             }
         }
-        self.run.push_str(&text[plain_from..]);
         Ok(())
     }
 
@@ -372,7 +329,9 @@ impl Sequence<'_> {
 
     fn flush(&mut self) -> Result<()> {
         if !self.run.is_empty() {
-            self.encoded.tokens.extend(self.codec.ids_of(&self.run)?);
+            self.encoded
+                .tokens
+                .extend(self.codec.plain.encode(&self.run)?);
             self.run.clear();
         }
         Ok(())
@@ -380,9 +339,9 @@ impl Sequence<'_> {
 }
 
 /// The special ids, from `config.json` where it says them and by their names in the vocabulary otherwise.
-fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens> {
+fn special_tokens(plain: &PlainCodec, config: &Value) -> Result<SpecialTokens> {
     let thinker = config.get("thinker_config").unwrap_or(config);
-    let find = |keys, names| special_token(tokenizer, thinker, keys, names);
+    let find = |keys, names| special_token(plain, thinker, keys, names);
     Ok(SpecialTokens {
         audio: find(
             ["audio_token_index", "audio_token_id"],
@@ -396,28 +355,28 @@ fn special_tokens(tokenizer: &Tokenizer, config: &Value) -> Result<SpecialTokens
             ["audio_end_token_id", "audio_eos_token_id"],
             ["<|audio_eos|>", "<|audio_end|>"],
         )?,
-        end_of_turn: tokenizer
-            .token_to_id(END_OF_TURN)
+        end_of_turn: plain
+            .id_of(END_OF_TURN)
             .ok_or_else(|| Error::input(format!("tokenizer.json has no token `{END_OF_TURN}`")))?,
     })
 }
 
 /// The id of a special token: the first of `keys` that the configuration has, else the first of `names` in the vocabulary.
 fn special_token(
-    tokenizer: &Tokenizer,
+    plain: &PlainCodec,
     config: &Value,
     keys: [&str; 2],
     names: [&str; 2],
 ) -> Result<u32> {
     let configured = keys.iter().find_map(|key| config.get(key)?.as_u64());
-    let named = || names.iter().find_map(|name| tokenizer.token_to_id(name));
+    let named = || names.iter().find_map(|name| plain.id_of(name));
     let Some(id) = configured.map(|id| id as u32).or_else(named) else {
         return Err(Error::input(format!(
             "neither config.json nor tokenizer.json has the token `{}` ({})",
             names[0], keys[0]
         )));
     };
-    if tokenizer.id_to_token(id).is_none() {
+    if !plain.has_id(id) {
         return Err(Error::input(format!(
             "config.json sets `{}` to {id}, which tokenizer.json does not have",
             keys[0]

@@ -15,6 +15,7 @@ mod fingerprint;
 mod freezing;
 mod front;
 pub mod generate;
+pub mod gguf;
 mod groups;
 pub mod hubert;
 pub mod memory;

@@ -24,12 +24,7 @@ fn asked(instruction: &str, target: &str) -> Vec<Message> {
 
 /// A plain text's ids.
 fn plain(text: &str) -> Vec<u32> {
-    CODEC
-        .tokenizer
-        .encode(text, false)
-        .unwrap()
-        .get_ids()
-        .to_vec()
+    CODEC.plain.encode(text).unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use crate::models::compose::gguf::Gguf;
-use crate::models::compose::gguf::added_token;
+use crate::models::gguf::added_token;
 use crate::nn::checkpoint;
 use crate::nn::checkpoint::Checkpoint;
 use crate::nn::naming::NameForm;
@@ -128,7 +128,7 @@ impl Decoder {
 
     fn of_file(path: &Path) -> Result<Self> {
         let file = Gguf::open(path)?;
-        let (ends, padding) = file.ends();
+        let (ends, padding) = file.head.ends();
         let mut generation = Map::new();
         generation.insert("eos_token_id".to_owned(), ends.into());
         if let Some(padding) = padding {
@@ -136,7 +136,7 @@ impl Decoder {
         }
         Ok(Self {
             config: file.config()?,
-            tokenizer: file.tokenizer()?,
+            tokenizer: file.head.tokenizer()?,
             generation: generation.into(),
             source: Source::File(file),
         })
@@ -146,7 +146,7 @@ impl Decoder {
     pub fn said(&self, key: &str) -> Option<String> {
         match &self.source {
             Source::Folder(_) => None,
-            Source::File(file) => file.text(key),
+            Source::File(file) => file.head.text(key),
         }
     }
 
@@ -174,7 +174,7 @@ impl Decoder {
             let known = added.iter().find(|token| token["content"] == text);
             *id = known.map_or(next, id_of);
             if known.is_none() {
-                fresh.push(added_token(next, text));
+                fresh.push(added_token(next, text, true));
                 next += 1;
             }
         }
