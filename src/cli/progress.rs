@@ -30,7 +30,7 @@ pub struct Progress {
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
-    /// Work of `total` units, of which `done` were done before.
+    /// Work of `total` units, of which `done` were done before. A total of 0 is unknown.
     pub fn new(what: &'static str, done: u64, total: u64) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !print::is_quiet();
         let target = if is_terminal {
@@ -60,7 +60,11 @@ impl Progress {
         total: u64,
     ) -> Self {
         let bar = group.add(ProgressBar::new(total));
-        let style = ProgressStyle::with_template("{prefix:>10} {bar:28} {pos}/{len} {msg}")
+        let template = match total {
+            0 => "{prefix:>10} {pos} {msg}",
+            _ => "{prefix:>10} {bar:28} {pos}/{len} {msg}",
+        };
+        let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.set_prefix(what);
@@ -88,7 +92,7 @@ impl Progress {
             .collect::<Vec<_>>()
             .join("  ");
         if print::is_verbose() {
-            self.line(&format!("{} {done}/{}  {text}", self.what, self.total));
+            self.line(&format!("{} {}  {text}", self.what, self.count()));
         }
         if self.is_terminal {
             self.bar.set_message(print::printable(&text).into_owned());
@@ -99,7 +103,7 @@ impl Progress {
         let is_due = is_due || (done == self.total && !print::is_verbose());
         if is_due {
             self.last_line = Instant::now();
-            print::message(format_args!("{} {done}/{}  {text}", self.what, self.total));
+            print::message(format_args!("{} {}  {text}", self.what, self.count()));
         }
     }
 
@@ -108,6 +112,14 @@ impl Progress {
         // A line that cannot be shown above the bars is shown without them.
         if !self.is_terminal || self.group.println(print::printable(text)).is_err() {
             print::message(format_args!("{text}"));
+        }
+    }
+
+    /// What is done, of the total where it is known.
+    fn count(&self) -> String {
+        match self.total {
+            0 => self.done.to_string(),
+            total => format!("{}/{total}", self.done),
         }
     }
 
@@ -125,7 +137,10 @@ impl Progress {
         } else {
             format!("{:.1} s each", 1.0 / rate)
         };
-        format!("{rate}, {} left", clock(left))
+        match self.total {
+            0 => rate,
+            _ => format!("{rate}, {} left", clock(left)),
+        }
     }
 
     /// Takes the bar off the terminal.

@@ -30,6 +30,7 @@ use polars_parquet::write::ParquetType;
 use polars_parquet::write::StatisticsOptions;
 use polars_parquet::write::Version;
 use polars_parquet::write::WriteOptions;
+use polars_parquet::write::ZstdLevel;
 use polars_parquet::write::array_to_columns;
 use polars_parquet::write::compress;
 use polars_parquet::write::get_dtype_encoding;
@@ -65,8 +66,13 @@ const GROUP_BYTES: usize = 64 << 20;
 /// Rows whose columns are found together.
 const COUNTED_ROWS: usize = 1 << 13;
 
+/// Level of zstd for all pages: pyarrow's default, twice as fast as zstd's own.
+const ZSTD_LEVEL: i32 = 1;
+
 /// Compression of all pages.
-const COMPRESSION: CompressionOptions = CompressionOptions::Zstd(None);
+fn compression() -> CompressionOptions {
+    CompressionOptions::Zstd(ZstdLevel::try_new(ZSTD_LEVEL).ok())
+}
 
 /// Key of maqam's metadata on columns.
 pub const KEY: &str = "maqam";
@@ -263,7 +269,7 @@ impl<'a, W: Write> Writer<'a, W> {
         let metadata = columns.metadata().into_iter().chain(arrow_schema(&empty));
         let metadata = KeyValueMetadata::from_static(metadata.collect());
         let writer = ParquetWriter::new(file)
-            .with_compression(ParquetCompression::Zstd(None))
+            .with_compression(ParquetCompression::Zstd(ZstdLevel::try_new(ZSTD_LEVEL).ok()))
             .with_key_value_metadata(Some(metadata))
             .batched(empty.schema())
             .map_err(failed)?;
@@ -338,7 +344,7 @@ fn pages_of(column: &Column, field: &ParquetType) -> PolarsResult<Vec<Vec<Compre
     let options = WriteOptions {
         statistics: StatisticsOptions::default(),
         version: Version::V1,
-        compression: COMPRESSION,
+        compression: compression(),
         data_page_size: None,
     };
     let array = column
@@ -350,7 +356,7 @@ fn pages_of(column: &Column, field: &ParquetType) -> PolarsResult<Vec<Vec<Compre
     for pages in array_to_columns(array, field.clone(), options, &encodings)? {
         let mut compressed = Vec::new();
         for page in pages {
-            compressed.push(compress(page?, Vec::new(), COMPRESSION)?);
+            compressed.push(compress(page?, Vec::new(), compression())?);
         }
         leaves.push(compressed);
     }
