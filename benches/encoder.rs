@@ -125,6 +125,7 @@ fn step(
         masked: &masked,
         layers: model.config.num_hidden_layers,
         training: true,
+        adapters: AdapterDropout::NONE,
     };
     model.parameters.zero_gradients().map_err(wrap)?;
     let (encoded, saved) = model.forward(clips, pass).map_err(wrap)?;

@@ -247,6 +247,7 @@ impl Work<'_> {
             masked: &rows,
             layers: config.num_hidden_layers,
             training,
+            adapters: AdapterDropout::NONE,
         };
         let (encoded, saved) = self.model.forward(&clips, pass)?;
 

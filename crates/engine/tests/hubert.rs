@@ -23,6 +23,7 @@ use maqam_engine::ops::adamw::Buffers;
 use maqam_engine::ops::adamw::Clip as ClipNorm;
 use maqam_engine::ops::adamw::Segment;
 use maqam_engine::ops::adamw::norm;
+use maqam_engine::ops::linear::AdapterDropout;
 use maqam_engine::ops::scalar::Scalar;
 use serde_json::Value;
 
@@ -250,6 +251,7 @@ fn ctc_equals_that_of_transformers() {
         masked: &[],
         layers,
         training: true,
+        adapters: AdapterDropout::NONE,
     };
     let packed = [Clip::new(&clips[0]), Clip::new(&clips[1])];
     let (encoded, saved) = model.forward(&packed, pass).unwrap();
@@ -345,6 +347,7 @@ fn prediction_step(model: &Hubert, golden: &Golden) -> f64 {
         masked: &masked,
         layers,
         training: true,
+        adapters: AdapterDropout::NONE,
     };
     let (encoded, saved) = model
         .forward(&[Clip::new(&clips[0]), Clip::new(&clips[1])], pass)

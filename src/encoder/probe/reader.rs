@@ -17,6 +17,7 @@ use crate::models::hubert::Hubert;
 use crate::models::hubert::Pass;
 use crate::models::hubert::Source;
 use crate::models::hubert::config::Config;
+use crate::ops::linear::AdapterDropout;
 
 /// Mean and inverse deviation of a layer's features, `[dim]` each.
 pub struct Scale {
@@ -149,6 +150,7 @@ impl<'a> Reader<'a> {
                 _ => model.config.num_hidden_layers,
             },
             training: training && self.recipe.open() != Open::None,
+            adapters: AdapterDropout::NONE,
         };
         let (mut encoded, saved) = model.forward(&clips, pass)?;
 

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 
 use crate::batch::Audio;
 use crate::batch::Reduction;
-use crate::models::audio_encoder::AudioEncoder;
-use crate::models::audio_encoder::EncoderSaved;
+use crate::models::clip_encoder::ClipEncoder;
+use crate::models::clip_encoder::ClipSaved;
 use crate::models::encoded::EncodedCache;
 use crate::models::pass::Pass;
 use crate::models::projector::Projector;
@@ -25,7 +25,7 @@ use maqam_base::seed::Key;
 /// `e = projector(encoder(audio))`.
 pub struct AudioEmbedder {
     /// The audio encoder.
-    pub encoder: AudioEncoder,
+    pub encoder: ClipEncoder,
     /// The projector.
     pub projector: Projector,
     /// Outputs of the encoder by clip, where it is frozen for the whole run and they are cached.
@@ -34,7 +34,7 @@ pub struct AudioEmbedder {
 
 /// Tensors that the backward of [`AudioEmbedder`] needs.
 pub struct EmbedderSaved {
-    encoder: Option<EncoderSaved>,
+    encoder: Option<ClipSaved>,
     encoded: Tensor,
     projector: ProjectorSaved,
 }
@@ -115,7 +115,7 @@ impl AudioEmbedder {
         audio: &Audio,
         pass: Pass,
         encoded: Tensor,
-        encoder: Option<EncoderSaved>,
+        encoder: Option<ClipSaved>,
     ) -> Result<(Tensor, EmbedderSaved)> {
         let keys = token_keys(audio, pass.dropout);
         let dropout = AdapterDropout {
@@ -176,19 +176,22 @@ fn windows<'a>(cu_positions: &'a [usize], audio: &'a Audio, pass: Pass) -> Windo
     }
 }
 
-/// Dropout stream of each audio token: that of its position, or of the first of the two positions it was pooled from.
+/// Dropout stream of each audio token: that of its position, or of the first of the positions that it was pooled from or stacked of.
 fn token_keys(audio: &Audio, dropout: f64) -> Vec<Key> {
     if dropout == 0.0 {
         return Vec::new();
     }
-    if let Reduction::Eighth { .. } = audio.framing.reduction {
-        return audio.position_keys.clone();
-    }
+    let group = match audio.framing.reduction {
+        Reduction::Eighth { .. } => return audio.position_keys.clone(),
+        Reduction::Quarter => 2,
+        Reduction::Samples { stack, .. } => stack,
+    };
 
     let mut start = 0;
     let mut keys = Vec::new();
     for &positions in &audio.clip_positions {
-        keys.extend((0..positions / 2).map(|pair| audio.position_keys[start + 2 * pair]));
+        let tokens = audio.framing.tokens_of(positions);
+        keys.extend((0..tokens).map(|token| audio.position_keys[start + group * token]));
         start += positions;
     }
     keys

@@ -16,7 +16,11 @@ use crate::models::hubert::layer::Layer;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
+use crate::nn::saving::Save;
+use crate::nn::windows::Windows;
 use crate::ops::cpu::tensor;
+use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
@@ -26,6 +30,7 @@ use crate::ops::rows::spread;
 use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::seed::Key;
 
 /// Every tensor of the feature extractor begins like this.
 pub(super) const CONVOLUTIONS: &str = "feature_extractor.";
@@ -69,6 +74,8 @@ pub struct Pass<'a> {
     pub layers: usize,
     /// Whether a backward will follow.
     pub training: bool,
+    /// Dropout of adapters, with one stream for each frame. Only an encoder inside an audio language model has adapters.
+    pub adapters: AdapterDropout<'a>,
 }
 
 /// Hidden states of packed clips.
@@ -103,6 +110,8 @@ pub struct Saved {
     kept: Option<(Vec<u32>, usize)>,
     projection: ProjectionSaved,
     masked: Vec<u32>,
+    /// Probability and streams of the adapters' dropout.
+    adapters: (f64, Vec<Key>),
     positions: PositionsSaved,
     /// Input of the norm before the first layer, or after the last one, and what it found.
     norm: Option<(Tensor, LayerNormStatistics)>,
@@ -167,6 +176,44 @@ impl Hubert {
         }
     }
 
+    /// Whether there is something to train.
+    pub fn has_trained(&self) -> bool {
+        self.is_front_trained() || self.layers.iter().any(Layer::is_trained)
+    }
+
+    /// Whether something before the first layer is trained.
+    fn is_front_trained(&self) -> bool {
+        let convolutions = self.convolutions.iter();
+        self.projection.linear.is_trained()
+            || self.norm.is_trained()
+            || convolutions
+                .into_iter()
+                .any(|one| one.weight.gradient.is_some())
+    }
+
+    /// Linear layers of the transformer, in the order of the data.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.layers
+            .iter_mut()
+            .flat_map(Layer::linears_mut)
+            .collect()
+    }
+
+    /// Everything that can be trained without masks and heads, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let mut found = Vec::new();
+        for convolution in &mut self.convolutions {
+            found.extend(convolution.weights_mut());
+        }
+        found.extend(self.projection.weights_mut());
+        found.extend(self.positions.weights_mut());
+        found.extend(self.norm.weights_mut());
+        for layer in &mut self.layers {
+            found.extend(layer.weights_mut());
+        }
+        found
+    }
+
     /// Refuses a layer that the encoder does not have.
     ///
     /// # Errors
@@ -191,6 +238,7 @@ impl Hubert {
             masked: &[],
             layers,
             training: false,
+            adapters: AdapterDropout::NONE,
         };
         Ok(self.forward(clips, pass)?.0)
     }
@@ -221,10 +269,11 @@ impl Hubert {
         }
 
         let cu_frames = cumulative(&frames);
+        let clips = windows(&cu_frames, pass.adapters);
         let mut hidden = vec![x.clone()];
         let mut layers = Vec::new();
         for layer in &self.layers[..pass.layers] {
-            let (y, saved) = layer.forward(&x, &cu_frames)?;
+            let (y, saved) = layer.forward(&x, &clips)?;
             if pass.training {
                 layers.push(saved);
             }
@@ -245,6 +294,7 @@ impl Hubert {
             kept,
             projection,
             masked: pass.masked.to_vec(),
+            adapters: (pass.adapters.probability, pass.adapters.tokens.to_vec()),
             positions,
             norm,
             layers,
@@ -329,6 +379,14 @@ impl Hubert {
         let last = saved.layers.len();
         d_hidden.resize(last + 1, None);
         let cu_frames = cumulative(&saved.frames);
+        let (probability, keys) = &saved.adapters;
+        let clips = windows(
+            &cu_frames,
+            AdapterDropout {
+                probability: *probability,
+                tokens: keys,
+            },
+        );
         let is_stable = self.config.do_stable_layer_norm;
         let d_output = match (&d_output, &saved.norm) {
             (Some(d), Some((x, statistics))) if is_stable => {
@@ -342,8 +400,11 @@ impl Hubert {
         for (i, (layer, saved)) in self.layers.iter().zip(&saved.layers).enumerate().rev() {
             d = sum(d, d_hidden[i + 1].take())?;
             if let Some(dy) = &d {
-                d = Some(layer.backward(dy, saved, &cu_frames)?);
+                d = Some(layer.backward(dy, saved, &clips)?);
             }
+        }
+        if !self.is_front_trained() {
+            return Ok(());
         }
 
         let Some(mut d) = sum(d, d_hidden[0].take())? else {
@@ -398,6 +459,15 @@ fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
         add_to(a, b)?;
     }
     Ok(a.or(b))
+}
+
+/// Clips as windows of attention.
+fn windows<'a>(cu_frames: &'a [usize], adapters: AdapterDropout<'a>) -> Windows<'a> {
+    Windows {
+        cu_positions: cu_frames,
+        dropout: adapters,
+        save: Save::All,
+    }
 }
 
 /// Starts of the clips, and the number of frames.
