@@ -14,6 +14,7 @@ use crate::models::pass::Pass;
 use crate::models::projector::Projector;
 use crate::models::projector::ProjectorSaved;
 use crate::nn::saving::Save;
+use crate::nn::windows::HiddenDropout;
 use crate::nn::windows::Windows;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::AdapterDropout;
@@ -103,6 +104,7 @@ impl AudioEmbedder {
         let windows = Windows {
             cu_positions: &cu_positions,
             dropout: AdapterDropout::NONE,
+            hidden: HiddenDropout::NONE,
             save: Save::Norms,
         };
         let (encoded, _) = self.encoder.forward(clip, &windows, false)?;
@@ -172,6 +174,7 @@ fn windows<'a>(cu_positions: &'a [usize], audio: &'a Audio, pass: Pass) -> Windo
             probability: pass.dropout,
             tokens: &audio.position_keys,
         },
+        hidden: HiddenDropout::NONE,
         save: pass.save,
     }
 }

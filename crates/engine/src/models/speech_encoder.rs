@@ -76,11 +76,10 @@ impl SpeechEncoder {
         adapters: AdapterDropout,
         training: bool,
     ) -> Result<(Tensor, Option<SpeechSaved>)> {
+        let layers = self.hubert.config.num_hidden_layers;
         let pass = hubert::Pass {
-            masked: &[],
-            layers: self.hubert.config.num_hidden_layers,
-            training,
             adapters,
+            ..hubert::Pass::plain(layers, training)
         };
         let (encoded, saved) = self.hubert.forward(clips, pass)?;
         if encoded.frames != positions {

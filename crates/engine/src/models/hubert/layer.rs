@@ -131,7 +131,7 @@ impl PostNormLayer {
         let (attention_sum, attention) = self.attention.forward(x, x, clips)?;
         let (middle, attention_statistics) = self.attention_norm.forward(&attention_sum)?;
         let (activated, mlp) = self.mlp.activate(&middle, clips.dropout)?;
-        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips.dropout)?;
+        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips)?;
         let (y, mlp_statistics) = self.mlp_norm.forward(&mlp_sum)?;
 
         let saved = PostNormSaved {
@@ -163,7 +163,7 @@ impl PostNormLayer {
             &saved.activated,
             &saved.mlp,
             None,
-            clips.dropout,
+            clips,
         )?;
         add_to(&d_middle, &d_mlp_sum)?;
 
