@@ -210,12 +210,12 @@ impl Hubert {
 
     /// Whether something before the first layer is trained.
     fn is_front_trained(&self) -> bool {
-        let convolutions = self.convolutions.iter();
         self.projection.linear.is_trained()
             || self.norm.is_trained()
-            || convolutions
-                .into_iter()
-                .any(|one| one.weight.gradient.is_some())
+            || self
+                .convolutions
+                .iter()
+                .any(|convolution| convolution.weight.gradient.is_some())
     }
 
     /// Linear layers of the transformer, in the order of the data.
