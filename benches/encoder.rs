@@ -123,8 +123,7 @@ fn step(
     let masked: Vec<u32> = (0..frames as u32).step_by(2).collect();
     let pass = Pass {
         masked: &masked,
-        layers: model.config.num_hidden_layers,
-        training: true,
+        ..Pass::plain(model.config.num_hidden_layers, true)
     };
     model.parameters.zero_gradients().map_err(wrap)?;
     let (encoded, saved) = model.forward(clips, pass).map_err(wrap)?;

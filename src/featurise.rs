@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::augment::ExampleAugmentation;
 use crate::models::config::Config;
+use crate::models::hubert;
 use crate::seed::Key;
 use crate::task::Example;
 use crate::task::Mode;
@@ -37,12 +38,53 @@ const OFFICIAL_MAX_AUDIO_S: f64 = 300.0;
 /// Turns examples into sequences for one model.
 pub struct Loader {
     codec: TextCodec,
-    extractor: LogMelExtractor,
+    extractor: Extractor,
     framing: Framing,
     official_max_s: f64,
     max_positions: usize,
     max_audio_s: Option<f64>,
     limit: Option<Limit>,
+}
+
+/// Maker of the features that a model's encoder reads.
+enum Extractor {
+    /// Log-mel frames.
+    LogMel(LogMelExtractor),
+    /// The samples themselves, as the speech encoder was trained on them.
+    Samples(hubert::config::Config),
+}
+
+impl Extractor {
+    fn new(config: &Config) -> Self {
+        match &config.speech {
+            Some(speech) => Self::Samples(speech.encoder.clone()),
+            None => Self::LogMel(LogMelExtractor::new(config.mel_form())),
+        }
+    }
+
+    /// Features of a clip. Samples are frames of one number.
+    fn extract(&self, mut samples: Vec<f32>) -> LogMel {
+        match self {
+            Self::LogMel(extractor) => extractor.extract(&samples),
+            Self::Samples(encoder) => {
+                encoder.prepare(&mut samples);
+                LogMel {
+                    mels: 1,
+                    frames: samples.len(),
+                    tail: 0,
+                    values: samples,
+                }
+            }
+        }
+    }
+
+    /// Seconds above which the official processor cuts a clip.
+    fn official_max_s(&self, config: &Config) -> f64 {
+        match self {
+            Self::LogMel(_) => official_max_s(config.mel_form()),
+            Self::Samples(_) => f64::INFINITY,
+        }
+    }
 }
 
 /// Most tokens of a sequence to learn from, where that is fewer than the model has positions.
@@ -90,11 +132,12 @@ impl Loader {
             ))
             .at_path(model_dir));
         }
+        let extractor = Extractor::new(config);
         Ok(Self {
             codec,
-            extractor: LogMelExtractor::new(config.mel_form()),
-            framing: config.audio.framing(),
-            official_max_s: official_max_s(config.mel_form()),
+            official_max_s: extractor.official_max_s(config),
+            extractor,
+            framing: config.framing(),
             max_positions: config.text.max_position_embeddings,
             max_audio_s,
             limit: None,
@@ -148,12 +191,10 @@ impl Loader {
         let mut audio = Vec::new();
         let mut features = Vec::new();
         for clip in clips {
-            let (clip, _) = features_of(clip, &self.extractor, None)?;
+            let samples = checked_samples_of(clip, None)?;
+            let clip = self.extractor.extract(samples);
             let start = tokens.len();
-            tokens.resize(
-                start + self.framing.tokens(clip.frames),
-                self.codec.special().audio,
-            );
+            tokens.resize(start + self.num_tokens(&clip)?, self.codec.special().audio);
             audio.push(start..tokens.len());
             features.push(Arc::new(clip));
         }
@@ -175,6 +216,22 @@ impl Loader {
             .tokens)
     }
 
+    /// Audio tokens of a clip.
+    ///
+    /// # Errors
+    /// A clip that is too short for one.
+    fn num_tokens(&self, clip: &LogMel) -> Result<usize> {
+        match (self.framing.tokens(clip.frames), &self.extractor) {
+            (0, Extractor::Samples(encoder)) => Err(Error::input(format!(
+                "{} samples are too short for one frame of the speech encoder, which sees {}",
+                clip.frames,
+                encoder.field()
+            ))
+            .hint("remove the row")),
+            (tokens, _) => Ok(tokens),
+        }
+    }
+
     fn load_row(
         &self,
         example: &Example,
@@ -193,21 +250,21 @@ impl Loader {
                 samples = draw.samples(number, samples)?;
             }
 
-            let mut mel = self.extractor.extract(&samples);
+            let length = seconds_of(samples.len());
+            let mut mel = self.extractor.extract(samples);
             if let Some(draw) = &draw {
                 draw.mask(number, &mut mel);
             }
             features.push(Arc::new(mel));
 
-            let length = seconds_of(samples.len());
             seconds += length;
             longest_s = longest_s.max(length);
         }
         check_stated_sum(example.duration, &example.clips, num_recorded)?;
-        let audio_tokens: Vec<usize> = features
+        let audio_tokens = features
             .iter()
-            .map(|clip| self.framing.tokens(clip.frames))
-            .collect();
+            .map(|clip| self.num_tokens(clip))
+            .collect::<Result<Vec<usize>>>()?;
         let encoded = self.codec.encode_example(example, &audio_tokens, mode)?;
         if encoded.tokens.len() > self.max_positions {
             return Err(Error::input(format!(

@@ -70,10 +70,7 @@ impl<'a> Comparison<'a> {
         }
         let config = shapes::by_name(&settings.shape, Some(settings.layers))?;
         let sequences = sequences(Work::Asr, Some(settings.clips), &config);
-        let batch = Batch::pack(
-            &sequences.iter().collect::<Vec<_>>(),
-            config.audio.framing(),
-        )?;
+        let batch = Batch::pack(&sequences.iter().collect::<Vec<_>>(), config.framing())?;
         Ok(Self {
             settings,
             config,

@@ -65,7 +65,7 @@ pub fn measure(
     let headers = Headers::open(Path::new(headers::FOLDER));
     let rows = recipe.rows(&recipe.tasks()?, &headers, Pool::Fresh, &mut *watch)?;
     headers.keep();
-    let config = Config::load(model_dir)?;
+    let config = recipe.config(model_dir)?;
     let loader = Loader::new(model_dir, &config, recipe.max_audio_s)?;
 
     let schedule = &rows.schedule;

@@ -78,6 +78,7 @@ impl Settings {
         let (config, weights) = match &self.model {
             Some(dir) => {
                 let config = Config::load(dir)?;
+                config.refuse_speech()?;
                 let weights = config.weights(dir)?;
                 (config, weights)
             }
@@ -160,7 +161,7 @@ fn prompts(config: &Config, seconds: usize, count: usize) -> Vec<Sequence> {
     };
     let vocab = config.text.vocab_size;
     let mels = config.audio.num_mel_bins;
-    let framing = config.audio.framing();
+    let framing = config.framing();
     let prompts = (0..count).map(|i| example.sequence(i, vocab, mels, framing));
     prompts
         .map(|prompt| Sequence {
@@ -172,7 +173,7 @@ fn prompts(config: &Config, seconds: usize, count: usize) -> Vec<Sequence> {
 
 /// Seconds of the fastest run after one that does not count.
 fn fastest(model: &AudioLlm, prompts: &[Sequence], new_tokens: usize, runs: usize) -> Result<f64> {
-    let framing = model.config.audio.framing();
+    let framing = model.config.framing();
     let batch = Batch::pack(&prompts.iter().collect::<Vec<_>>(), framing)?;
     let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
     let limits = Limits {
@@ -204,11 +205,8 @@ mod tests {
         let plan = Plan::default();
         let mut model = AudioLlm::new(config, &weights, plan, false, &Device::Cpu).unwrap();
         let prompts = prompts(&model.config, 2, 3);
-        let batch = Batch::pack(
-            &prompts.iter().collect::<Vec<_>>(),
-            model.config.audio.framing(),
-        )
-        .unwrap();
+        let batch =
+            Batch::pack(&prompts.iter().collect::<Vec<_>>(), model.config.framing()).unwrap();
         let keys: Vec<Key> = prompts.iter().map(|prompt| prompt.key).collect();
         let limits = Limits {
             max_new_tokens: 20,

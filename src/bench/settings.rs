@@ -56,7 +56,11 @@ impl Settings {
             return Err(Error::input("--steps and --clips count from 1"));
         }
         match &self.model {
-            Some(dir) => Config::load(dir),
+            Some(dir) => {
+                let config = Config::load(dir)?;
+                config.refuse_speech()?;
+                Ok(config)
+            }
             None => shapes::by_name(&self.shape, self.layers),
         }
     }

@@ -171,7 +171,7 @@ impl<'s> Bench<'_, 's> {
             .iter()
             .map(|sequence| sequence.tokens.len())
             .collect();
-        let framing = self.costs.config.audio.framing();
+        let framing = self.costs.config.framing();
         let batches = micro_batches(&lengths, pack_tokens)
             .into_iter()
             .map(|range| Batch::pack(&self.sequences[range].iter().collect::<Vec<_>>(), framing))

@@ -136,7 +136,7 @@ pub fn sequences(work: Work, clips: Option<usize>, config: &Config) -> Vec<Seque
         .examples(clips)
         .iter()
         .enumerate()
-        .map(|(i, example)| example.sequence(i, vocab, mels, config.audio.framing()))
+        .map(|(i, example)| example.sequence(i, vocab, mels, config.framing()))
         .collect();
     let num_targets: usize = sequences.iter().map(Sequence::num_targets).sum();
     sequences

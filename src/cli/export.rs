@@ -59,7 +59,7 @@ enum Form {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let dir = model_dir(&arguments.model)?;
-    let config = Config::load(&dir)?;
+    let config = Config::load_with(&dir, Some(&arguments.adapter))?;
     let trained = Trained::load(&arguments.adapter, &config)?;
     model::note(&trained);
     let form = match arguments.form {

@@ -32,7 +32,11 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     files::expect_writable(&arguments.out)?;
     let rows = arguments.data.rows()?;
     let form = match &arguments.model {
-        Some(model) => Config::load(&model_dir(model)?)?.mel_form(),
+        Some(model) => {
+            let config = Config::load(&model_dir(model)?)?;
+            config.refuse_speech().map_err(|e| e.at("--model"))?;
+            config.mel_form()
+        }
         None => MelForm::default(),
     };
 

@@ -66,7 +66,10 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
                 "`{}` is not on this machine, and a plan downloads nothing",
                 recipe.model.path
             ),
-            shapes::of_hub_id(&recipe.model.path).map(Box::new),
+            shapes::of_hub_id(&recipe.model.path)
+                .map(|config| recipe.audio_encoder.put_into(config))
+                .transpose()?
+                .map(Box::new),
         ),
     };
     let allowed = arguments.leakage.allowed();

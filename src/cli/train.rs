@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::eval::table;
 use crate::metrics;
 use crate::models::AudioLlm;
+use crate::ops::device::Choice;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
@@ -105,6 +106,15 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
 impl Arguments {
     /// Reads everything that the recipe names, and opens the model.
     fn begin(&self, recipe: &Recipe, stop: &Stop) -> Result<Begun> {
+        if let Some(encoder) = recipe.audio_encoder.folder()
+            && self.device.choice() == Choice::Cuda
+        {
+            return Err(Error::input(
+                "--device cuda: speech encoders compute on the CPU, and `audio_encoder.from` names one",
+            )
+            .at_path(encoder)
+            .hint("leave --device out, or write --device cpu"));
+        }
         let device = self.device.open()?;
         note_precision(recipe.model.precision, &device)?;
         let mut stages = Stages::new(stop);

@@ -11,6 +11,7 @@
 pub mod beam;
 pub mod checkpoint;
 pub mod clips;
+pub mod drops;
 pub mod features;
 pub mod masks;
 pub mod measure;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::encoder::drops::Shares;
+use crate::encoder::drops::is_off;
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
@@ -44,6 +46,12 @@ pub struct Recipe {
     pub encoder: Shape,
     /// Iterations, one after the other.
     pub iterations: Vec<Iteration>,
+    /// Share of the numbers of hidden states that training sets to zero.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub dropout: f64,
+    /// Share of the layers that a step leaves out.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub layer_drop: f64,
     /// Clips of a step.
     #[serde(default)]
     pub batch: Batch,
@@ -364,6 +372,14 @@ impl Recipe {
         Ok(found)
     }
 
+    /// Shares that training drops.
+    pub fn drops(&self) -> Shares {
+        Shares {
+            hidden: self.dropout,
+            layers: self.layer_drop,
+        }
+    }
+
     fn check(&self, command: Command) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
 
@@ -403,6 +419,7 @@ impl Recipe {
             ("checkpoint.keep", self.checkpoint.keep as f64),
         ];
         expect_positive(&positive)?;
+        self.drops().check()?;
         self.optimiser.check()?;
 
         for (i, iteration) in self.iterations.iter().enumerate() {

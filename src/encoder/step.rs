@@ -48,6 +48,8 @@ pub struct Piece {
     pub samples: usize,
     /// Whether each frame is masked.
     pub masked: Vec<bool>,
+    /// Stream of its random numbers.
+    pub key: Key,
 }
 
 /// The heads of an iteration, a projection and either embeddings of codes or nothing more for each target.
@@ -178,6 +180,7 @@ impl Work<'_> {
             first,
             samples,
             masked: masks::draw(self.settings().masks, frames, key.with_name("masks")),
+            key,
         }
     }
 
@@ -199,6 +202,12 @@ impl Work<'_> {
             cosines: vec![0.0; self.taught.len()],
             ..Outcome::default()
         };
+        let layers = self.model.config.num_hidden_layers;
+        let skipped = match pieces.first() {
+            Some(first) if training => self.recipe.drops().skipped(layers, first.key),
+            _ => Vec::new(),
+        };
+        let training = training.then_some(skipped.as_slice());
         for pack in packs(pieces, self.recipe.batch.pack_s) {
             self.compute_pack(pack, total, training, &mut outcome)?;
         }
@@ -210,11 +219,12 @@ impl Work<'_> {
         Ok(outcome)
     }
 
+    /// `training` has the layers that are left out.
     fn compute_pack(
         &self,
         pieces: &[Piece],
         total: f64,
-        training: bool,
+        training: Option<&[usize]>,
         outcome: &mut Outcome,
     ) -> Result<()> {
         use rayon::prelude::*;
@@ -243,10 +253,20 @@ impl Work<'_> {
             .map(|weight| weight * share)
             .collect();
 
+        let drops = self.recipe.drops();
+        let streams = match training {
+            Some(_) => drops.streams(pieces.iter().map(|piece| (piece.key, piece.masked.len()))),
+            None => Vec::new(),
+        };
+        let plain = Pass::plain(config.num_hidden_layers, training.is_some());
         let pass = Pass {
             masked: &rows,
-            layers: config.num_hidden_layers,
-            training,
+            hidden: match training {
+                Some(_) => drops.over(&streams),
+                None => plain.hidden,
+            },
+            skipped: training.unwrap_or_default(),
+            ..plain
         };
         let (encoded, saved) = self.model.forward(&clips, pass)?;
 

@@ -166,7 +166,7 @@ impl Asker<'_> {
                     .iter()
                     .map(|(place, _)| &heard[*place].sequence)
                     .collect();
-                let prompts = Batch::pack(&prompts, self.model.config.audio.framing())?;
+                let prompts = Batch::pack(&prompts, self.model.config.framing())?;
                 let endings: Vec<Vec<Vec<u32>>> =
                     now.iter().map(|(_, endings)| endings.clone()).collect();
                 let sums = self.model.continuations(&prompts, &endings)?;
@@ -236,7 +236,7 @@ impl Asker<'_> {
     }
 
     fn likelihoods(&self, sequences: &[&Sequence]) -> Result<Vec<Likelihood>> {
-        let batch = Batch::pack(sequences, self.model.config.audio.framing())?;
+        let batch = Batch::pack(sequences, self.model.config.framing())?;
         let mut found = vec![
             Likelihood {
                 sum: 0.0,
@@ -296,7 +296,7 @@ impl Asker<'_> {
             .map(|(_, _, place)| &heard[*place].sequence)
             .collect();
         let keys: Vec<Key> = sequences.iter().map(|sequence| sequence.key).collect();
-        let prompts = Batch::pack(&sequences, self.model.config.audio.framing())?;
+        let prompts = Batch::pack(&sequences, self.model.config.framing())?;
         let limits = Limits {
             max_new_tokens: now[0].0,
             ends: self.loader.codec().ids_that_end(),

@@ -29,6 +29,7 @@ use crate::jsonl;
 use crate::jsonl::LastLine;
 use crate::models::generate::Sampling;
 use crate::models::generate::Strategy;
+use crate::models::speech;
 use crate::models::trained;
 use crate::nn::checkpoint::weight_files;
 use crate::nn::peft;
@@ -105,8 +106,13 @@ impl Contents {
         let mut paths = vec![dir.join("config.json")];
         paths.extend(weight_files(dir)?);
         if let Some(folder) = trained {
-            let of_folder = [peft::CONFIG_FILE, peft::TENSORS_FILE, trained::FILE]
-                .map(|name| folder.join(name));
+            let names = [
+                peft::CONFIG_FILE,
+                peft::TENSORS_FILE,
+                trained::FILE,
+                speech::FILE,
+            ];
+            let of_folder = names.map(|name| folder.join(name));
             let before = paths.len();
             paths.extend(of_folder.into_iter().filter(|path| path.is_file()));
             if paths.len() == before {

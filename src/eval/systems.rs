@@ -67,8 +67,6 @@ impl Systems {
         without_base: bool,
         (device, computes): (Device, Computes),
     ) -> Result<Self> {
-        let config = Config::load(&dir)?;
-        let loader = Loader::new(&dir, &config, None)?;
         let mut trained: Vec<(String, Option<PathBuf>)> = if without_base {
             Vec::new()
         } else {
@@ -88,6 +86,8 @@ impl Systems {
             }
             trained.push((name, Some(folder)));
         }
+        let config = common_config(&dir, &trained)?;
+        let loader = Loader::new(&dir, &config, None)?;
         Ok(Self {
             dir,
             config,
@@ -183,7 +183,10 @@ impl Systems {
     pub fn check_adapters(&self, respondents: &[Respondent]) -> Result<()> {
         let open = respondents.iter().filter(|one| one.num_open() > 0);
         open.filter_map(|one| one.adapter.as_deref())
-            .try_for_each(|folder| Trained::check(folder, &self.config).map(drop))
+            .try_for_each(|folder| {
+                let config = Config::load_with(&self.dir, Some(folder))?;
+                Trained::check(folder, &config).map(drop)
+            })
     }
 
     /// The weights of a system; `note` is given what its adapter's folder says.
@@ -191,11 +194,12 @@ impl Systems {
     /// # Errors
     /// An adapter that does not fit the base.
     pub fn open(&self, respondent: &Respondent, note: &mut dyn FnMut(&str)) -> Result<AudioLlm> {
-        let trained = Trained::of(respondent.adapter.as_deref(), &self.config)?;
+        let config = Config::load_with(&self.dir, respondent.adapter.as_deref())?;
+        let trained = Trained::of(respondent.adapter.as_deref(), &config)?;
         trained.notes().iter().for_each(|text| note(text));
         let mut model = trained.open(
             &self.dir,
-            &self.config,
+            &config,
             &self.device,
             Some(self.computes.precision),
         )?;
@@ -250,6 +254,39 @@ impl Respondent<'_> {
             interview.ask(&asker, &mut self.store, stored)?;
         }
         Ok(())
+    }
+}
+
+/// Shape of the model with what each system has trained. They read clips with one loader.
+///
+/// # Errors
+/// Systems with different audio encoders.
+fn common_config(dir: &Path, systems: &[(String, Option<PathBuf>)]) -> Result<Config> {
+    let mut common: Option<(&str, Config)> = None;
+    for (name, folder) in systems {
+        let config = Config::load_with(dir, folder.as_deref())?;
+        let normalises = |config: &Config| {
+            let speech = config.speech.as_deref();
+            speech.map(|speech| speech.encoder.do_normalize)
+        };
+        match &common {
+            Some((first, before))
+                if before.framing() != config.framing()
+                    || normalises(before) != normalises(&config) =>
+            {
+                return Err(Error::input(format!(
+                    "`{first}` and `{name}` have different audio encoders"
+                ))
+                .at("--adapter")
+                .hint("evaluate them one after the other; `--no-base` leaves the base out"));
+            }
+            Some(_) => {}
+            None => common = Some((name, config)),
+        }
+    }
+    match common {
+        Some((_, config)) => Ok(config),
+        None => Config::load(dir),
     }
 }
 

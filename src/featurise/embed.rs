@@ -55,7 +55,7 @@ pub fn embed(
             let Some(sequence) = output.check(sequence)? else {
                 continue;
             };
-            let batch = Batch::pack(&[&sequence], model.config.audio.framing())?;
+            let batch = Batch::pack(&[&sequence], model.config.framing())?;
             let embeddings = model
                 .embed_audio(&batch)?
                 .ok_or_else(|| Error::bug("a row with clips that were not encoded"))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::audio::SAMPLE_RATE;
 use crate::batch::micro_batches;
 use crate::error::Result;
 use crate::models::config::Config;
@@ -17,6 +18,7 @@ use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product_new;
 use crate::parts::Parts;
+use crate::parts::Training as PartTraining;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
@@ -87,10 +89,12 @@ pub fn lines(
     if loads.len() < stages.len() {
         return Vec::new();
     }
+    let speed = speed();
     let mut lines = vec![
         ("memory", memory(training, &sizes, &loads)),
-        ("time", time(training, &loads, speed())),
+        ("time", time(training, &loads, speed)),
     ];
+    lines.extend(encoder(training.recipe, training.config, speed).map(|line| ("encoder", line)));
     lines.extend(training.gpu_memory.map(|gpu_memory| {
         (
             "GPU",
@@ -124,6 +128,7 @@ pub fn lines_of_shape(
             bytes(need.trained)
         ),
     )];
+    lines.extend(encoder(recipe, config, speed()).map(|line| ("encoder", line)));
     if let Some(gpu_memory) = gpu_memory {
         let precision = gpu_precision(recipe);
         let fit = recipe.fit(
@@ -150,6 +155,70 @@ pub fn lines_of_shape(
         lines.push(("GPU", said));
     }
     Ok(lines)
+}
+
+/// Seconds of the clip that two encoders are compared on.
+const COMPARED_S: f64 = 10.0;
+
+/// The speech encoder beside the tower that it replaces, on a machine of `speed` operations per second; `None` for a model with its own tower.
+fn encoder(recipe: &Recipe, config: &Config, speed: f64) -> Option<String> {
+    let speech = config.speech.as_deref()?;
+    let tower = config.with_tower();
+    let own = EncoderCost::of(recipe, config);
+    let before = EncoderCost::of(recipe, &tower);
+    let factor = |cost: &EncoderCost| cost.operations / (speed * EFFICIENCY) / COMPARED_S;
+    Some(format!(
+        "{} in place of the tower of {}: {} parameters in place of {}; {:.1} audio tokens per second in place of {:.1}; forward of a clip of \
+         {COMPARED_S} s about {} operations in place of {}, a real-time factor of {:.4} in place of {:.4} on this machine, and {} of \
+         activations in place of {}",
+        speech.description(),
+        tower.names.family,
+        count(own.parameters),
+        count(before.parameters),
+        own.tokens / COMPARED_S,
+        before.tokens / COMPARED_S,
+        scientific(own.operations),
+        scientific(before.operations),
+        factor(&own),
+        factor(&before),
+        bytes(own.activations),
+        bytes(before.activations)
+    ))
+}
+
+/// Cost of a frozen encoder for a clip of [`COMPARED_S`].
+struct EncoderCost {
+    parameters: f64,
+    tokens: f64,
+    operations: f64,
+    activations: f64,
+}
+
+impl EncoderCost {
+    fn of(recipe: &Recipe, config: &Config) -> Self {
+        let plan = Plan::default();
+        let sizes = Sizes::of(config, &plan);
+        let model = Model {
+            config,
+            sizes: &sizes,
+            parts: Parts {
+                audio_encoder: PartTraining::Frozen,
+                projector: PartTraining::Frozen,
+                decoder: PartTraining::Frozen,
+            },
+            save: recipe.memory.save,
+        };
+        let samples = (COMPARED_S * f64::from(SAMPLE_RATE)) as usize;
+        let tokens = config.audio_tokens(samples);
+        let mut load = Load::default();
+        load.add(tokens, tokens, 0);
+        Self {
+            parameters: sizes.weights.audio_encoder as f64,
+            tokens: tokens as f64,
+            operations: model.encoder_forward(&load),
+            activations: F32 * model.encoder_activations(&load),
+        }
+    }
 }
 
 /// What the recipe computes in on a GPU.
@@ -310,7 +379,11 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
         weights, trained, ..
     } = HostNeed::training(sizes, precision, 0.0);
     let activations = largest(|load| load.activations);
-    let features = STEPS_IN_MEMORY * FEATURES * F32 * largest(|load| load.audio_tokens);
+    let per_token = match &training.config.speech {
+        Some(speech) => (speech.stack * speech.encoder.stride()) as f64,
+        None => FEATURES,
+    };
+    let features = STEPS_IN_MEMORY * per_token * F32 * largest(|load| load.audio_tokens);
     let parts = [
         (
             weights,

@@ -101,7 +101,7 @@ struct Opened {
 
 impl Opened {
     fn open(recipe: &Recipe, dir: &Path, schedule: &Schedule) -> Result<Self> {
-        let config = Config::load(dir)?;
+        let config = recipe.config(dir)?;
         let loader = Loader::new(dir, &config, recipe.max_audio_s)?;
         let (parts, plan) = recipe.adapters(&config, schedule)?;
         recipe.check_init(&plan, &config)?;

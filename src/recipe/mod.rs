@@ -38,6 +38,9 @@ use crate::leakage::Allowed;
 use crate::leakage::Training as TrainingRows;
 use crate::loss_weights;
 use crate::models::config::Config;
+use crate::models::hubert;
+use crate::models::speech::Speech;
+use crate::nn::checkpoint::weight_files;
 use crate::nn::lora;
 use crate::nn::lora::Plan;
 use crate::nn::precision::Precision;
@@ -164,15 +167,76 @@ pub struct EncoderSettings {
     /// Source of the encoder.
     #[serde(default)]
     pub from: EncoderSource,
+    /// Frames of a speech encoder in one audio token; [`DEFAULT_STACK`] if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<usize>,
 }
 
-/// Source of the audio encoder.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Frames in one audio token where a recipe gives no number: 12.5 tokens per second.
+const DEFAULT_STACK: usize = 4;
+
+/// Source of the audio encoder: `model`, or the folder of a speech encoder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum EncoderSource {
     /// The checkpoint's own.
     #[default]
     Model,
+    /// A HuBERT or wav2vec 2.0 checkpoint.
+    Folder(PathBuf),
+}
+
+impl From<String> for EncoderSource {
+    fn from(written: String) -> Self {
+        match written.as_str() {
+            "model" => Self::Model,
+            _ => Self::Folder(written.into()),
+        }
+    }
+}
+
+impl From<EncoderSource> for String {
+    fn from(source: EncoderSource) -> Self {
+        match source {
+            EncoderSource::Model => "model".to_owned(),
+            EncoderSource::Folder(dir) => dir.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl EncoderSettings {
+    /// Folder of the speech encoder, if the recipe names one.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.from {
+            EncoderSource::Model => None,
+            EncoderSource::Folder(dir) => Some(dir),
+        }
+    }
+
+    /// The model with the encoder of these settings.
+    ///
+    /// # Errors
+    /// As [`Speech::open`].
+    pub fn put_into(&self, config: Config) -> Result<Config> {
+        let Some(dir) = self.folder() else {
+            return Ok(config);
+        };
+        let speech = Speech::open(dir, self.stack.unwrap_or(DEFAULT_STACK))?;
+        Ok(config.with_speech(speech))
+    }
+
+    fn check(&self) -> Result<()> {
+        match (self.stack, self.folder()) {
+            (Some(0), _) => Err(Error::input("`audio_encoder.stack` is 0").hint(format!(
+                "write the number of encoder frames, 50 per second, that become one audio token, such as {DEFAULT_STACK}"
+            ))),
+            (Some(_), None) => Err(Error::input(
+                "`audio_encoder.stack` has no effect without a speech encoder",
+            )
+            .hint("name the encoder's folder under `audio_encoder.from`, or leave `stack` out")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
@@ -228,6 +292,7 @@ impl Recipe {
                 "`max_audio_s` should be a number of seconds above 0",
             ));
         }
+        self.audio_encoder.check()?;
         self.augment.check()?;
         self.optimiser.check()?;
         self.loss.check()
@@ -319,10 +384,26 @@ impl Recipe {
         Ok(Some((settings.clone(), suite)))
     }
 
+    /// Shape of the model: that of the checkpoint in `model_dir`, with the recipe's audio encoder.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`] and [`Speech::open`]; masks of log-mel spectrograms for an encoder that reads samples.
+    pub fn config(&self, model_dir: &Path) -> Result<Config> {
+        let config = self.audio_encoder.put_into(Config::load(model_dir)?)?;
+        if config.speech.is_some() && self.augment.spec_augment.is_some() {
+            return Err(Error::input(
+                "`augment.spec_augment` masks log-mel spectrograms, and the speech encoder reads samples",
+            )
+            .hint("remove `spec_augment`; the other keys of `augment` change samples"));
+        }
+        Ok(config)
+    }
+
     /// Training of each part by each stage, and the adapters for it.
     ///
     /// # Errors
-    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round.
+    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round; a fresh projector
+    /// that no stage trains.
     pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
         let parts: Vec<Parts> = schedule
             .stages()
@@ -330,6 +411,12 @@ impl Recipe {
             .map(|stage| stage.train.or(&self.train))
             .collect();
         let trained = self.trained_parts(schedule, &parts)?;
+        if self.audio_encoder.folder().is_some() && trained.projector != Training::Full {
+            return Err(Error::input(
+                "`audio_encoder.from` brings a fresh projector, and no stage trains it in full",
+            )
+            .hint("write `train: {projector: full}`"));
+        }
         let plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
         if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
             return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
@@ -377,7 +464,7 @@ impl Recipe {
         Ok(trained)
     }
 
-    /// BLAKE3 of every manifest, task file and suite that the run reads, by path: a resumed run must find the same.
+    /// BLAKE3 of every manifest, task file, suite and file of a speech encoder that the run reads, by path: a resumed run must find the same.
     pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
         let manifests = self.data.iter().map(|entry| entry.manifest.clone());
         let noise = self.augment.noise.iter();
@@ -389,8 +476,10 @@ impl Recipe {
             .map(task_files)
             .transpose()?
             .unwrap_or_default();
+        let encoder = self.audio_encoder.folder().map(encoder_files).transpose()?;
         manifests
             .chain(noise)
+            .chain(encoder.unwrap_or_default())
             .chain(of_suite)
             .chain(tasks)
             .map(|path| Ok((path.display().to_string(), Source::new(&path).hash()?)))
@@ -460,6 +549,15 @@ impl RecipeRows {
         };
         leakage::check(&training, &suite_file::rows_of(&suites)?, allowed, headers)
     }
+}
+
+/// Files that a speech encoder is read from.
+fn encoder_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = weight_files(dir)?;
+    paths.push(dir.join(hubert::config::CONFIG_FILE));
+    let preprocessor = dir.join(hubert::config::PREPROCESSOR_FILE);
+    paths.extend(preprocessor.is_file().then_some(preprocessor));
+    Ok(paths)
 }
 
 /// Checks that the suite computes a score that the recipe uses.

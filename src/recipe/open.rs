@@ -20,6 +20,7 @@ use crate::models::config::Config;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
 use crate::models::encoded;
+use crate::models::fresh_projector;
 use crate::models::memory::Fit;
 use crate::models::memory::HostNeed;
 use crate::models::names::Names;
@@ -116,7 +117,10 @@ impl Recipe {
         ignore_memory: bool,
     ) -> Result<Prepared> {
         let computes = self.model.precision.on(device)?;
-        let config = Config::load(model_dir)?;
+        let config = self.config(model_dir)?;
+        if !device.is_cpu() {
+            config.refuse_gpu()?;
+        }
         let loader = Loader::new(model_dir, &config, self.max_audio_s)?;
         if let Some((_, suite)) = &rows.evaluate {
             suite.check_language(&loader)?;
@@ -233,7 +237,7 @@ impl Recipe {
         let gpu = (!device.is_cpu())
             .then(|| device::name(device))
             .transpose()?;
-        let framing = config.audio.framing();
+        let framing = config.framing();
         let (mut model, notes) = self.model(model_dir, config, plan, device)?;
         // A clip that changes from epoch to epoch is never encoded twice.
         let is_augmented = rows.augmentation.is_some();
@@ -288,6 +292,9 @@ impl Recipe {
         precision: Precision,
         free: f64,
     ) -> Result<Fit> {
+        if config.speech.is_some() {
+            config.refuse_gpu()?;
+        }
         let sizes = Sizes::of(config, plan);
         let stages: Vec<Model> = parts
             .iter()
@@ -334,7 +341,14 @@ impl Recipe {
         let notes = continued.notes().to_vec();
         let weights = match self.model.weights {
             WeightsSource::Checkpoint => config.weights(model_dir)?,
-            WeightsSource::Random => Weights::Random { seed: self.seed },
+            WeightsSource::Random => config.add_speech(Weights::Random { seed: self.seed })?,
+        };
+        let weights = match self.audio_encoder.folder() {
+            Some(_) => {
+                let fresh = fresh_projector::tensors(&config, &weights, self.seed)?;
+                weights.with(fresh)
+            }
+            None => weights,
         };
         let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
         model.compute_in(self.model.precision.on(device)?.precision)?;
@@ -353,6 +367,17 @@ impl Recipe {
         let trained = Trained::load(self.init_folder()?, config)?;
         if let Some(adapter) = &trained.adapter {
             self.expect_shape(adapter, plan, config)?;
+        }
+        let of_encoder = |name: &String| config.names.part_of(name) == Part::AudioEncoder;
+        if self.audio_encoder.folder().is_some()
+            && !plan.full.contains(&Part::AudioEncoder)
+            && trained.full.keys().any(of_encoder)
+        {
+            return Err(Error::input(
+                "its speech encoder was trained, and this recipe takes the encoder of `audio_encoder.from` and freezes it",
+            )
+            .at_path(Path::new(&self.lora.init))
+            .hint("write the trained model with `maqam export`, and start from it with `model: DIR`; or train the encoder in full here too"));
         }
         Ok(trained)
     }

@@ -196,7 +196,7 @@ impl Embedder<'_> {
     /// The mean over time of each sequence's audio embeddings.
     fn means(&self, sequences: &[(RowKey, Sequence)]) -> Result<Vec<(RowKey, Vec<f32>)>> {
         let packed: Vec<&Sequence> = sequences.iter().map(|(_, sequence)| sequence).collect();
-        let batch = Batch::pack(&packed, self.model.config.audio.framing())?;
+        let batch = Batch::pack(&packed, self.model.config.framing())?;
         let embeddings = self
             .model
             .embed_audio(&batch)?

@@ -94,7 +94,7 @@ fn of_task(
     for range in micro_batches(&lengths, settings.pack_tokens) {
         let batch = Batch::pack(
             &sequences[range].iter().collect::<Vec<_>>(),
-            model.config.audio.framing(),
+            model.config.framing(),
         )?;
         model.train(&batch, None, settings.pass)?;
     }

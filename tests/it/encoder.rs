@@ -410,3 +410,54 @@ fn probes_and_fine_tuning() {
     let name = "encoder.layers.0.attention.q_proj.weight";
     assert!(crate::command::distance(&trained[&format!("hubert.{name}")], &before[name]) > 0.0);
 }
+
+#[test]
+fn dropout_resumes_and_off_changes_nothing() {
+    let place = place();
+    let pretrain = |name: &str, more: &[&str]| {
+        let name = format!("name={name}");
+        let fixed = ["encoder", "pretrain", "teacher.yaml", "--set", &name];
+        place.run(&[&fixed, more].concat())
+    };
+    let log = |name: &str| place.text(&format!("runs/{name}/log.jsonl"));
+    pretrain("plain", &[]).succeeds();
+    pretrain("off", &["--set", "dropout=0", "--set", "layer_drop=0.0"]).succeeds();
+    assert_eq!(log("plain"), log("off"));
+    let stored = place.text("runs/off/recipe.yaml");
+    assert!(!stored.contains("dropout") && !stored.contains("layer_drop"));
+
+    let dropped = ["--set", "dropout=0.2", "--set", "layer_drop=0.5"];
+    pretrain("dropped", &dropped).succeeds();
+    let before = log("dropped");
+    assert_ne!(before, log("plain"));
+    let run = place.path("runs/dropped");
+    std::fs::remove_dir_all(run.join("iteration-2/encoder")).unwrap();
+    std::fs::remove_dir_all(run.join("iteration-2/checkpoints/step-000004")).unwrap();
+    pretrain("dropped", &[&dropped[..], &["--resume"]].concat()).succeeds();
+    assert_eq!(log("dropped"), before);
+    pretrain("wrong", &["--set", "dropout=1"]).fails(2, &["`dropout` is 1", "hint:"]);
+
+    // A head with an open encoder, of which half of the layers are left out.
+    let model = golden("base").to_str().unwrap().to_owned();
+    let recipe = format!(
+        "encoder: {model}\nhead: ctc\ndata: [asr.jsonl]\ndev: [asr.jsonl]\nsteps: 4\nbatch: {{clips: 4}}\ncheckpoint: {{every: 2, keep: 9}}\n"
+    );
+    place.write("head.yaml", recipe);
+    let tune = |name: &str, more: &[&str]| {
+        let name = format!("name={name}");
+        let fixed = ["encoder", "finetune", "head.yaml", "--set", &name];
+        place.run(&[&fixed, more].concat())
+    };
+    tune("tuned", &[]).succeeds();
+    tune("tuned-dropped", &dropped).succeeds();
+    let before = log("tuned-dropped");
+    assert_ne!(before, log("tuned"));
+    let last = place.path("runs/tuned-dropped/checkpoints/step-000004");
+    std::fs::remove_dir_all(last).unwrap();
+    tune("tuned-dropped", &[&dropped[..], &["--resume"]].concat()).succeeds();
+    assert_eq!(log("tuned-dropped"), before);
+    let probe = ["encoder", "probe", "head.yaml", "--set", "dropout=0.2"];
+    place
+        .run(&probe)
+        .fails(2, &["with a frozen encoder", "hint:"]);
+}

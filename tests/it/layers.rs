@@ -15,6 +15,7 @@ use maqam::nn::layer_norm::LayerNorm;
 use maqam::nn::rms_norm::RmsNorm;
 use maqam::nn::saving::Save;
 use maqam::nn::self_attention::SelfAttention;
+use maqam::nn::windows::HiddenDropout;
 use maqam::nn::windows::Windows;
 use maqam::ops::attention::Heads;
 use maqam::ops::layout::Layout;
@@ -321,6 +322,7 @@ fn an_encoder_layer_and_its_gradients_equal_pytorchs() {
         let windows = Windows {
             cu_positions: &cu_positions,
             dropout: NO_DROPOUT,
+            hidden: HiddenDropout::NONE,
             save,
         };
         let (output, saved) = layer.forward(&golden.get("input"), &windows).unwrap();

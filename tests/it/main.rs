@@ -47,4 +47,5 @@ mod report;
 mod resume;
 mod sample;
 mod schema;
+mod speech_encoder;
 mod support;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
+use maqam_base::seed::Key;
 use maqam_engine::models::hubert::Class;
 use maqam_engine::models::hubert::Clip;
 use maqam_engine::models::hubert::Head;
@@ -16,6 +17,7 @@ use maqam_engine::models::hubert::Scope;
 use maqam_engine::models::hubert::Source;
 use maqam_engine::models::hubert::config::Config;
 use maqam_engine::models::hubert::save;
+use maqam_engine::nn::windows::HiddenDropout;
 use maqam_engine::objective::ctc;
 use maqam_engine::objective::masked_prediction;
 use maqam_engine::ops::adamw::AdamW;
@@ -246,11 +248,7 @@ fn ctc_equals_that_of_transformers() {
     let model = Hubert::new(config.clone(), &source, Scope::Full, &ctc_heads(&config)).unwrap();
     let clips = golden.clips();
     let layers = config.num_hidden_layers;
-    let pass = Pass {
-        masked: &[],
-        layers,
-        training: true,
-    };
+    let pass = Pass::plain(layers, true);
     let packed = [Clip::new(&clips[0]), Clip::new(&clips[1])];
     let (encoded, saved) = model.forward(&packed, pass).unwrap();
     let head = maqam_engine::ops::linear::Linear {
@@ -343,8 +341,7 @@ fn prediction_step(model: &Hubert, golden: &Golden) -> f64 {
     let layers = model.config.num_hidden_layers;
     let pass = Pass {
         masked: &masked,
-        layers,
-        training: true,
+        ..Pass::plain(layers, true)
     };
     let (encoded, saved) = model
         .forward(&[Clip::new(&clips[0]), Clip::new(&clips[1])], pass)
@@ -526,4 +523,132 @@ fn what_is_no_such_encoder_is_refused() {
         "{error}"
     );
     assert!(model.encode(&[Clip::new(&[0.0; 400])], 3).is_err());
+}
+
+/// The scalar product of the output of a pass with fixed numbers, and its gradient added to the model's.
+fn dropped_loss(model: &Hubert, clips: &[Clip], pass: Pass, with_gradient: bool) -> f64 {
+    let (encoded, saved) = model.forward(clips, pass).unwrap();
+    let dims = encoded.output.dims().to_vec();
+    let key = Key::new(2, "upstream");
+    let count = dims.iter().product::<usize>() as u64;
+    let d: Vec<f32> = (0..count).map(|i| (key.uniform(i) - 0.5) as f32).collect();
+    let loss = flat(&encoded.output)
+        .iter()
+        .zip(&d)
+        .map(|(y, d)| f64::from(*y) * f64::from(*d))
+        .sum();
+    if with_gradient {
+        let d = Tensor::from_vec(d, dims, &Device::Cpu).unwrap();
+        model
+            .backward(&saved.unwrap(), Some(d), Vec::new(), 1.0)
+            .unwrap();
+    }
+    loss
+}
+
+#[test]
+fn gradients_under_dropout_are_the_slopes_of_the_loss() {
+    for name in ["base", "large"] {
+        let golden = Golden::of(name);
+        let config = Config::load(&folder(name)).unwrap();
+        let source = Source::open(&folder(name)).unwrap();
+        let model = Hubert::new(config, &source, Scope::Full, &[]).unwrap();
+        let samples = golden.clips();
+        let clips = [Clip::new(&samples[0]), Clip::new(&samples[1])];
+        let frames: usize = clips
+            .iter()
+            .map(|clip| model.config.num_frames(clip.samples.len()))
+            .sum();
+        let keys: Vec<Key> = (0..frames as u64)
+            .map(|frame| Key::new(3, "dropout").with(frame))
+            .collect();
+        for skipped in [&[][..], &[0], &[1]] {
+            let pass = Pass {
+                hidden: HiddenDropout {
+                    probability: 0.3,
+                    positions: &keys,
+                    layer: 0,
+                },
+                skipped,
+                ..Pass::plain(2, true)
+            };
+            model.parameters.zero_gradients().unwrap();
+            dropped_loss(&model, &clips, pass, true);
+
+            for entry in &model.parameters.entries {
+                let gradient = flat(&model.parameters.gradient(entry).unwrap());
+                let norm = gradient
+                    .iter()
+                    .map(|&g| f64::from(g).powi(2))
+                    .sum::<f64>()
+                    .sqrt();
+                let is_skipped = skipped
+                    .iter()
+                    .any(|layer| entry.name.starts_with(&format!("encoder.layers.{layer}.")));
+                let is_unused = is_skipped || entry.name == "masked_spec_embed";
+                assert_eq!(norm == 0.0, is_unused, "{name}: {} {skipped:?}", entry.name);
+                // A bias of keys changes nothing.
+                if is_unused || entry.name.ends_with("k_proj.bias") {
+                    continue;
+                }
+
+                // Along the gradient itself the slope is its norm.
+                let value = model.parameters.value(entry).unwrap();
+                let before = flat(&value);
+                let step = 0.01 / norm;
+                let at = |sign: f64| {
+                    let moved: Vec<f32> = before
+                        .iter()
+                        .zip(&gradient)
+                        .map(|(x, g)| x + (sign * step * f64::from(*g) / norm) as f32)
+                        .collect();
+                    let moved = Tensor::from_vec(moved, entry.shape.as_slice(), &Device::Cpu);
+                    model.parameters.set_tensor(entry, &moved.unwrap()).unwrap();
+                    dropped_loss(&model, &clips, pass, false)
+                };
+                let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+                model.parameters.set_tensor(entry, &value).unwrap();
+                let off = (slope / norm - 1.0).abs();
+                assert!(
+                    off < 0.03,
+                    "{name}: {} {skipped:?}: slope {slope}, gradient {norm}",
+                    entry.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_does_not_depend_on_the_packing() {
+    let golden = Golden::of("base");
+    let model = Hubert::open(&folder("base")).unwrap();
+    let samples = golden.clips();
+    let clips = [Clip::new(&samples[0]), Clip::new(&samples[1])];
+    let frames = clips.map(|clip| model.config.num_frames(clip.samples.len()));
+    let keys: Vec<Vec<Key>> = (0..2)
+        .map(|clip| {
+            let key = Key::new(4, "dropout").with(clip as u64);
+            (0..frames[clip] as u64)
+                .map(|frame| key.with(frame))
+                .collect()
+        })
+        .collect();
+    let encode = |clips: &[Clip], keys: &[Key], probability: f64| {
+        let pass = Pass {
+            hidden: HiddenDropout {
+                probability,
+                positions: keys,
+                layer: 0,
+            },
+            ..Pass::plain(2, false)
+        };
+        model.forward(clips, pass).unwrap().0.output
+    };
+    let together = encode(&clips, &keys.concat(), 0.3);
+    let alone = encode(&clips[1..], &keys[1], 0.3);
+    let second = together.narrow(0, frames[0], frames[1]).unwrap();
+    assert!(largest_difference(&flat(&second), &flat(&alone)) < 1e-5);
+    let without = encode(&clips[1..], &keys[1], 0.0);
+    assert!(largest_difference(&flat(&without), &flat(&alone)) > 1e-2);
 }

@@ -62,7 +62,7 @@ impl ModelArguments {
     pub fn open(&self) -> Result<(AudioLlm, Loader)> {
         let device = self.device.open()?;
         let dir = model_dir(&self.model)?;
-        let config = Config::load(&dir)?;
+        let config = Config::load_with(&dir, self.adapter.as_deref())?;
         let loader = Loader::new(&dir, &config, None)?;
         let trained = Trained::of(self.adapter.as_deref(), &config)?;
         note(&trained);

@@ -17,6 +17,7 @@ use crate::models::hubert::Hubert;
 use crate::models::hubert::Pass;
 use crate::models::hubert::Source;
 use crate::models::hubert::config::Config;
+use crate::seed::Key;
 
 /// Mean and inverse deviation of a layer's features, `[dim]` each.
 pub struct Scale {
@@ -93,7 +94,7 @@ impl<'a> Reader<'a> {
         let mut sums: Vec<Moments> = Vec::new();
         let mut count = 0.0;
         for item in items {
-            let features = self.read(&[item], false)?;
+            let features = self.read(&[item])?;
             count += features.frames[0] as f64;
             for (i, layer) in features.layers.iter().enumerate() {
                 let (_, dim) = layer.dims2()?;
@@ -108,11 +109,40 @@ impl<'a> Reader<'a> {
     }
 
     /// Features of clips, packed: all layers of which the sum is learned, or one.
-    pub fn read(&self, items: &[&Item], training: bool) -> Result<Features> {
-        let mut features = match &self.encoder {
+    pub fn read(&self, items: &[&Item]) -> Result<Features> {
+        let features = match &self.encoder {
             None => self.read_mfcc(items)?,
-            Some(model) => self.read_encoder(model, items, training)?,
+            Some(model) => self.read_encoder(model, items, Pass::plain(0, false))?,
         };
+        self.scaled(features)
+    }
+
+    /// The same to learn from; an open encoder drops what the stream of the step says, for each of the `rows`.
+    pub fn read_training(&self, items: &[&Item], rows: &[usize], step: Key) -> Result<Features> {
+        let Some(model) = self
+            .encoder
+            .as_ref()
+            .filter(|_| self.recipe.open() != Open::None)
+        else {
+            return self.read(items);
+        };
+        let drops = self.recipe.drops();
+        let frames = items
+            .iter()
+            .map(|item| model.config.num_frames(item.samples));
+        let keys = rows.iter().map(|&row| step.with(row as u64));
+        let streams = drops.streams(keys.zip(frames));
+        let skipped = drops.skipped(model.config.num_hidden_layers, step);
+        let pass = Pass {
+            hidden: drops.over(&streams),
+            skipped: &skipped,
+            ..Pass::plain(0, true)
+        };
+        let features = self.read_encoder(model, items, pass)?;
+        self.scaled(features)
+    }
+
+    fn scaled(&self, mut features: Features) -> Result<Features> {
         for (layer, scale) in features.layers.iter_mut().zip(&self.scales) {
             *layer = scale.apply(layer)?;
         }
@@ -136,19 +166,19 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn read_encoder(&self, model: &Hubert, items: &[&Item], training: bool) -> Result<Features> {
+    /// Features of an encoder, as far as the head reads its layers.
+    fn read_encoder(&self, model: &Hubert, items: &[&Item], pass: Pass) -> Result<Features> {
         let samples = items
             .iter()
             .map(|item| item.prepared(&model.config))
             .collect::<Result<Vec<_>>>()?;
         let clips: Vec<Clip> = samples.iter().map(|samples| Clip::new(samples)).collect();
         let pass = Pass {
-            masked: &[],
             layers: match self.recipe.layer {
                 Some(layer) if !self.recipe.weighted() => layer,
                 _ => model.config.num_hidden_layers,
             },
-            training: training && self.recipe.open() != Open::None,
+            ..pass
         };
         let (mut encoded, saved) = model.forward(&clips, pass)?;
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::encoder::drops::Shares;
+use crate::encoder::drops::is_off;
 use crate::encoder::recipe::Batch;
 use crate::encoder::recipe::Checkpoints;
 use crate::error::Error;
@@ -58,6 +60,12 @@ pub struct Recipe {
     /// Factor of the encoder's learning rate.
     #[serde(default = "encoder_rate")]
     pub encoder_rate: f64,
+    /// Share of the numbers of an open encoder's hidden states that training sets to zero.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub dropout: f64,
+    /// Share of an open encoder's layers that a step leaves out.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub layer_drop: f64,
     /// Beam search for a CTC head's outputs on dev; greedy decoding by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beam: Option<BeamSettings>,
@@ -177,6 +185,14 @@ impl Recipe {
             );
         }
 
+        self.drops().check()?;
+        if (self.dropout > 0.0 || self.layer_drop > 0.0) && self.open() == Open::None {
+            return Err(
+                Error::input("`dropout` or `layer_drop` with a frozen encoder")
+                    .hint("leave both out, or train the encoder with `open: transformer`"),
+            );
+        }
+
         if self.encoder == "mfcc" && self.open() != Open::None {
             return Err(
                 Error::input("`open` with MFCC, which have nothing to train")
@@ -196,6 +212,14 @@ impl Recipe {
         }
 
         Ok(())
+    }
+
+    /// Shares that training drops.
+    pub fn drops(&self) -> Shares {
+        Shares {
+            hidden: self.dropout,
+            layers: self.layer_drop,
+        }
     }
 
     /// Trained part of the encoder.

@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
         for parameters in &self.parameters {
             parameters.zero_gradients()?;
         }
-        let (loss, frames) = self.work.compute(&drawn)?;
+        let (loss, frames) = self.work.compute(step, &drawn)?;
 
         let squares = self
             .parameters

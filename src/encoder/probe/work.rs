@@ -15,6 +15,7 @@ use crate::encoder::probe::rows::HeadRows;
 use crate::error::Result;
 use crate::nn::parameters::Parameters;
 use crate::objective::ctc;
+use crate::seed::Key;
 
 /// A head at work.
 pub struct Work<'a> {
@@ -58,13 +59,14 @@ impl<'a> Work<'a> {
     }
 
     /// Loss of a step's rows, a mean over units or clips, and number of frames; gradients are added.
-    pub fn compute(&self, drawn: &[usize]) -> Result<(f64, usize)> {
+    pub fn compute(&self, step: u64, drawn: &[usize]) -> Result<(f64, usize)> {
+        let key = Key::new(self.recipe.seed, "encoder drops").with(step);
         let kind = self.recipe.head;
         let total = loss::total(kind, &self.rows, drawn);
         let mut loss = 0.0;
         let mut frames = 0;
         for pack in self.rows.packs(drawn, self.recipe.batch.pack_s) {
-            let forward = self.forward(pack, true)?;
+            let forward = self.forward(pack, Some(key))?;
             frames += forward.features.frames.iter().sum::<usize>();
             let (of_pack, d_logits) = loss::loss(kind, &self.rows, pack, &forward, total)?;
             loss += of_pack;
@@ -73,9 +75,14 @@ impl<'a> Work<'a> {
         Ok((loss, frames))
     }
 
-    fn forward(&self, rows: &[usize], training: bool) -> Result<Forward> {
+    /// Outputs for rows; `training` is the stream of the step's random numbers.
+    fn forward(&self, rows: &[usize], training: Option<Key>) -> Result<Forward> {
         let items: Vec<&Item> = rows.iter().map(|&row| &self.rows.items[row]).collect();
-        self.head.forward(self.reader.read(&items, training)?)
+        let features = match training {
+            Some(step) => self.reader.read_training(&items, rows, step)?,
+            None => self.reader.read(&items)?,
+        };
+        self.head.forward(features)
     }
 
     /// Prediction for each clip of dev.
@@ -85,7 +92,7 @@ impl<'a> Work<'a> {
         let model = model.map(|path| Ngram::open(path)).transpose()?;
         let mut predictions = Vec::new();
         for row in self.rows.num_train..self.rows.items.len() {
-            let forward = self.forward(&[row], false)?;
+            let forward = self.forward(&[row], None)?;
             let (_, units) = forward.logits.dims2()?;
             let logits: Vec<f32> = forward.logits.flatten_all()?.to_vec1()?;
             predictions.push(match (self.recipe.head, beam) {

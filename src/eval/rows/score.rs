@@ -99,7 +99,7 @@ impl Scorer<'_> {
     ) -> Result<()> {
         let batch = Batch::pack(
             &sequences[range.clone()].iter().collect::<Vec<_>>(),
-            self.model.config.audio.framing(),
+            self.model.config.framing(),
         )?;
         let found = self.model.score(&batch, 0.0)?;
         for (i, example) in examples[range].iter().enumerate() {

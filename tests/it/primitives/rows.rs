@@ -8,6 +8,8 @@ use maqam::ops::rows::pool_pairs;
 use maqam::ops::rows::pool_pairs_backward;
 use maqam::ops::rows::scatter_add;
 use maqam::ops::rows::spread;
+use maqam::ops::rows::stack_rows;
+use maqam::ops::rows::stack_rows_backward;
 
 use crate::support::assert_gradient;
 use crate::support::assert_near;
@@ -121,4 +123,32 @@ fn add_to_adds_in_place() {
     add_to(&a, &b).unwrap();
     assert_near("a + b", &a, &sum, 0.0);
     assert!(add_to(&a, &random("short", &[40, 299])).is_err());
+}
+
+#[test]
+fn stacks_stand_side_by_side_and_are_taken_apart() {
+    let x = random("x", &[9, 4]);
+    let segments = [5, 1, 3];
+    let rows = x.to_vec2::<f64>().unwrap();
+    for stack in [1, 2, 3, 7] {
+        let found = stack_rows(&x, &segments, stack).unwrap();
+        let mut expected: Vec<Vec<f64>> = Vec::new();
+        for segment in [&rows[..5], &rows[5..6], &rows[6..]] {
+            for part in segment.chunks(stack) {
+                let mut row = part.concat();
+                row.resize(stack * 4, 0.0);
+                expected.push(row);
+            }
+        }
+        assert_eq!(found.to_vec2::<f64>().unwrap(), expected, "{stack}");
+
+        let dy = random("dy", found.dims());
+        let dx = stack_rows_backward(&dy, &segments, stack).unwrap();
+        assert_gradient("stack_rows", &x, &dx, |x| {
+            dot(&dy, &stack_rows(x, &segments, stack).unwrap())
+        });
+        assert!(stack_rows_backward(&random("few", &[2, 4 * stack]), &segments, stack).is_err());
+    }
+    assert!(stack_rows(&x, &[5, 1], 2).is_err());
+    assert!(stack_rows(&x, &segments, 0).is_err());
 }

@@ -21,6 +21,16 @@ pub enum Reduction {
         /// Windows that attend to each other.
         chunks: usize,
     },
+    /// Frames are samples, and a clip is one window of any length. Convolutions without padding turn it into positions, and positions in
+    /// stacks, the last of which may be partly filled, into tokens (HuBERT before a decoder).
+    Samples {
+        /// Samples that one position sees.
+        field: usize,
+        /// Samples from one position to the next.
+        stride: usize,
+        /// Positions of a token.
+        stack: usize,
+    },
 }
 
 impl From<usize> for Framing {
@@ -38,6 +48,11 @@ impl Framing {
         match self.reduction {
             Reduction::Quarter => frames.div_ceil(2),
             Reduction::Eighth { .. } => frames.div_ceil(8),
+            // A chain of convolutions without padding is one of their common field and stride: floors of floors are one floor.
+            Reduction::Samples { field, stride, .. } => match frames.checked_sub(field) {
+                Some(beyond) => beyond / stride + 1,
+                None => 0,
+            },
         }
     }
 
@@ -46,6 +61,7 @@ impl Framing {
         match self.reduction {
             Reduction::Quarter => positions / 2,
             Reduction::Eighth { .. } => positions,
+            Reduction::Samples { stack, .. } => positions.div_ceil(stack),
         }
     }
 
@@ -57,14 +73,16 @@ impl Framing {
                 let whole = frames / self.window * self.positions(self.window);
                 whole + self.positions(frames % self.window)
             }
+            Reduction::Samples { .. } => self.tokens_of(self.positions(frames)),
         }
     }
 
-    /// Most positions that attend to each other.
+    /// Most positions that attend to each other; no limit where a clip is one window.
     pub fn attended(self) -> usize {
         match self.reduction {
             Reduction::Quarter => self.positions(self.window),
             Reduction::Eighth { chunks } => chunks * self.positions(self.window),
+            Reduction::Samples { .. } => usize::MAX,
         }
     }
 
@@ -98,6 +116,32 @@ mod tests {
             assert_eq!(framing.tokens(frames), expected, "{frames}");
         }
         assert_eq!(framing.attended(), 104);
+    }
+
+    #[test]
+    fn tokens_of_samples_are_stacks_of_the_convolutions_frames() {
+        // 10 samples in steps of 5, then 3 of those in steps of 2: a field of 20 samples, a stride of 10.
+        let frames = |samples: usize| {
+            let after = |len: usize, kernel: usize, stride: usize| match len.checked_sub(kernel) {
+                Some(beyond) => beyond / stride + 1,
+                None => 0,
+            };
+            after(after(samples, 10, 5), 3, 2)
+        };
+        for stack in 1..5 {
+            let framing = Framing {
+                window: usize::MAX,
+                reduction: Reduction::Samples {
+                    field: 20,
+                    stride: 10,
+                    stack,
+                },
+            };
+            for samples in 0..300 {
+                assert_eq!(framing.positions(samples), frames(samples), "{samples}");
+                assert_eq!(framing.tokens(samples), frames(samples).div_ceil(stack));
+            }
+        }
     }
 
     #[test]

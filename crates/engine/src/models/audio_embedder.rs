@@ -7,13 +7,14 @@ use candle_core::Tensor;
 
 use crate::batch::Audio;
 use crate::batch::Reduction;
-use crate::models::audio_encoder::AudioEncoder;
-use crate::models::audio_encoder::EncoderSaved;
+use crate::models::clip_encoder::ClipEncoder;
+use crate::models::clip_encoder::ClipSaved;
 use crate::models::encoded::EncodedCache;
 use crate::models::pass::Pass;
 use crate::models::projector::Projector;
 use crate::models::projector::ProjectorSaved;
 use crate::nn::saving::Save;
+use crate::nn::windows::HiddenDropout;
 use crate::nn::windows::Windows;
 use crate::ops::cpu::tensor;
 use crate::ops::linear::AdapterDropout;
@@ -25,7 +26,7 @@ use maqam_base::seed::Key;
 /// `e = projector(encoder(audio))`.
 pub struct AudioEmbedder {
     /// The audio encoder.
-    pub encoder: AudioEncoder,
+    pub encoder: ClipEncoder,
     /// The projector.
     pub projector: Projector,
     /// Outputs of the encoder by clip, where it is frozen for the whole run and they are cached.
@@ -34,7 +35,7 @@ pub struct AudioEmbedder {
 
 /// Tensors that the backward of [`AudioEmbedder`] needs.
 pub struct EmbedderSaved {
-    encoder: Option<EncoderSaved>,
+    encoder: Option<ClipSaved>,
     encoded: Tensor,
     projector: ProjectorSaved,
 }
@@ -103,6 +104,7 @@ impl AudioEmbedder {
         let windows = Windows {
             cu_positions: &cu_positions,
             dropout: AdapterDropout::NONE,
+            hidden: HiddenDropout::NONE,
             save: Save::Norms,
         };
         let (encoded, _) = self.encoder.forward(clip, &windows, false)?;
@@ -115,7 +117,7 @@ impl AudioEmbedder {
         audio: &Audio,
         pass: Pass,
         encoded: Tensor,
-        encoder: Option<EncoderSaved>,
+        encoder: Option<ClipSaved>,
     ) -> Result<(Tensor, EmbedderSaved)> {
         let keys = token_keys(audio, pass.dropout);
         let dropout = AdapterDropout {
@@ -172,23 +174,27 @@ fn windows<'a>(cu_positions: &'a [usize], audio: &'a Audio, pass: Pass) -> Windo
             probability: pass.dropout,
             tokens: &audio.position_keys,
         },
+        hidden: HiddenDropout::NONE,
         save: pass.save,
     }
 }
 
-/// Dropout stream of each audio token: that of its position, or of the first of the two positions it was pooled from.
+/// Dropout stream of each audio token: that of its position, or of the first of the positions that it was pooled from or stacked of.
 fn token_keys(audio: &Audio, dropout: f64) -> Vec<Key> {
     if dropout == 0.0 {
         return Vec::new();
     }
-    if let Reduction::Eighth { .. } = audio.framing.reduction {
-        return audio.position_keys.clone();
-    }
+    let group = match audio.framing.reduction {
+        Reduction::Eighth { .. } => return audio.position_keys.clone(),
+        Reduction::Quarter => 2,
+        Reduction::Samples { stack, .. } => stack,
+    };
 
     let mut start = 0;
     let mut keys = Vec::new();
     for &positions in &audio.clip_positions {
-        keys.extend((0..positions / 2).map(|pair| audio.position_keys[start + 2 * pair]));
+        let tokens = audio.framing.tokens_of(positions);
+        keys.extend((0..tokens).map(|token| audio.position_keys[start + group * token]));
         start += positions;
     }
     keys

@@ -113,7 +113,7 @@ impl AudioEncoder {
 
         let pooled = match audio.framing.reduction {
             Reduction::Quarter => pool_pairs(&x, &audio.clip_positions)?,
-            Reduction::Eighth { .. } => x,
+            Reduction::Eighth { .. } | Reduction::Samples { .. } => x,
         };
         let (y, statistics) = self.final_norm.forward(&pooled)?;
         let saved = (!layers.is_empty() || front.is_some()).then_some(EncoderSaved {
@@ -139,7 +139,7 @@ impl AudioEncoder {
             .backward(dy, &saved.pooled, &saved.statistics, None)?;
         let mut dx = match audio.framing.reduction {
             Reduction::Quarter => pool_pairs_backward(&d_pooled, &audio.clip_positions)?,
-            Reduction::Eighth { .. } => d_pooled,
+            Reduction::Eighth { .. } | Reduction::Samples { .. } => d_pooled,
         };
         let EncoderSaved {
             front,

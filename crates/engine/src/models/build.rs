@@ -9,12 +9,16 @@ use candle_core::Tensor;
 use crate::models::audio_embedder::AudioEmbedder;
 use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
+use crate::models::clip_encoder::ClipEncoder;
 use crate::models::config::Config;
 use crate::models::front::Cells;
 use crate::models::front::Frames;
 use crate::models::front::Front;
 use crate::models::groups::Groups;
+use crate::models::hubert::build_part;
+use crate::models::hubert::declare_others;
 use crate::models::projector::Projector;
+use crate::models::speech_encoder::SpeechEncoder;
 use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
@@ -58,12 +62,8 @@ pub fn build(
 ) -> Result<Built> {
     let names = config.names;
 
-    if config.audio.chunks.is_some() && !device.is_cpu() {
-        return Err(Error::input(format!(
-            "the encoder of {} has no kernels for the GPU",
-            names.family
-        ))
-        .hint("compute on the CPU with `--device cpu`"));
+    if !device.is_cpu() {
+        config.refuse_gpu()?;
     }
 
     let groups = Groups::of(config);
@@ -97,8 +97,15 @@ pub fn build(
     };
 
     let audio = AudioEmbedder {
-        encoder: encoder(config, &builder, &groups)?,
-        projector: projector(&builder, &groups)?,
+        encoder: match &config.speech {
+            Some(speech) => {
+                let hubert = build_part(&speech.encoder, &builder, names.encoder, &groups.encoder)?;
+                let stack = speech.stack;
+                ClipEncoder::Speech(Box::new(SpeechEncoder { hubert, stack }))
+            }
+            None => ClipEncoder::Tower(encoder(config, &builder, &groups)?),
+        },
+        projector: projector(config, &builder, &groups)?,
         cache: None,
     };
 
@@ -195,12 +202,16 @@ fn front(config: &Config, builder: &Builder, groups: &Groups) -> Result<Front> {
     }))
 }
 
-fn projector(builder: &Builder, groups: &Groups) -> Result<Projector> {
+fn projector(config: &Config, builder: &Builder, groups: &Groups) -> Result<Projector> {
     let Some((output, before)) = groups.projector.split_last() else {
         return Err(Error::bug("a projector without layers"));
     };
     let hidden = before.first().map(|group| builder.linear(group));
+    let norm = config.names.projector_norm;
     Ok(Projector {
+        norm: norm
+            .map(|name| builder.layer_norm(name, config.projector_inputs()))
+            .transpose()?,
         hidden: hidden.transpose()?,
         output: builder.linear(output)?,
     })
@@ -303,6 +314,12 @@ fn full_weights(
     if parts.contains(&Part::Projector) {
         let of_projector = groups.projector.iter();
         of_projector.for_each(|group| full.add_group(declared, group));
+        if let Some(norm) = names.projector_norm {
+            let shape = [config.projector_inputs()];
+            for name in [format!("{norm}.weight"), format!("{norm}.bias")] {
+                full.add(declared, name, &shape, Part::Projector, TensorKind::Full);
+            }
+        }
     }
 
     if parts.contains(&Part::Decoder) {
@@ -310,7 +327,11 @@ fn full_weights(
         of_layers.for_each(|group| full.add_group(declared, group));
     }
 
-    if parts.contains(&Part::AudioEncoder) {
+    if let Some(speech) = &config.speech
+        && parts.contains(&Part::AudioEncoder)
+    {
+        declare_others(&speech.encoder, names.encoder, &mut full, declared);
+    } else if parts.contains(&Part::AudioEncoder) {
         let part = Part::AudioEncoder;
         let d = audio.d_model;
         let (convolutions, outputs) = convolutions(config);

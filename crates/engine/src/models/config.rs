@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::batch::Framing;
 use crate::batch::Reduction;
 use crate::models::names::Names;
+use crate::models::speech::Speech;
 use crate::ops::attention::Heads;
 use maqam_audio::ClipEnd;
 use maqam_audio::MelForm;
@@ -76,7 +77,7 @@ impl AudioConfig {
     pub fn positions_per_token(&self) -> usize {
         match self.framing().reduction {
             Reduction::Quarter => 2,
-            Reduction::Eighth { .. } => 1,
+            Reduction::Eighth { .. } | Reduction::Samples { .. } => 1,
         }
     }
 
@@ -147,6 +148,8 @@ pub struct Config {
     pub audio: AudioConfig,
     /// The decoder.
     pub text: TextConfig,
+    /// The speech encoder in place of the audio encoder; its projector has two linear layers behind a norm.
+    pub speech: Option<Box<Speech>>,
     /// The token that stands for a piece of audio.
     pub audio_token: u32,
 }
@@ -167,8 +170,43 @@ impl Config {
         }
     }
 
+    /// Windows of the encoder that is used, and their reduction to tokens. Frames of a speech encoder are samples.
+    pub fn framing(&self) -> Framing {
+        match &self.speech {
+            Some(speech) => speech.framing(),
+            None => self.audio.framing(),
+        }
+    }
+
+    /// Positions that become one token.
+    pub fn positions_per_token(&self) -> usize {
+        match &self.speech {
+            Some(speech) => speech.stack,
+            None => self.audio.positions_per_token(),
+        }
+    }
+
+    /// Width of the projector's input.
+    pub fn projector_inputs(&self) -> usize {
+        match &self.speech {
+            Some(speech) => speech.width(),
+            None => self.audio.d_model,
+        }
+    }
+
+    /// Width between the projector's two linear layers; `None` where it has one.
+    pub fn projector_width(&self) -> Option<usize> {
+        match &self.speech {
+            Some(_) => Some(self.text.hidden_size),
+            None => self.names.projector_hidden.map(|_| self.audio.d_model),
+        }
+    }
+
     /// Audio tokens of a clip with `num_samples`.
     pub fn audio_tokens(&self, num_samples: usize) -> usize {
+        if let Some(speech) = &self.speech {
+            return speech.framing().tokens(num_samples);
+        }
         let frames = self.mel_form().num_frames(num_samples);
         self.audio.framing().tokens(frames)
     }

@@ -6,6 +6,7 @@
 use crate::models::config::AudioConfig;
 use crate::models::config::Config;
 use crate::models::front::AT_ONCE;
+use crate::models::hubert;
 use crate::models::sizes::Sizes;
 use crate::nn::saving::Save;
 use crate::ops::convolution::KERNEL;
@@ -82,14 +83,18 @@ impl Model<'_> {
         let layers = text.num_hidden_layers as f64
             * (dim * text.heads().width() as f64 + query * dim + 3.0 * dim * ffn);
         let head = dim * text.vocab_size as f64;
-        let d = audio.d_model as f64;
-        let ffn = audio.encoder_ffn_dim as f64;
+        let EncoderShape {
+            dim: d,
+            ffn,
+            layers: encoder_layers,
+        } = self.encoder_shape();
         let kernel = KERNEL as f64;
-        let convolutions = match Reduced::of(audio) {
-            None => kernel * d * (audio.num_mel_bins as f64 + d),
-            Some(reduced) => reduced.products,
+        let convolutions = match (&self.config.speech, Reduced::of(audio)) {
+            (Some(speech), _) => Waves::of(&speech.encoder).products,
+            (None, None) => kernel * d * (audio.num_mel_bins as f64 + d),
+            (None, Some(reduced)) => reduced.products,
         };
-        let encoder = audio.encoder_layers as f64 * (4.0 * d * d + 2.0 * d * ffn)
+        let encoder = encoder_layers * (4.0 * d * d + 2.0 * d * ffn)
             + convolutions
             + self.projector_products();
         2.0 * PAIR * (layers * load.tokens + head * load.targets)
@@ -134,21 +139,59 @@ impl Model<'_> {
             + again
     }
 
+    /// Sizes of the encoder's transformer.
+    fn encoder_shape(&self) -> EncoderShape {
+        let audio = &self.config.audio;
+        match &self.config.speech {
+            Some(speech) => EncoderShape {
+                dim: speech.encoder.hidden_size as f64,
+                ffn: speech.encoder.intermediate_size as f64,
+                layers: speech.encoder.num_hidden_layers as f64,
+            },
+            None => EncoderShape {
+                dim: audio.d_model as f64,
+                ffn: audio.encoder_ffn_dim as f64,
+                layers: audio.encoder_layers as f64,
+            },
+        }
+    }
+
+    /// Positions that a position of the encoder attends to. In a speech encoder they are those of its clip, for which the mean length of the
+    /// load's sequences stands.
+    fn attended(&self, load: &Load) -> f64 {
+        match &self.config.speech {
+            Some(speech) => speech.stack as f64 * load.squares / load.tokens.max(1.0),
+            None => self.config.audio.framing().attended() as f64,
+        }
+    }
+
+    /// Operations of the encoder's forward for a load, if nothing of it is trained.
+    pub fn encoder_forward(&self, load: &Load) -> f64 {
+        let frozen = Parts {
+            audio_encoder: Training::Frozen,
+            ..self.parts
+        };
+        Self {
+            parts: frozen,
+            ..*self
+        }
+        .encoder(load)
+    }
+
     fn encoder(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
-        let dim = audio.d_model as f64;
-        let ffn = audio.encoder_ffn_dim as f64;
-        let layers = audio.encoder_layers as f64;
+        let EncoderShape { dim, ffn, layers } = self.encoder_shape();
         let positions = self.positions(load);
         let kernel = KERNEL as f64;
         // The first of two convolutions gives two rows for each position.
-        let products = match Reduced::of(audio) {
-            None => kernel * dim * (2.0 * audio.num_mel_bins as f64 + dim),
-            Some(reduced) => reduced.products,
+        let products = match (&self.config.speech, Reduced::of(audio)) {
+            (Some(speech), _) => Waves::of(&speech.encoder).products,
+            (None, None) => kernel * dim * (2.0 * audio.num_mel_bins as f64 + dim),
+            (None, Some(reduced)) => reduced.products,
         };
         let convolutions = PAIR * positions * products;
         let linear = PAIR * layers * (4.0 * dim * dim + 2.0 * dim * ffn) * positions;
-        let attention = PAIR * layers * 2.0 * dim * positions * audio.framing().attended() as f64;
+        let attention = PAIR * layers * 2.0 * dim * positions * self.attended(load);
         if !self.is_trained(Part::AudioEncoder) {
             return convolutions + linear + attention;
         }
@@ -171,18 +214,17 @@ impl Model<'_> {
 
     /// Products of the projector for one row.
     fn projector_products(&self) -> f64 {
-        let audio = &self.config.audio;
-        let dim = audio.d_model as f64;
-        let outputs = audio.output_dim as f64;
-        match self.config.names.projector_hidden {
-            Some(_) => dim * dim + dim * outputs,
-            None => dim * outputs,
+        let inputs = self.config.projector_inputs() as f64;
+        let outputs = self.config.audio.output_dim as f64;
+        match self.config.projector_width() {
+            Some(width) => inputs * width as f64 + width as f64 * outputs,
+            None => inputs * outputs,
         }
     }
 
     /// Positions of the audio encoder.
     pub fn positions(&self, load: &Load) -> f64 {
-        self.config.audio.positions_per_token() as f64 * load.audio_tokens
+        self.config.positions_per_token() as f64 * load.audio_tokens
     }
 
     /// Rows that the linear layers of a part see.
@@ -228,18 +270,38 @@ impl Model<'_> {
         let decoder =
             (layers * (dim + kept(inside, normed)) + 2.0 * (inside + normed)) * load.tokens;
         let head = load.targets * 2.0 * dim + load.targets.min(256.0) * text.vocab_size as f64;
+        F32 * (decoder + head + self.encoder_activations(load))
+    }
+
+    /// Numbers that the encoder keeps of a micro-batch for its backward, with what one layer needs on its way.
+    pub fn encoder_activations(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
-        let dim = audio.d_model as f64;
-        let ffn = audio.encoder_ffn_dim as f64;
-        let layers = audio.encoder_layers as f64;
+        let EncoderShape { dim, ffn, layers } = self.encoder_shape();
         let inside = 5.0 * dim + ffn;
         let normed = 2.0 * dim + ffn;
+        let kept = |inside: f64, normed: f64| match self.save {
+            // A speech encoder saves everything.
+            _ if self.config.speech.is_some() => inside + normed,
+            Save::Layer => 0.0,
+            Save::Norms => inside,
+            Save::All => inside + normed,
+        };
 
         let of_layers = if self.is_trained(Part::AudioEncoder) {
             layers * (dim + kept(inside, normed))
         } else {
             0.0
         };
+
+        if let Some(speech) = &self.config.speech {
+            let waves = Waves::of(&speech.encoder);
+            // Frozen convolutions take what two of them have at a time; trained ones keep their inputs and outputs.
+            let of_convolutions = match self.is_full(Part::AudioEncoder) > 0.0 {
+                true => 2.0 * waves.activations,
+                false => 2.0 * waves.largest,
+            };
+            return (of_layers + of_convolutions + 2.0 * (inside + normed)) * self.positions(load);
+        }
 
         let (once, of_convolutions) = match Reduced::of(audio) {
             None => {
@@ -254,9 +316,49 @@ impl Model<'_> {
                 (reduced.unfolded, reduced.left + trained)
             }
         };
-        let encoder =
-            once + (of_layers + of_convolutions + 2.0 * (inside + normed)) * self.positions(load);
-        F32 * (decoder + head + encoder)
+        once + (of_layers + of_convolutions + 2.0 * (inside + normed)) * self.positions(load)
+    }
+}
+
+/// Sizes of an encoder's transformer.
+struct EncoderShape {
+    dim: f64,
+    ffn: f64,
+    layers: f64,
+}
+
+/// Costs of the convolutions of a speech encoder, per position.
+struct Waves {
+    /// Products of the convolutions over samples, of the projection, and of the positional convolution.
+    products: f64,
+    /// Numbers of the convolutions' outputs.
+    activations: f64,
+    /// Numbers of the largest output.
+    largest: f64,
+}
+
+impl Waves {
+    fn of(encoder: &hubert::config::Config) -> Self {
+        let mut rows = encoder.stride() as f64;
+        let mut inputs = 1.0;
+        let mut found = Self {
+            products: 0.0,
+            activations: 0.0,
+            largest: 0.0,
+        };
+        for (window, &channels) in encoder.windows().zip(&encoder.conv_dim) {
+            let channels = channels as f64;
+            rows /= window.stride as f64;
+            found.products += rows * window.kernel as f64 * inputs * channels;
+            found.activations += rows * channels;
+            found.largest = found.largest.max(rows * channels);
+            inputs = channels;
+        }
+        let hidden = encoder.hidden_size as f64;
+        let positions = encoder.positions();
+        found.products += inputs * hidden;
+        found.products += hidden * positions.width() as f64 * positions.kernel as f64;
+        found
     }
 }
 
@@ -369,6 +471,21 @@ mod tests {
         // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the encoder; ten seconds are 500 positions.
         let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
         assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn convolutions_of_samples_cost_what_they_do_by_hand() {
+        let waves = Waves::of(&hubert::config::Config::default());
+        // HuBERT-base: rows of 64, 32, 16, 8, 4, 2 and 1 for each frame of 20 ms, 512 channels; to 768; 128 taps of 48 channels.
+        let by_hand = 64.0 * 10.0 * 512.0
+            + 512.0 * 512.0 * (3.0 * (32.0 + 16.0 + 8.0 + 4.0) + 2.0 * (2.0 + 1.0))
+            + 512.0 * 768.0
+            + 768.0 * 48.0 * 128.0;
+        assert!((waves.products / by_hand - 1.0).abs() < 1e-12);
+        assert_eq!(
+            (waves.activations, waves.largest),
+            (127.0 * 512.0, 64.0 * 512.0)
+        );
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::Path;
 
+use candle_core::Device;
 use candle_core::Tensor;
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -15,6 +17,9 @@ use serde_json::Value;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
+use crate::models::speech::SECTION;
+use crate::models::speech::Speech;
+use crate::models::speech::SpeechWeights;
 use crate::models::trained::Trained;
 use crate::nn::checkpoint;
 use crate::nn::checkpoint::Checkpoint;
@@ -34,6 +39,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::files::StagedDir;
+use maqam_base::parts::Part;
 
 /// Origin of an exported tree, for its model card.
 #[derive(Clone, Debug)]
@@ -69,7 +75,7 @@ pub fn merge(
     let is_new = weight_files(model_dir).is_err()
         && weight_shapes(config)
             .keys()
-            .all(|name| trained.full.contains_key(name));
+            .all(|name| trained.full.contains_key(name) || is_of_speech_folder(config, name));
     let staged = StagedDir::new(out)?;
 
     let merged = if is_new {
@@ -95,6 +101,88 @@ pub fn merge(
     Ok(merged)
 }
 
+/// Whether a weight is one of the speech encoder's that are in a folder of their own.
+fn is_of_speech_folder(config: &Config, name: &str) -> bool {
+    let is_folder = |speech: &Speech| speech.weights != SpeechWeights::Model;
+    config.speech.as_deref().is_some_and(is_folder)
+        && config.names.part_of(name) == Part::AudioEncoder
+}
+
+/// Weights of a speech encoder and its projector that take the place of the tower's, which the checkpoint holds.
+struct Replacement {
+    /// By their names in the model.
+    tensors: BTreeMap<String, Tensor>,
+    /// Number of them that were trained.
+    num_trained: usize,
+    /// The model with its own tower.
+    tower: Config,
+}
+
+impl Replacement {
+    /// `None` where the checkpoint holds the encoder that is used.
+    fn of(config: &Config, trained: &Trained, checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        let Some(speech) = &config.speech else {
+            return Ok(None);
+        };
+        let shapes: BTreeMap<String, Vec<usize>> = weight_shapes(config)
+            .into_iter()
+            .filter(|(name, _)| config.names.part_of(name) != Part::Decoder)
+            .collect();
+        let is_stored = shapes.keys().all(|name| checkpoint.has(name));
+        if is_stored && speech.weights == SpeechWeights::Model {
+            return Ok(None);
+        }
+
+        let own = speech.tensors(config.names.encoder)?;
+        let mut tensors = BTreeMap::new();
+        let mut num_trained = 0;
+        for (name, shape) in shapes {
+            let full = trained.full.get(&name);
+            let Some(tensor) = full.or_else(|| own.get(&name)) else {
+                return Err(Error::input(format!(
+                    "neither the checkpoint nor what was trained holds `{name}`"
+                )));
+            };
+            let mut values = slice::<f32>(tensor)?.to_vec();
+            let module = name.strip_suffix(".weight").unwrap_or_default();
+            let is_adapted = add_adapter(trained, module, &mut values, &shape)?;
+            num_trained += usize::from(full.is_some() || is_adapted);
+            tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        }
+        Ok(Some(Self {
+            tensors,
+            num_trained,
+            tower: config.with_tower(),
+        }))
+    }
+
+    /// Whether a tensor of the checkpoint belongs to what is replaced.
+    fn replaces(&self, config: &Config, full: &str) -> bool {
+        let of = |config: &Config| config.names.part_of(full) != Part::Decoder;
+        of(config) || of(&self.tower)
+    }
+}
+
+/// Adds the product of a module's adapter, if it has one, to its weight; returns whether it has.
+fn add_adapter(
+    trained: &Trained,
+    module: &str,
+    values: &mut [f32],
+    shape: &[usize],
+) -> Result<bool> {
+    let Some(adapter) = &trained.adapter else {
+        return Ok(false);
+    };
+    let (Some(of_plan), Some((a, b))) = (
+        adapter.plan.modules.get(module),
+        adapter.tensors.get(module),
+    ) else {
+        return Ok(false);
+    };
+    add_product(values, shape, a, b, of_plan.scale)?;
+    Ok(true)
+}
+
 /// Merges what was trained into the weights of a checkpoint, file by file.
 fn write_merged(
     model_dir: &Path,
@@ -107,7 +195,8 @@ fn write_merged(
     let embeddings = config.names.embeddings();
     let expected = trained.num_weights();
 
-    let mut merged = 0;
+    let mut replacement = Replacement::of(config, trained, &checkpoint)?;
+    let mut merged = replacement.as_ref().map_or(0, |new| new.num_trained);
     let mut places = Vec::new();
     for (path, tensors) in checkpoint.files() {
         let file = path
@@ -120,6 +209,11 @@ fn write_merged(
                 return Err(at(error).hint(NOT_FINITE_HINT));
             }
             let full = checkpoint.full_name(&name);
+            if let Some(new) = &replacement
+                && new.replaces(config, &full)
+            {
+                continue;
+            }
             // A tied head that is stored all the same follows the embeddings.
             let is_tied_head = full == config.names.head && config.text.tie_word_embeddings;
             let source = if is_tied_head { &embeddings } else { &full };
@@ -145,6 +239,30 @@ fn write_merged(
                     dtype,
                     shape: stored.shape,
                     bytes,
+                },
+            ));
+        }
+        // A speech encoder and its projector go into the first file.
+        let new = replacement
+            .as_mut()
+            .map(|new| std::mem::take(&mut new.tensors));
+        for (name, tensor) in new.into_iter().flatten() {
+            let dtype = dtype.unwrap_or(Dtype::F32);
+            let shape = tensor.dims().to_vec();
+            let bytes = narrowed(&slice::<f32>(&tensor)?, &shape, dtype)
+                .map_err(|e| e.at(format!("`{name}`")))?;
+            let stored = checkpoint.stored_name(&name);
+            places.push((
+                stored.clone(),
+                file.to_string_lossy().into_owned(),
+                bytes.len(),
+            ));
+            written.push((
+                stored,
+                Written {
+                    dtype,
+                    shape,
+                    bytes: Cow::Owned(bytes),
                 },
             ));
         }
@@ -199,13 +317,18 @@ fn write_new(out: &Path, config: &Config, trained: &Trained, dtype: Dtype) -> Re
         .transpose()?;
     let names = config.names;
     let is_stored = config.text.tie_word_embeddings && names.stores_tied_head;
+    let speech = match &config.speech {
+        Some(speech) => speech.tensors(names.encoder)?,
+        None => HashMap::new(),
+    };
     let table = trained.full.get(&names.embeddings());
     let head = table
         .filter(|_| is_stored)
         .map(|table| (names.head.to_owned(), table.clone()));
     let stored = positions.iter().chain(&head);
     let stored = stored.map(|(name, tensor)| (name, tensor));
-    let names: BTreeMap<&String, &Tensor> = trained.full.iter().chain(stored).collect();
+    let own = speech.iter().chain(&trained.full);
+    let names: BTreeMap<&String, &Tensor> = own.chain(stored).collect();
     let written = names
         .iter()
         .map(|(name, tensor)| {
@@ -273,6 +396,9 @@ fn write_config(model_dir: &Path, config: &Config, dtype: Option<Dtype>, out: &P
         thinker["tie_word_embeddings"] = Value::from(is_tied);
     }
     thinker["text_config"]["tie_word_embeddings"] = Value::from(is_tied);
+    if let Some(speech) = &config.speech {
+        json[SECTION] = speech.to_json(true)?;
+    }
     if json == before {
         files::copy(&path, &out.join("config.json"))
     } else {
@@ -337,15 +463,17 @@ fn model_card(
         },
     );
     let stored = dtype.map_or("the types of the base", name_of);
-    let library = match config.names.package {
-        Some((package, _)) => package,
-        None => "transformers",
+    let library = match (&config.speech, config.names.package) {
+        (Some(_), _) => "maqam",
+        (None, Some((package, _))) => package,
+        (None, None) => "transformers",
     };
     let head = if config.text.tie_word_embeddings {
         "the embedding table (`tie_word_embeddings: true`)"
     } else {
         "a matrix of its own (`tie_word_embeddings: false`)"
     };
+    let use_of_it = usage(config, &name, library, loading);
     format!(
         r#"---
 base_model: {quoted}
@@ -368,18 +496,23 @@ The licence is not stated here. State it before this model is published.
 
 ## Load it
 
-With {library}:
-
-```python
-{loading}
-```
-
-With vLLM:
-
-```
-vllm serve {name}
-```
+{use_of_it}
 "#
+    )
+}
+
+/// How a tree of this name is used; `loading` is Python that loads it.
+fn usage(config: &Config, name: &str, library: &str, loading: &str) -> String {
+    if let Some(speech) = &config.speech {
+        return format!(
+            "A {} stands in place of the audio tower of {}. No class of transformers and no other server computes this; maqam does:\n\n\
+             ```\nmaqam generate --model {name} --data rows.jsonl --out answers.jsonl\n```",
+            speech.description(),
+            config.names.family
+        );
+    }
+    format!(
+        "With {library}:\n\n```python\n{loading}\n```\n\nWith vLLM:\n\n```\nvllm serve {name}\n```"
     )
 }
 
@@ -455,25 +588,36 @@ impl View for Written<'_> {
 
 /// `W + scale B A`, computed in `f32`.
 fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Vec<f32>> {
-    let (rank, inputs) = a.dims2()?;
-    let (outputs, _) = b.dims2()?;
-    if stored.shape != [outputs, inputs] {
-        return Err(Error::input(format!(
-            "has shape {:?}, the adapter changes {:?}",
-            stored.shape,
-            [outputs, inputs]
-        )));
-    }
     let mut values = stored.values().ok_or_else(|| {
         Error::input(format!(
             "is stored as {:?}; maqam merges into F32, F16 and BF16",
             stored.dtype
         ))
     })?;
+    add_product(&mut values, &stored.shape, a, b, scale)?;
+    Ok(values)
+}
+
+/// `W += scale B A`.
+fn add_product(
+    values: &mut [f32],
+    shape: &[usize],
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+) -> Result<()> {
+    let (rank, inputs) = a.dims2()?;
+    let (outputs, _) = b.dims2()?;
+    if shape != [outputs, inputs] {
+        return Err(Error::input(format!(
+            "has shape {shape:?}, the adapter changes {:?}",
+            [outputs, inputs]
+        )));
+    }
     let a = slice::<f32>(a)?;
     let b = slice::<f32>(b)?;
     product(
-        &mut values,
+        values,
         inputs,
         Matrix::new(&b, outputs, rank),
         Matrix::new(&a, rank, inputs),
@@ -481,7 +625,7 @@ fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> R
         Product::Accumulate,
         Threads::All,
     );
-    Ok(values)
+    Ok(())
 }
 
 /// The bytes of values in a floating-point type.

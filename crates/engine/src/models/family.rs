@@ -8,6 +8,8 @@ use crate::models::config::Config;
 use crate::models::qwen_omni;
 use crate::models::qwen2_audio;
 use crate::models::qwen3_asr;
+use crate::models::speech::SECTION;
+use crate::models::speech::Speech;
 use crate::nn::checkpoint;
 use crate::nn::checkpoint::Checkpoint;
 use crate::nn::weights::Weights;
@@ -38,6 +40,10 @@ impl Config {
         };
         let (mut found, family) = read().map_err(|e: Error| e.at_path(&path))?;
         found.source = dir.to_owned();
+        if let Some(section) = root.get(SECTION) {
+            let speech = Speech::from_json(section);
+            found = found.with_speech(speech.map_err(|e| e.at_path(&path))?);
+        }
         if found.audio.chunks.is_some() {
             qwen3_asr::take_processor(&mut found, dir)?;
         }
@@ -51,12 +57,12 @@ impl Config {
         Ok(found)
     }
 
-    /// The weights of the checkpoint in a folder.
+    /// The weights of the checkpoint in a folder, with those of a speech encoder from its own.
     ///
     /// # Errors
     /// Missing or damaged files; weights of another format.
     pub fn weights(&self, dir: &Path) -> Result<Weights> {
-        Weights::open(dir, self.names.checkpoints)
+        self.add_speech(Weights::open(dir, self.names.checkpoints)?)
     }
 }
 

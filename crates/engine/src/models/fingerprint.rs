@@ -1,6 +1,7 @@
 //! Hashes of the weights that embeddings depend on: a cache of embeddings is valid for one of them.
 
 use crate::models::AudioLlm;
+use crate::models::config::Config;
 use crate::ops::device::to_host;
 use crate::ops::linear::Linear;
 use crate::ops::weight::Weight;
@@ -18,11 +19,11 @@ impl AudioLlm {
     pub fn audio_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
-        if self.config.names.positions.is_some() {
-            hash_weight(
-                &mut hasher,
-                &Weight::frozen(self.audio.encoder.positions.clone()),
-            )?;
+        hash_speech(&mut hasher, &self.config);
+        if self.config.names.positions.is_some()
+            && let Some(positions) = self.audio.encoder.positions()
+        {
+            hash_weight(&mut hasher, &Weight::frozen(positions.clone()))?;
         }
         for linear in self.audio.linears_mut() {
             hash_scales(&mut hasher, linear);
@@ -37,10 +38,10 @@ impl AudioLlm {
     pub fn encoder_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("encoder {FORMAT} {:?}", self.config.audio).as_bytes());
-        hash_weight(
-            &mut hasher,
-            &Weight::frozen(self.audio.encoder.positions.clone()),
-        )?;
+        hash_speech(&mut hasher, &self.config);
+        if let Some(positions) = self.audio.encoder.positions() {
+            hash_weight(&mut hasher, &Weight::frozen(positions.clone()))?;
+        }
         for weight in self.audio.encoder.weights_mut() {
             hash_weight(&mut hasher, weight)?;
         }
@@ -62,6 +63,13 @@ impl AudioLlm {
             hasher.update(format!("{:?} ", self.embeddings.value.dtype()).as_bytes());
         }
         hasher
+    }
+}
+
+/// The shape of a speech encoder. It stands in no field of the tower's configuration, whose hash stays as it was before there were any.
+fn hash_speech(hasher: &mut blake3::Hasher, config: &Config) {
+    if let Some(speech) = &config.speech {
+        hasher.update(format!("speech {:?} {}", speech.encoder, speech.stack).as_bytes());
     }
 }
 

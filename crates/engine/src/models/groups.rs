@@ -1,6 +1,7 @@
 //! The linear layers of an audio language model, by the part they belong to and the input they share; what adapters cost there.
 
 use crate::models::config::Config;
+use crate::models::hubert::linear_groups;
 use crate::nn::lora::Adaptable;
 use crate::nn::lora::Masks;
 use crate::nn::lora::Module;
@@ -28,21 +29,20 @@ impl Groups {
     pub fn of(config: &Config) -> Self {
         let audio = &config.audio;
         let names = config.names;
-        let front = audio.chunks.map(|chunks| {
+        let chunks = audio.chunks.filter(|_| config.speech.is_none());
+        let front = chunks.map(|chunks| {
             let inputs = chunks.downsample_hidden_size * audio.reduced_mels();
             let members = [("conv_out", audio.d_model)];
             let part = Part::AudioEncoder;
             Group::below(names.encoder, &members, inputs, Bias::None, part)
         });
-        let encoder = (0..audio.encoder_layers)
-            .map(|layer| encoder_layer(config, &names.encoder_layer(layer)))
-            .collect();
-        let hidden = names.projector_hidden.map(|name| (name, audio.d_model));
-        let projector = hidden
-            .into_iter()
-            .chain([(names.projector, audio.output_dim)])
-            .map(|(name, outputs)| projector_layer(config, name, outputs))
-            .collect();
+        let encoder = match &config.speech {
+            Some(speech) => linear_groups(&speech.encoder, names.encoder),
+            None => (0..audio.encoder_layers)
+                .map(|layer| encoder_layer(config, &names.encoder_layer(layer)))
+                .collect(),
+        };
+        let projector = projector(config);
         let decoder = (0..config.text.num_hidden_layers)
             .map(|layer| decoder_layer(config, &names.decoder_layer(layer)))
             .collect();
@@ -64,13 +64,23 @@ impl Groups {
     }
 }
 
-/// A linear layer of the projector.
-fn projector_layer(config: &Config, name: &str, outputs: usize) -> Group {
-    Group {
+/// Linear layers of the projector.
+fn projector(config: &Config) -> Vec<Group> {
+    let names = config.names;
+    let group = |name: &str, inputs: usize, outputs: usize| Group {
         members: vec![(name.to_owned(), outputs)],
-        inputs: config.audio.d_model,
+        inputs,
         bias: Bias::All,
         part: Part::Projector,
+    };
+    let inputs = config.projector_inputs();
+    let outputs = config.audio.output_dim;
+    match names.projector_hidden.zip(config.projector_width()) {
+        Some((hidden, width)) => vec![
+            group(hidden, inputs, width),
+            group(names.projector, width, outputs),
+        ],
+        None => vec![group(names.projector, inputs, outputs)],
     }
 }
 

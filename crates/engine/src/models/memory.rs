@@ -117,6 +117,7 @@ impl Model<'_> {
     /// Activations that the encoder saves for its backward, and those that it needs on its way.
     fn encoder_on_gpu(&self, load: &Load) -> (f64, f64) {
         let audio = &self.config.audio;
+        // Only towers have kernels for a GPU.
         let dim = audio.d_model as f64;
         let ffn = audio.encoder_ffn_dim as f64;
         let layers = audio.encoder_layers as f64;

@@ -18,6 +18,8 @@ pub struct Names {
     pub projector: &'static str,
     /// The linear layer before that, with GELU between them.
     pub projector_hidden: Option<&'static str>,
+    /// The norm before the projector's linear layers.
+    pub projector_norm: Option<&'static str>,
     /// Stem of the decoder's tensors, the head apart.
     pub decoder: &'static str,
     /// Weight of the head.
@@ -61,7 +63,8 @@ impl Names {
             path.strip_prefix(stem)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if begins(self.projector) || self.projector_hidden.is_some_and(begins) {
+        let others = [self.projector_hidden, self.projector_norm];
+        if begins(self.projector) || others.into_iter().flatten().any(begins) {
             Part::Projector
         } else if begins(self.encoder) {
             Part::AudioEncoder

@@ -10,6 +10,9 @@ use candle_core::Tensor;
 use crate::models::AudioLlm;
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
+use crate::models::speech;
+use crate::models::speech::Speech;
+use crate::models::speech::SpeechWeights;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::checkpoint::refuse_not_finite;
 use crate::nn::checkpoint::shapes;
@@ -21,6 +24,7 @@ use crate::nn::precision::Precision;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::parts::Part;
 
 /// The file of the parts in full fine-tuning: names as in the checkpoint, `f32`.
 pub const FILE: &str = "trained.safetensors";
@@ -56,6 +60,7 @@ impl Trained {
     /// # Errors
     /// As [`Adapter::load`]; a tensor that the model does not have, or of another shape.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
+        Speech::check_folder(dir, config.speech.as_deref())?;
         let path = dir.join(FILE);
         let mut full = HashMap::new();
         if path.is_file() {
@@ -77,6 +82,7 @@ impl Trained {
     /// # Errors
     /// As [`Trained::load`], except for the values of parts in full fine-tuning.
     pub fn check(dir: &Path, config: &Config) -> Result<Option<Adapter>> {
+        Speech::check_folder(dir, config.speech.as_deref())?;
         let path = dir.join(FILE);
         if path.is_file() {
             check_full(&path, config)?;
@@ -126,7 +132,20 @@ pub fn save(dir: &Path, model: &AudioLlm, metadata: &Metadata) -> Result<()> {
     if !model.plan.full.is_empty() {
         files::write_safetensors(&dir.join(FILE), model.full_tensors()?)?;
     }
-    Ok(())
+    match &model.config.speech {
+        Some(speech) if speech.weights != SpeechWeights::Model => {
+            let is_here = model.plan.full.contains(&Part::AudioEncoder);
+            write_record(dir, speech, is_here)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Records the speech encoder beside what was trained with it.
+fn write_record(dir: &Path, speech: &Speech, is_here: bool) -> Result<()> {
+    let record = speech.to_json(is_here)?;
+    let text = serde_json::to_string_pretty(&record).map_err(Error::bug_from)?;
+    files::write_atomic(&dir.join(speech::FILE), format!("{text}\n").as_bytes())
 }
 
 /// Takes over what [`save`] wrote of a model that trains the same parts.

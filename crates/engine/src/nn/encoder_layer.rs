@@ -56,9 +56,7 @@ impl EncoderLayer {
     /// `x`: `[positions, dim]` -> the same
     pub fn forward(&self, x: &Tensor, windows: &Windows) -> Result<(Tensor, Saved)> {
         let (activated, activations) = self.activations(x, windows)?;
-        let (y, fc2_hidden) = self
-            .mlp
-            .project(&activated, &activations.middle, windows.dropout)?;
+        let (y, fc2_hidden) = self.mlp.project(&activated, &activations.middle, windows)?;
 
         let saved = Saved {
             x: x.clone(),
@@ -126,7 +124,7 @@ impl EncoderLayer {
             &activated,
             &activations.mlp,
             saved.fc2_hidden.as_ref(),
-            windows.dropout,
+            windows,
         )?;
         let d_middle = self
             .mlp_norm

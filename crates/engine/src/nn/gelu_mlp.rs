@@ -3,12 +3,15 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::windows::HiddenDropout;
+use crate::nn::windows::Windows;
 use crate::ops::activation::gelu;
 use crate::ops::activation::gelu_backward;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
+use crate::ops::rows::add_to;
 
-/// `y = r + W_2 gelu(W_1 x + b_1) + b_2` with a residual `r`.
+/// `y = r + mask (W_2 gelu(W_1 x + b_1) + b_2)` with a residual `r` and the mask of the hidden dropout, if any.
 #[derive(Clone, Debug)]
 pub struct GeluMlp {
     /// `W_1`, `b_1`.
@@ -42,7 +45,7 @@ impl GeluMlp {
         Ok((activated, MlpSaved { before, fc1_hidden }))
     }
 
-    /// The second half, `r + W_2 activated + b_2`, and what the backward of its adapters needs.
+    /// The second half, `r + mask (W_2 activated + b_2)`, and what the backward of its adapters needs.
     ///
     /// # Shapes
     /// `activated`: `[positions, ffn]`, `residual`: `[positions, dim]` -> `[positions, dim]`
@@ -50,12 +53,18 @@ impl GeluMlp {
         &self,
         activated: &Tensor,
         residual: &Tensor,
-        dropout: AdapterDropout,
+        windows: &Windows,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        self.fc2.forward(activated, Some(residual), dropout)
+        if !windows.hidden.is_on() {
+            return self.fc2.forward(activated, Some(residual), windows.dropout);
+        }
+        let (y, fc2_hidden) = self.fc2.forward(activated, None, windows.dropout)?;
+        let y = windows.hidden.apply(&y, HiddenDropout::MLP)?;
+        add_to(&y, residual)?;
+        Ok((y, fc2_hidden))
     }
 
-    /// `dx = W_1^T ((W_2^T dy) gelu'(W_1 x + b_1))`; adds to the gradients of both linear layers. The gradient of the residual is `dy`.
+    /// `dx = W_1^T ((W_2^T mask dy) gelu'(W_1 x + b_1))`; adds to the gradients of both linear layers. The gradient of the residual is `dy`.
     ///
     /// # Shapes
     /// `dy`, `x`: `[positions, dim]`, `activated`: `[positions, ffn]` -> `[positions, dim]`
@@ -66,8 +75,10 @@ impl GeluMlp {
         activated: &Tensor,
         saved: &MlpSaved,
         fc2_hidden: Option<&Tensor>,
-        dropout: AdapterDropout,
+        windows: &Windows,
     ) -> Result<Tensor> {
+        let dropout = windows.dropout;
+        let dy = &windows.hidden.apply(dy, HiddenDropout::MLP)?;
         let d_activated = self
             .fc2
             .backward_to_input(dy, activated, fc2_hidden, dropout)?;

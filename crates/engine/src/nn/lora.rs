@@ -195,6 +195,12 @@ pub struct Adaptable {
 /// Targets that have a name of their own.
 const PRESETS: [&str; 3] = ["attention", "mlp", "all-linear"];
 
+/// Parts of the paths of attention's linear layers: in the families, and in HuBERT.
+const ATTENTION: [&str; 2] = [".self_attn.", ".attention."];
+
+/// Parts of the paths of a feed-forward part's linear layers: in decoders, and in HuBERT.
+const MLP: [&str; 2] = [".mlp.", ".feed_forward."];
+
 /// Names of the linear layers of an encoder's feed-forward part.
 const ENCODER_MLP: [&str; 2] = ["fc1", "fc2"];
 
@@ -497,9 +503,10 @@ impl Selector {
         let path = module.path.as_str();
         Ok(match &self.rule {
             Rule::All => true,
-            Rule::Attention => path.contains(".self_attn."),
+            Rule::Attention => ATTENTION.iter().any(|part| path.contains(part)),
             Rule::Mlp => {
-                path.contains(".mlp.") || ENCODER_MLP.iter().any(|name| ends_with(path, name))
+                MLP.iter().any(|part| path.contains(part))
+                    || ENCODER_MLP.iter().any(|name| ends_with(path, name))
             }
             Rule::Name(name) => ends_with(path, name),
             Rule::Pattern(pattern) => patterns::is_match(pattern, path)?,

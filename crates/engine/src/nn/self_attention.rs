@@ -3,14 +3,16 @@
 use candle_core::Result;
 use candle_core::Tensor;
 
+use crate::nn::windows::HiddenDropout;
 use crate::nn::windows::Windows;
 use crate::ops::attention::Heads;
 use crate::ops::attention::Mask;
 use crate::ops::attention::attention;
 use crate::ops::attention::attention_backward;
 use crate::ops::linear::Linear;
+use crate::ops::rows::add_to;
 
-/// `y = r + W_o attention(q, k, v) + b_o` with `[q, k, v] = W_qkv x + b_qkv` and a residual `r`.
+/// `y = r + mask (W_o attention(q, k, v) + b_o)` with `[q, k, v] = W_qkv x + b_qkv`, a residual `r` and the mask of the hidden dropout, if any.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
     /// Projections of queries, keys and values, stacked.
@@ -45,7 +47,14 @@ impl SelfAttention {
 
         let (qkv, qkv_hidden) = self.qkv.forward(x, None, dropout)?;
         let (attended, log_sums) = attention(&qkv, windows.cu_positions, self.heads, Mask::Full)?;
-        let (y, output_hidden) = self.output.forward(&attended, Some(residual), dropout)?;
+        let (y, output_hidden) = if windows.hidden.is_on() {
+            let (y, hidden) = self.output.forward(&attended, None, dropout)?;
+            let y = windows.hidden.apply(&y, HiddenDropout::ATTENTION)?;
+            add_to(&y, residual)?;
+            (y, hidden)
+        } else {
+            self.output.forward(&attended, Some(residual), dropout)?
+        };
 
         let saved = AttentionSaved {
             qkv,
@@ -72,8 +81,9 @@ impl SelfAttention {
     ) -> Result<Option<Tensor>> {
         let dropout = windows.dropout;
 
+        let dy = windows.hidden.apply(dy, HiddenDropout::ATTENTION)?;
         let d_attended = self.output.backward_to_input(
-            dy,
+            &dy,
             &saved.attended,
             saved.output_hidden.as_ref(),
             dropout,

@@ -176,6 +176,20 @@ impl Builder<'_> {
         }
     }
 
+    /// A convolution's `[out, in, taps]` as the matrix that it is computed with, `[out, taps * in]`.
+    pub fn convolution_weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        match self.full.get(name) {
+            Some(&entry) => self.parameters.weight(entry),
+            None => {
+                let dtype = compute_type(self.device);
+                let weight = taps_first(&self.weights.get(name, shape, dtype)?)?;
+                Ok(Weight::frozen(
+                    weight.flatten_from(1)?.to_device(self.device)?,
+                ))
+            }
+        }
+    }
+
     /// Scale and shift of a layer norm over `dim` numbers.
     pub fn layer_norm(&self, name: &str, dim: usize) -> Result<LayerNorm> {
         Ok(LayerNorm {
@@ -327,17 +341,8 @@ impl Builder<'_> {
 
     fn unfolded(&self, name: &str, shape: &[usize]) -> Result<Linear> {
         let outputs = shape[0];
-        let name_of_weight = format!("{name}.weight");
-        let weight = match self.full.get(&name_of_weight) {
-            Some(&entry) => self.parameters.weight(entry)?,
-            None => {
-                let dtype = compute_type(self.device);
-                let weight = taps_first(&self.weights.get(&name_of_weight, shape, dtype)?)?;
-                Weight::frozen(weight.flatten_from(1)?.to_device(self.device)?)
-            }
-        };
         Ok(Linear {
-            weight,
+            weight: self.convolution_weight(&format!("{name}.weight"), shape)?,
             bias: Some(self.weight(&format!("{name}.bias"), &[outputs])?),
             adapter: None,
         })

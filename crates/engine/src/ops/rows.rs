@@ -191,6 +191,69 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     })
 }
 
+/// Rows of each segment in stacks of `stack`, side by side in one row; the last stack of a segment is filled up with zeros.
+///
+/// # Shapes
+/// `x`: `[rows, dim]`, `segments`: rows of each segment -> `[sum of ceil(segment / stack), stack * dim]`
+pub fn stack_rows(x: &Tensor, segments: &[usize], stack: usize) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    if segments.iter().sum::<usize>() != rows || stack == 0 {
+        candle_core::bail!("segments {segments:?} in stacks of {stack} do not cover {rows} rows");
+    }
+    let stacks = num_stacks(segments, stack);
+    let width = stack * dim;
+    with_real!(x, T => {
+        let xs: &[T] = &slice::<T>(x)?;
+        let mut out = vec![T::of(0.0); stacks * width];
+        for (place, stretch) in stretches(segments, stack) {
+            let values = stretch.len() * dim;
+            out[place * width..][..values].copy_from_slice(&xs[stretch.start * dim..][..values]);
+        }
+        tensor(out, (stacks, width))
+    })
+}
+
+/// Gradient of [`stack_rows`]'s input, `[rows, dim]`: the stacks taken apart, without what filled them up.
+///
+/// # Shapes
+/// `dy`: `[sum of ceil(segment / stack), stack * dim]` -> `[rows, dim]`
+pub fn stack_rows_backward(dy: &Tensor, segments: &[usize], stack: usize) -> Result<Tensor> {
+    let (_, width) = dy.dims2()?;
+    if stack == 0 || !width.is_multiple_of(stack) {
+        candle_core::bail!("rows of {width} numbers are no stacks of {stack}");
+    }
+    let stacks = num_stacks(segments, stack);
+    expect_shape("the gradient of stacked rows", dy, &[stacks, width])?;
+    let dim = width / stack;
+    let rows: usize = segments.iter().sum();
+    with_real!(dy, T => {
+        let dys: &[T] = &slice::<T>(dy)?;
+        let mut dx = vec![T::of(0.0); rows * dim];
+        for (place, stretch) in stretches(segments, stack) {
+            let values = stretch.len() * dim;
+            dx[stretch.start * dim..][..values].copy_from_slice(&dys[place * width..][..values]);
+        }
+        tensor(dx, (rows, dim))
+    })
+}
+
+fn num_stacks(segments: &[usize], stack: usize) -> usize {
+    segments.iter().map(|len| len.div_ceil(stack)).sum()
+}
+
+/// The rows of each segment, and the first of the stacks that they become.
+fn stretches(segments: &[usize], stack: usize) -> Vec<(usize, Range<usize>)> {
+    let mut row = 0;
+    let mut place = 0;
+    let mut found = Vec::with_capacity(segments.len());
+    for &len in segments {
+        found.push((place, row..row + len));
+        row += len;
+        place += len.div_ceil(stack);
+    }
+    found
+}
+
 /// A matrix of zeros where `like` lies, in its type.
 pub(super) fn zeros(shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
     on_cuda!(

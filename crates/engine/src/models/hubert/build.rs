@@ -22,6 +22,7 @@ use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::parameters::Declared;
+use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
 use crate::nn::parameters::TensorKind;
 use crate::nn::self_attention::SelfAttention;
@@ -33,7 +34,7 @@ use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
 /// Added to variances in the norms of the feature extractor: PyTorch's default, which no configuration changes.
-const FEATURE_EPS: f64 = 1e-5;
+pub(super) const FEATURE_EPS: f64 = 1e-5;
 
 impl Hubert {
     /// Opens a checkpoint folder of Hugging Face's, frozen.
@@ -77,6 +78,13 @@ impl Hubert {
             parameters,
         })
     }
+}
+
+/// Every tensor of an encoder without heads, in the order of the flat buffer.
+pub(super) fn entries(config: &Config) -> Vec<Entry> {
+    let mut declared = Declared::default();
+    Names::declare(config, &[], &mut declared);
+    declared.into_entries()
 }
 
 /// Places of a convolution's tensors in the flat buffer.

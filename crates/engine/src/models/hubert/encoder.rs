@@ -16,7 +16,12 @@ use crate::models::hubert::layer::Layer;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
+use crate::nn::saving::Save;
+use crate::nn::windows::HiddenDropout;
+use crate::nn::windows::Windows;
 use crate::ops::cpu::tensor;
+use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
 use crate::ops::rows::gather;
@@ -26,6 +31,7 @@ use crate::ops::rows::spread;
 use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+use maqam_base::seed::Key;
 
 /// Every tensor of the feature extractor begins like this.
 pub(super) const CONVOLUTIONS: &str = "feature_extractor.";
@@ -69,6 +75,26 @@ pub struct Pass<'a> {
     pub layers: usize,
     /// Whether a backward will follow.
     pub training: bool,
+    /// Dropout of adapters, with one stream for each frame. Only an encoder inside an audio language model has adapters.
+    pub adapters: AdapterDropout<'a>,
+    /// Dropout of hidden states, with one stream for each frame.
+    pub hidden: HiddenDropout<'a>,
+    /// Layers that are left out (layer drop), from 0: their input is their output.
+    pub skipped: &'a [usize],
+}
+
+impl Pass<'_> {
+    /// A pass over all clips without masks and dropout, as far as a layer.
+    pub fn plain(layers: usize, training: bool) -> Self {
+        Self {
+            masked: &[],
+            layers,
+            training,
+            adapters: AdapterDropout::NONE,
+            hidden: HiddenDropout::NONE,
+            skipped: &[],
+        }
+    }
 }
 
 /// Hidden states of packed clips.
@@ -103,11 +129,21 @@ pub struct Saved {
     kept: Option<(Vec<u32>, usize)>,
     projection: ProjectionSaved,
     masked: Vec<u32>,
+    /// Probability and streams of the adapters' dropout.
+    adapters: (f64, Vec<Key>),
+    /// Probability and streams of the hidden dropout.
+    hidden: (f64, Vec<Key>),
     positions: PositionsSaved,
     /// Input of the norm before the first layer, or after the last one, and what it found.
     norm: Option<(Tensor, LayerNormStatistics)>,
-    layers: Vec<layer::Saved>,
+    /// `None` for a layer that was left out.
+    layers: Vec<Option<layer::Saved>>,
 }
+
+/// Places of dropout before the first layer: after the projection, and at the input of the layers. Layers count from [`LAYERS`].
+const PROJECTION: u64 = 0;
+const INPUT: u64 = 1;
+const LAYERS: u64 = 2;
 
 /// An encoder.
 #[derive(Clone, Debug)]
@@ -167,6 +203,44 @@ impl Hubert {
         }
     }
 
+    /// Whether there is something to train.
+    pub fn has_trained(&self) -> bool {
+        self.is_front_trained() || self.layers.iter().any(Layer::is_trained)
+    }
+
+    /// Whether something before the first layer is trained.
+    fn is_front_trained(&self) -> bool {
+        self.projection.linear.is_trained()
+            || self.norm.is_trained()
+            || self
+                .convolutions
+                .iter()
+                .any(|convolution| convolution.weight.gradient.is_some())
+    }
+
+    /// Linear layers of the transformer, in the order of the data.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.layers
+            .iter_mut()
+            .flat_map(Layer::linears_mut)
+            .collect()
+    }
+
+    /// Everything that can be trained without masks and heads, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let mut found = Vec::new();
+        for convolution in &mut self.convolutions {
+            found.extend(convolution.weights_mut());
+        }
+        found.extend(self.projection.weights_mut());
+        found.extend(self.positions.weights_mut());
+        found.extend(self.norm.weights_mut());
+        for layer in &mut self.layers {
+            found.extend(layer.weights_mut());
+        }
+        found
+    }
+
     /// Refuses a layer that the encoder does not have.
     ///
     /// # Errors
@@ -187,12 +261,7 @@ impl Hubert {
     /// # Errors
     /// A clip that is shorter than one frame.
     pub fn encode(&self, clips: &[Clip], layers: usize) -> Result<Encoded> {
-        let pass = Pass {
-            masked: &[],
-            layers,
-            training: false,
-        };
-        Ok(self.forward(clips, pass)?.0)
+        Ok(self.forward(clips, Pass::plain(layers, false))?.0)
     }
 
     /// Hidden states of clips, and what a backward needs where one follows.
@@ -208,6 +277,7 @@ impl Hubert {
 
         let (features, convolutions, kept) = self.features(clips, &frames, pass.training)?;
         let (x, projection) = self.projection.forward(features)?;
+        let x = pass.hidden.in_layer(PROJECTION).apply(&x, 0)?;
         if !pass.masked.is_empty() {
             let rows = gather(&self.mask.value.unsqueeze(0)?, &vec![0; pass.masked.len()])?;
             overwrite(&x, pass.masked, &rows)?;
@@ -220,14 +290,21 @@ impl Hubert {
             x = normed;
         }
 
+        let mut x = pass.hidden.in_layer(INPUT).apply(&x, 0)?;
+
         let cu_frames = cumulative(&frames);
         let mut hidden = vec![x.clone()];
         let mut layers = Vec::new();
-        for layer in &self.layers[..pass.layers] {
-            let (y, saved) = layer.forward(&x, &cu_frames)?;
-            if pass.training {
-                layers.push(saved);
+        for (i, layer) in self.layers[..pass.layers].iter().enumerate() {
+            if pass.skipped.contains(&i) {
+                layers.push(None);
+                hidden.push(x.clone());
+                continue;
             }
+            let of_layer = pass.hidden.in_layer(LAYERS + i as u64);
+            let clips = windows(&cu_frames, pass.adapters, of_layer);
+            let (y, saved) = layer.forward(&x, &clips)?;
+            layers.push(pass.training.then_some(saved));
             hidden.push(y.clone());
             x = y;
         }
@@ -245,6 +322,8 @@ impl Hubert {
             kept,
             projection,
             masked: pass.masked.to_vec(),
+            adapters: (pass.adapters.probability, pass.adapters.tokens.to_vec()),
+            hidden: (pass.hidden.probability, pass.hidden.positions.to_vec()),
             positions,
             norm,
             layers,
@@ -329,6 +408,15 @@ impl Hubert {
         let last = saved.layers.len();
         d_hidden.resize(last + 1, None);
         let cu_frames = cumulative(&saved.frames);
+        let adapters = AdapterDropout {
+            probability: saved.adapters.0,
+            tokens: &saved.adapters.1,
+        };
+        let dropout = HiddenDropout {
+            probability: saved.hidden.0,
+            positions: &saved.hidden.1,
+            layer: 0,
+        };
         let is_stable = self.config.do_stable_layer_norm;
         let d_output = match (&d_output, &saved.norm) {
             (Some(d), Some((x, statistics))) if is_stable => {
@@ -341,14 +429,19 @@ impl Hubert {
         let mut d: Option<Tensor> = None;
         for (i, (layer, saved)) in self.layers.iter().zip(&saved.layers).enumerate().rev() {
             d = sum(d, d_hidden[i + 1].take())?;
-            if let Some(dy) = &d {
-                d = Some(layer.backward(dy, saved, &cu_frames)?);
+            if let (Some(dy), Some(saved)) = (&d, saved) {
+                let clips = windows(&cu_frames, adapters, dropout.in_layer(LAYERS + i as u64));
+                d = Some(layer.backward(dy, saved, &clips)?);
             }
         }
+        if !self.is_front_trained() {
+            return Ok(());
+        }
 
-        let Some(mut d) = sum(d, d_hidden[0].take())? else {
+        let Some(d) = sum(d, d_hidden[0].take())? else {
             return Ok(());
         };
+        let mut d = dropout.in_layer(INPUT).apply(&d, 0)?;
         if let (false, Some((x, statistics))) = (is_stable, &saved.norm) {
             d = self.norm.backward(&d, x, statistics, None)?;
         }
@@ -363,6 +456,7 @@ impl Hubert {
             }
             overwrite(&d, &saved.masked, &masked.zeros_like()?)?;
         }
+        let d = dropout.in_layer(PROJECTION).apply(&d, 0)?;
         let d = self.projection.backward(&d, &saved.projection)?;
 
         if saved.convolutions.is_empty() || feature_gradient == 0.0 {
@@ -398,6 +492,20 @@ fn sum(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
         add_to(a, b)?;
     }
     Ok(a.or(b))
+}
+
+/// Clips as windows of attention.
+fn windows<'a>(
+    cu_frames: &'a [usize],
+    adapters: AdapterDropout<'a>,
+    hidden: HiddenDropout<'a>,
+) -> Windows<'a> {
+    Windows {
+        cu_positions: cu_frames,
+        dropout: adapters,
+        hidden,
+        save: Save::All,
+    }
 }
 
 /// Starts of the clips, and the number of frames.

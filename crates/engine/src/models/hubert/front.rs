@@ -95,6 +95,19 @@ impl Convolution {
         Ok((y, saved))
     }
 
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let mut found = vec![&mut self.weight];
+        found.extend(&mut self.bias);
+        match &mut self.norm {
+            ConvolutionNorm::None => {}
+            ConvolutionNorm::Group(norm) | ConvolutionNorm::Layer(norm) => {
+                found.extend(norm.weights_mut());
+            }
+        }
+        found
+    }
+
     /// Rows of each clip of the output.
     pub fn outputs(&self, lens: &[usize]) -> Vec<usize> {
         lens.iter()
@@ -149,6 +162,12 @@ pub struct ProjectionSaved {
 }
 
 impl Projection {
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let norm = self.norm.iter_mut().flat_map(LayerNorm::weights_mut);
+        norm.chain(self.linear.weights_mut()).collect()
+    }
+
     /// # Shapes
     /// `x`: `[frames, channels]` -> `[frames, hidden]`
     pub fn forward(&self, x: Tensor) -> Result<(Tensor, ProjectionSaved)> {
@@ -199,6 +218,12 @@ pub struct PositionsSaved {
 }
 
 impl Positions {
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> [&mut Weight; 3] {
+        let Self { weight, bias, .. } = self;
+        [&mut weight.length, &mut weight.direction, bias]
+    }
+
     /// # Shapes
     /// `x`: `[sum of lens, hidden]` -> the same
     pub fn forward(&self, x: &Tensor, lens: &[usize]) -> Result<(Tensor, PositionsSaved)> {

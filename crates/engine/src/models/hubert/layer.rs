@@ -8,14 +8,14 @@ use crate::nn::encoder_layer::EncoderLayer;
 use crate::nn::gelu_mlp::GeluMlp;
 use crate::nn::gelu_mlp::MlpSaved;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::saving::Save;
 use crate::nn::saving::wanted;
 use crate::nn::self_attention::AttentionSaved;
 use crate::nn::self_attention::SelfAttention;
 use crate::nn::windows::Windows;
-use crate::ops::linear::AdapterDropout;
+use crate::ops::linear::Linear;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::rows::add_to;
+use crate::ops::weight::Weight;
 
 /// One layer.
 #[derive(Clone, Debug)]
@@ -36,40 +36,60 @@ pub enum Saved {
 
 impl Layer {
     /// # Shapes
-    /// `x`: `[frames, hidden]`, `cu_frames`: starts of the clips, and the number of frames -> `[frames, hidden]`
-    pub fn forward(&self, x: &Tensor, cu_frames: &[usize]) -> Result<(Tensor, Saved)> {
-        let clips = clips(cu_frames);
+    /// `x`: `[frames, hidden]`, clips as windows of attention -> `[frames, hidden]`
+    pub fn forward(&self, x: &Tensor, clips: &Windows) -> Result<(Tensor, Saved)> {
         match self {
             Self::PreNorm(layer) => {
-                let (y, saved) = layer.forward(x, &clips)?;
+                let (y, saved) = layer.forward(x, clips)?;
                 Ok((y, Saved::PreNorm(saved)))
             }
             Self::PostNorm(layer) => {
-                let (y, saved) = layer.forward(x, &clips)?;
+                let (y, saved) = layer.forward(x, clips)?;
                 Ok((y, Saved::PostNorm(saved)))
             }
         }
     }
 
     /// Adds to the gradients of the layer's weights; returns the gradient of its input.
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, cu_frames: &[usize]) -> Result<Tensor> {
-        let clips = clips(cu_frames);
+    pub fn backward(&self, dy: &Tensor, saved: &Saved, clips: &Windows) -> Result<Tensor> {
         match (self, saved) {
             (Self::PreNorm(layer), Saved::PreNorm(saved)) => {
-                wanted(layer.backward(dy, saved, &clips, true)?)
+                wanted(layer.backward(dy, saved, clips, true)?)
             }
-            (Self::PostNorm(layer), Saved::PostNorm(saved)) => layer.backward(dy, saved, &clips),
+            (Self::PostNorm(layer), Saved::PostNorm(saved)) => layer.backward(dy, saved, clips),
             _ => candle_core::bail!("a layer was given what another one saved"),
         }
     }
-}
 
-/// Clips as windows of attention. Encoders of speech alone have no adapters, so nothing is dropped in their linear layers.
-fn clips(cu_frames: &[usize]) -> Windows<'_> {
-    Windows {
-        cu_positions: cu_frames,
-        dropout: AdapterDropout::NONE,
-        save: Save::All,
+    /// Whether it has something to train.
+    pub fn is_trained(&self) -> bool {
+        let (attention, mlp, norm) = match self {
+            Self::PreNorm(layer) => (&layer.attention, &layer.mlp, &layer.attention_norm),
+            Self::PostNorm(layer) => (&layer.attention, &layer.mlp, &layer.attention_norm),
+        };
+        let linears = [&attention.qkv, &attention.output, &mlp.fc1, &mlp.fc2];
+        norm.is_trained() || linears.iter().any(|linear| linear.is_trained())
+    }
+
+    /// Linear layers, in the order of the data.
+    pub fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        match self {
+            Self::PreNorm(layer) => layer.linears_mut(),
+            Self::PostNorm(layer) => [
+                &mut layer.attention.qkv,
+                &mut layer.attention.output,
+                &mut layer.mlp.fc1,
+                &mut layer.mlp.fc2,
+            ],
+        }
+    }
+
+    /// Everything that can be trained, in a fixed order.
+    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        match self {
+            Self::PreNorm(layer) => layer.weights_mut(),
+            Self::PostNorm(layer) => layer.weights_mut(),
+        }
     }
 }
 
@@ -111,7 +131,7 @@ impl PostNormLayer {
         let (attention_sum, attention) = self.attention.forward(x, x, clips)?;
         let (middle, attention_statistics) = self.attention_norm.forward(&attention_sum)?;
         let (activated, mlp) = self.mlp.activate(&middle, clips.dropout)?;
-        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips.dropout)?;
+        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips)?;
         let (y, mlp_statistics) = self.mlp_norm.forward(&mlp_sum)?;
 
         let saved = PostNormSaved {
@@ -143,7 +163,7 @@ impl PostNormLayer {
             &saved.activated,
             &saved.mlp,
             None,
-            clips.dropout,
+            clips,
         )?;
         add_to(&d_middle, &d_mlp_sum)?;
 
@@ -162,5 +182,20 @@ impl PostNormLayer {
         )?)?;
         add_to(&dx, &d_attention_sum)?;
         Ok(dx)
+    }
+
+    fn weights_mut(&mut self) -> Vec<&mut Weight> {
+        let linears = [
+            &mut self.attention.qkv,
+            &mut self.attention.output,
+            &mut self.mlp.fc1,
+            &mut self.mlp.fc2,
+        ];
+        let norms = [&mut self.attention_norm, &mut self.mlp_norm];
+        linears
+            .into_iter()
+            .flat_map(Linear::weights_mut)
+            .chain(norms.into_iter().flat_map(LayerNorm::weights_mut))
+            .collect()
     }
 }

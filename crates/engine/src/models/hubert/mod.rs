@@ -12,6 +12,7 @@ mod front;
 mod head;
 mod initial;
 mod layer;
+mod part;
 mod source;
 
 use std::path::Path;
@@ -26,6 +27,10 @@ pub use self::files::Class;
 pub use self::files::save;
 pub use self::head::head_parameters;
 pub use self::initial::Head;
+pub use self::part::build_part;
+pub use self::part::declare_others;
+pub use self::part::linear_groups;
+pub use self::part::tensors;
 pub use self::source::Source;
 use crate::nn::checkpoint::read_json;
 

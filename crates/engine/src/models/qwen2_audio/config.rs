@@ -70,6 +70,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             tie_word_embeddings: root["tie_word_embeddings"] == true,
             qk_norm: false,
         },
+        speech: None,
         audio_token: ["audio_token_index", "audio_token_id"]
             .into_iter()
             .find_map(|name| root[name].as_u64())

@@ -44,6 +44,7 @@ pub static NAMES: Names = Names {
     encoder_norm: "audio_tower.layer_norm",
     projector: "multi_modal_projector.linear",
     projector_hidden: None,
+    projector_norm: None,
     decoder: "language_model.model",
     head: "language_model.lm_head.weight",
     stores_tied_head: true,
@@ -51,4 +52,13 @@ pub static NAMES: Names = Names {
     adapters: &[NESTED, HUB],
     classes: ("Qwen2AudioProcessor", "Qwen2AudioForConditionalGeneration"),
     package: None,
+};
+
+/// The same with a speech encoder in place of the audio tower.
+pub static SPEECH_NAMES: Names = Names {
+    positions: None,
+    projector: "multi_modal_projector.linear_2",
+    projector_hidden: Some("multi_modal_projector.linear_1"),
+    projector_norm: Some("multi_modal_projector.norm"),
+    ..NAMES
 };

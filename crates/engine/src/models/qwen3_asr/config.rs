@@ -107,6 +107,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             tie_word_embeddings: is_tied(root),
             qk_norm: true,
         },
+        speech: None,
         audio_token: model["audio_token_id"]
             .as_u64()
             .unwrap_or(usual(151_646, 151_676) as u64) as u32,

@@ -26,6 +26,10 @@ const ORIGINAL: NameForm = NameForm {
             "model.multi_modal_projector.linear_2",
             "thinker.audio_tower.proj2",
         ),
+        (
+            "model.multi_modal_projector.",
+            "thinker.multi_modal_projector.",
+        ),
         ("model.audio_tower.", "thinker.audio_tower."),
         ("lm_head.", "thinker.lm_head."),
     ],
@@ -39,6 +43,7 @@ pub static NAMES: Names = Names {
     encoder_norm: "model.audio_tower.ln_post",
     projector: "model.multi_modal_projector.linear_2",
     projector_hidden: Some("model.multi_modal_projector.linear_1"),
+    projector_norm: None,
     decoder: "model.language_model",
     head: "lm_head.weight",
     stores_tied_head: false,
@@ -53,4 +58,16 @@ pub static ORIGINAL_NAMES: Names = Names {
     adapters: &[ORIGINAL, TRANSFORMERS],
     package: Some(("qwen_asr", "Qwen3ASRModel")),
     ..NAMES
+};
+
+/// The names with a speech encoder in place of the audio tower.
+pub static SPEECH_NAMES: Names = Names {
+    projector_norm: Some("model.multi_modal_projector.norm"),
+    ..NAMES
+};
+
+/// The same for a checkpoint in the original layout.
+pub static ORIGINAL_SPEECH_NAMES: Names = Names {
+    projector_norm: Some("model.multi_modal_projector.norm"),
+    ..ORIGINAL_NAMES
 };

@@ -50,6 +50,7 @@ pub fn by_name(name: &str) -> Option<Config> {
             tie_word_embeddings: true,
             qk_norm: true,
         },
+        speech: None,
         audio_token: 151_676,
     })
 }

@@ -65,6 +65,7 @@ pub fn from_json(root: &Value) -> Result<Config> {
             .unwrap_or(false),
             qk_norm: false,
         },
+        speech: None,
         audio_token: ["audio_token_index", "audio_token_id"]
             .into_iter()
             .find_map(|name| thinker[name].as_u64())

@@ -23,6 +23,7 @@ pub static NAMES: Names = Names {
     encoder_norm: "thinker.audio_tower.ln_post",
     projector: "thinker.audio_tower.proj",
     projector_hidden: None,
+    projector_norm: None,
     decoder: "thinker.model",
     head: "thinker.lm_head.weight",
     stores_tied_head: false,
@@ -33,4 +34,12 @@ pub static NAMES: Names = Names {
         "Qwen2_5OmniThinkerForConditionalGeneration",
     ),
     package: None,
+};
+
+/// The same with a speech encoder in place of the audio tower.
+pub static SPEECH_NAMES: Names = Names {
+    projector: "thinker.audio_projector.linear_2",
+    projector_hidden: Some("thinker.audio_projector.linear_1"),
+    projector_norm: Some("thinker.audio_projector.norm"),
+    ..NAMES
 };

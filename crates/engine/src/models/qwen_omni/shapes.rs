@@ -126,6 +126,7 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
             ..audio
         },
         text,
+        speech: None,
         audio_token: text_audio_token(name),
     })
 }

@@ -136,7 +136,8 @@ impl Checkpoint {
         self.form.read(stored).unwrap_or_else(|| stored.to_owned())
     }
 
-    fn stored_name(&self, name: &str) -> String {
+    /// The stored name of a tensor of the model.
+    pub(crate) fn stored_name(&self, name: &str) -> String {
         self.form.written(name)
     }
 
