@@ -26,6 +26,7 @@ pub mod qwen3_asr;
 pub mod qwen_omni;
 pub mod shapes;
 pub mod sizes;
+mod token_embeddings;
 pub mod trained;
 mod trained_values;
 
@@ -33,6 +34,7 @@ pub use self::audio_encoder::sinusoids;
 pub use self::audio_llm::AudioEmbeddings;
 pub use self::audio_llm::AudioLlm;
 pub use self::audio_llm::on_host;
+pub use self::build::token_rows_on_gpu;
 pub use self::fingerprint::Fingerprint;
 pub use self::pass::Pass;
 pub use self::pass::Phase;
