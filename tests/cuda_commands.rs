@@ -295,6 +295,28 @@ fn the_commands_compute_on_the_gpu() {
 }
 
 #[test]
+fn what_has_no_kernels_is_refused_by_name() {
+    if GPU.is_none() {
+        return;
+    }
+    let place = command::Place::new();
+    place.write_rows("rows.jsonl", &command::asr_rows());
+    let model = command::fixture_text("qwen3_asr");
+    let arguments = ["score", "--model", &model, "--data", "rows.jsonl", "--out"];
+    let rest = ["scores.jsonl", "--device", "cuda"];
+    place
+        .run(&[&arguments[..], &rest].concat())
+        .fails(2, &["the encoder of Qwen3-ASR", "`--device cpu`"]);
+
+    let place = command::small_run(3);
+    let set = "train={projector: full, audio_tokens: full}";
+    place
+        .run(&["train", "recipe.yaml", "--device", "cuda", "--set", set])
+        .fails(2, &["`train.audio_tokens: full`", "`--device cpu`"]);
+    assert!(!place.path("runs/small/log.jsonl").exists());
+}
+
+#[test]
 fn a_gpu_benchmark_reports_time_and_memory() {
     if GPU.is_none() {
         return;

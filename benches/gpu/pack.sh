@@ -23,7 +23,7 @@ cd "$here/../.."
 LARGEST_BYTES=$((20 * 1024 * 1024))
 LIGER=liger-kernel==0.8.5
 # Files that tests/cuda_ops.rs and tests/cuda_train.rs read.
-FIXTURES="bf16_curves.json qwen_omni qwen_omni_tied"
+FIXTURES="bf16_curves.json qwen_omni qwen_omni_tied qwen2_audio/config.json qwen2_audio/model.safetensors"
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 
 if [ -e "$folder" ] && [ ! -f "$folder/check.py" ]; then
@@ -53,7 +53,7 @@ rm -rf "$folder"
 mkdir -p "$folder/programs" "$folder/peers" "$folder/tests/fixtures" "$folder/wheels"
 cp "$here"/*.py "$here/check.sh" "$folder/"
 for peer in ceiling qwen_gpu shapes thinker variants; do cp "benches/peers/$peer.py" "$folder/peers/"; done
-for fixture in $FIXTURES; do cp -r "tests/fixtures/$fixture" "$folder/tests/fixtures/"; done
+(cd tests/fixtures && cp -r --parents $FIXTURES "$folder/tests/fixtures/")
 for program in bench cuda_ops cuda_train; do
   if [ ! -x "$programs/$program" ]; then
     echo "there is no program $programs/$program" >&2

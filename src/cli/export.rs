@@ -110,12 +110,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         staged.path(),
         &adapter.plan,
         &adapter.tensors,
+        adapter.rows.as_ref(),
         &metadata,
         form,
     )?;
     staged.commit()?;
+    let of_tokens = match adapter.plan.tokens.len() {
+        0 => String::new(),
+        count => format!(" and the embeddings of {count} tokens"),
+    };
     print::line(format_args!(
-        "{} adapted modules in {}",
+        "{} adapted modules{of_tokens} in {}",
         adapter.plan.modules.len(),
         arguments.out.display()
     ))?;

@@ -60,7 +60,7 @@ pub fn unknown_until_trained(
         Part::Decoder => training == Training::Full && has_text,
     };
     let earlier = stages[..stage].iter().find_map(|earlier| {
-        let parts = earlier.train.or(&recipe.train);
+        let parts = earlier.train.or(&recipe.train.parts());
         Part::ALL
             .into_iter()
             .find(|&part| changes(part, parts.of(part)))

@@ -114,7 +114,7 @@ pub fn lines_of_shape(
     schedule: &Schedule,
     gpu_memory: Option<f64>,
 ) -> Result<Vec<(&'static str, String)>> {
-    let (parts, plan) = recipe.adapters(config, schedule)?;
+    let (parts, plan) = recipe.adapters(config, None, schedule)?;
     let sizes = Sizes::of(config, &plan);
     let need = HostNeed::training(&sizes, recipe.model.precision, 0.0);
     let mut lines = vec![(

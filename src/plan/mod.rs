@@ -103,7 +103,7 @@ impl Opened {
     fn open(recipe: &Recipe, dir: &Path, schedule: &Schedule) -> Result<Self> {
         let config = recipe.config(dir)?;
         let loader = Loader::new(dir, &config, recipe.max_audio_s)?;
-        let (parts, plan) = recipe.adapters(&config, schedule)?;
+        let (parts, plan) = recipe.adapters(&config, Some(loader.codec().special()), schedule)?;
         recipe.check_init(&plan, &config)?;
         Ok(Self {
             config,

@@ -46,6 +46,8 @@ use crate::nn::lora::Plan;
 use crate::nn::precision::Precision;
 use crate::parts::Part;
 use crate::parts::Parts;
+use crate::parts::TokenTraining;
+use crate::parts::TrainSettings;
 use crate::parts::Training;
 use crate::records::inputs::LeftOut;
 use crate::records::suite_file;
@@ -53,6 +55,7 @@ use crate::records::suite_file::Role;
 use crate::schedule;
 use crate::schedule::Schedule;
 use crate::task::AskedIn;
+use crate::task::SpecialTokens;
 use crate::task::Tasks;
 use crate::task::task_files;
 use crate::train::CheckpointSettings;
@@ -79,7 +82,7 @@ pub struct Recipe {
     pub audio_encoder: EncoderSettings,
     /// Training of each part.
     #[serde(default)]
-    pub train: Parts,
+    pub train: TrainSettings,
     /// The adapters.
     #[serde(default)]
     pub lora: lora::Settings,
@@ -399,16 +402,23 @@ impl Recipe {
         Ok(config)
     }
 
-    /// Training of each part by each stage, and the adapters for it.
+    /// Training of each part by each stage, and the adapters for it. `tokens` are the special tokens of the model, where its tokenizer is
+    /// here.
     ///
     /// # Errors
-    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round; a fresh projector
-    /// that no stage trains.
-    pub fn adapters(&self, config: &Config, schedule: &Schedule) -> Result<(Vec<Parts>, Plan)> {
+    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round; a fresh
+    /// projector that no stage trains; embeddings of tokens without a projector to train them with.
+    pub fn adapters(
+        &self,
+        config: &Config,
+        tokens: Option<SpecialTokens>,
+        schedule: &Schedule,
+    ) -> Result<(Vec<Parts>, Plan)> {
+        let whole = self.train.parts();
         let parts: Vec<Parts> = schedule
             .stages()
             .iter()
-            .map(|stage| stage.train.or(&self.train))
+            .map(|stage| stage.train.or(&whole))
             .collect();
         let trained = self.trained_parts(schedule, &parts)?;
         if self.audio_encoder.folder().is_some() && trained.projector != Training::Full {
@@ -417,7 +427,15 @@ impl Recipe {
             )
             .hint("write `train: {projector: full}`"));
         }
-        let plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
+        let mut plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
+        if self.train.audio_tokens == TokenTraining::Full {
+            check_audio_tokens(&trained)?;
+            plan.tokens = match tokens {
+                Some(special) => vec![special.audio_start, special.audio_end],
+                // The number of parameters depends on no id.
+                None => vec![config.audio_token; 2],
+            };
+        }
         if self.model.precision == Precision::Fp8 && plan.full.contains(&Part::Decoder) {
             return Err(Error::input("`model.precision` is fp8, which rounds frozen linear layers of the decoder, and `train.decoder: full` leaves none")
                 .hint("train the decoder through adapters (`train.decoder: lora`), or leave `model.precision` out"));
@@ -558,6 +576,23 @@ fn encoder_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let preprocessor = dir.join(hubert::config::PREPROCESSOR_FILE);
     paths.extend(preprocessor.is_file().then_some(preprocessor));
     Ok(paths)
+}
+
+/// Checks that the embeddings of the tokens that open and close a clip can be trained as `train.audio_tokens: full` says.
+fn check_audio_tokens(trained: &Parts) -> Result<()> {
+    if trained.decoder == Training::Full {
+        return Err(Error::input(
+            "`train.audio_tokens` is `full`, and so is `train.decoder`, which trains all embeddings already",
+        )
+        .hint("leave `audio_tokens` out"));
+    }
+    if trained.projector == Training::Frozen {
+        return Err(Error::input(
+            "`train.audio_tokens` is `full`, and no stage trains the projector, with which they are trained",
+        )
+        .hint("set `projector` to `full` or `lora` under `train`"));
+    }
+    Ok(())
 }
 
 /// Checks that the suite computes a score that the recipe uses.

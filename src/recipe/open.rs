@@ -25,6 +25,7 @@ use crate::models::memory::Fit;
 use crate::models::memory::HostNeed;
 use crate::models::names::Names;
 use crate::models::sizes::Sizes;
+use crate::models::token_rows_on_gpu;
 use crate::models::trained::Trained;
 use crate::nn::lora::Init;
 use crate::nn::lora::Plan;
@@ -44,6 +45,7 @@ use crate::records::inputs::Inputs;
 use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::task::Mode;
+use crate::task::TextCodec;
 use crate::train::Run;
 
 /// A resolved recipe.
@@ -125,7 +127,8 @@ impl Recipe {
         if let Some((_, suite)) = &rows.evaluate {
             suite.check_language(&loader)?;
         }
-        let (parts, plan) = self.adapters(&config, &rows.schedule)?;
+        let (parts, plan) =
+            self.adapters(&config, Some(loader.codec().special()), &rows.schedule)?;
         self.check_init(&plan, &config)?;
         let loss: Vec<loss_weights::Settings> = rows
             .schedule
@@ -283,7 +286,7 @@ impl Recipe {
     /// Memory of the training on a GPU with this many free bytes.
     ///
     /// # Errors
-    /// A training that does not fit.
+    /// A training that does not fit, or that trains what a GPU does not.
     pub fn fit(
         &self,
         config: &Config,
@@ -294,6 +297,9 @@ impl Recipe {
     ) -> Result<Fit> {
         if config.speech.is_some() {
             config.refuse_gpu()?;
+        }
+        if !plan.tokens.is_empty() {
+            return Err(token_rows_on_gpu());
         }
         let sizes = Sizes::of(config, plan);
         let stages: Vec<Model> = parts
@@ -316,7 +322,8 @@ impl Recipe {
         schedule: &Schedule,
         device: &Device,
     ) -> Result<(Vec<Parts>, AudioLlm)> {
-        let (parts, plan) = self.adapters(&config, schedule)?;
+        let tokens = TextCodec::load(model_dir)?.special();
+        let (parts, plan) = self.adapters(&config, Some(tokens), schedule)?;
         let (model, _) = self.model(model_dir, config, plan, device)?;
         Ok((parts, model))
     }
@@ -352,11 +359,17 @@ impl Recipe {
         };
         let mut model = AudioLlm::new(config, &weights.with(continued.full), plan, true, device)?;
         model.compute_in(self.model.precision.on(device)?.precision)?;
+        let at_init = |e: Error| e.at(&self.lora.init);
         match &continued.adapter {
-            Some(adapter) => model
-                .load_adapter(adapter)
-                .map_err(|e| e.at(&self.lora.init))?,
-            None => model.initialise(init.unwrap_or(Init::Default), self.seed)?,
+            Some(adapter) if !adapter.tensors.is_empty() => {
+                model.load_adapter(adapter).map_err(at_init)?;
+            }
+            of_tokens => {
+                model.initialise(init.unwrap_or(Init::Default), self.seed)?;
+                if let Some(adapter) = of_tokens {
+                    model.load_token_rows(adapter).map_err(at_init)?;
+                }
+            }
         }
         Ok((model, notes))
     }
@@ -409,7 +422,21 @@ impl Recipe {
 
     /// Checks that an adapter has the recipe's shape.
     fn expect_shape(&self, adapter: &Adapter, plan: &Plan, config: &Config) -> Result<()> {
-        if adapter.plan.modules == plan.modules {
+        if !adapter.plan.tokens.is_empty() && adapter.plan.tokens != plan.tokens {
+            let said = match &plan.tokens[..] {
+                [] => "the recipe trains none".to_owned(),
+                tokens => format!("the recipe trains those of {tokens:?}"),
+            };
+            return Err(Error::input(format!(
+                "embeddings of the tokens {:?} are trained there, {said}",
+                adapter.plan.tokens
+            ))
+            .at_path(Path::new(&self.lora.init))
+            .hint("write `audio_tokens: full` under `train`, or merge the adapter with `maqam export` and start from that"));
+        }
+        // Fresh adapters start beside embeddings of tokens, as beside parts in full fine-tuning.
+        let is_of_tokens = adapter.plan.modules.is_empty() && adapter.rows.is_some();
+        if is_of_tokens || adapter.plan.modules == plan.modules {
             return Ok(());
         }
         let parts = parts_of(&adapter.plan, config.names);
@@ -441,7 +468,7 @@ impl Recipe {
     }
 }
 
-/// Values of `train` in a recipe for the parts that a plan adapts.
+/// Values of `train` in a recipe for the parts and the tokens that a plan adapts.
 fn parts_of(plan: &Plan, names: &Names) -> Vec<String> {
     let is_adapted = |part| plan.modules.keys().any(|path| names.part_of(path) == part);
     [
@@ -454,5 +481,6 @@ fn parts_of(plan: &Plan, names: &Names) -> Vec<String> {
         let how = if is_adapted(part) { "lora" } else { "frozen" };
         format!("{name}: {how}")
     })
+    .chain((!plan.tokens.is_empty()).then(|| "audio_tokens: full".to_owned()))
     .collect()
 }

@@ -254,7 +254,7 @@ impl Optimiser {
             .map(|entry| Segment {
                 range: entry.range.clone(),
                 learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
-                decay: entry.shape.len() > 1,
+                decay: entry.decays(),
                 step: update.counts.of(entry.part),
             })
             .collect();

@@ -312,6 +312,42 @@ fn a_comparison_with_the_cpu_has_every_adapter() {
     }
 }
 
+/// Generation: a line for each batch, whose counts are those that were asked for.
+#[test]
+fn generation_is_timed_for_each_batch() {
+    let place = crate::command::Place::new();
+    let short = ["--seconds", "1", "--new-tokens", "3", "--runs", "1"];
+    let command = ["bench", "generate", "--batch", "1,2", "--json"];
+    let checkpoint = crate::command::fixture_text("qwen2_audio");
+    for model in [
+        &["--shape", "tiny", "--layers", "2"][..],
+        &["--model", &checkpoint],
+    ] {
+        let arguments = [&command[..], &short, model, &["--device", "cpu"]].concat();
+        let stdout = place.run(&arguments).succeeds().stdout;
+        let lines: Vec<Value> = stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 2, "{stdout}");
+        for (line, batch) in lines.iter().zip([1u64, 2]) {
+            assert_eq!((&line["batch"], &line["new_tokens"]), (&json!(batch), &json!(3)));
+            // 25 audio tokens and 32 others in each prompt.
+            assert_eq!(line["prompt_tokens"], json!(batch * (25 + 32)));
+            let number = |name: &str| line[name].as_f64().unwrap();
+            assert!(number("prefill_s") > 0.0 && number("prefill_tokens_per_s") > 0.0);
+            assert!(number("generate_s") > 0.0 && number("decode_tokens_per_s") > 0.0);
+        }
+    }
+    for (wrong, words) in [
+        (["--new-tokens", "1"], "--new-tokens counts from 2"),
+        (["--runs", "0"], "count from 1"),
+    ] {
+        let arguments = [&["bench", "generate"][..], &wrong].concat();
+        place.run(&arguments).fails(2, &[words]);
+    }
+}
+
 /// Reading alone, of all steps of a recipe: the counts are those of its rows.
 #[test]
 fn reading_of_a_recipe_is_timed() {

@@ -4,6 +4,7 @@
 //! built with the feature `cuda` alone, packed up and run by themselves on a machine with a GPU or on an emulated driver.
 
 mod audio;
+mod audio_tokens;
 mod augment;
 mod build;
 mod build_endpoints;

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::command;
+use crate::command::Place;
 use crate::golden::assert_close;
 use crate::golden::distance;
 use crate::golden::fixture;
@@ -45,15 +47,16 @@ use maqam::train::optimiser::Update;
 use serde_json::Value;
 
 /// 128 mel bands and a head of its own; 80 bands, one key head and a tied head.
-const GOLDENS: [&str; 2] = ["qwen2_audio", "qwen2_audio_tied"];
+pub const GOLDENS: [&str; 2] = ["qwen2_audio", "qwen2_audio_tied"];
 
-struct Golden {
-    dir: PathBuf,
-    config: Config,
+/// Results of transformers and PEFT with a checkpoint, and its examples as maqam's sequences.
+pub struct Golden {
+    pub dir: PathBuf,
+    pub config: Config,
     expected: Value,
     tensors: HashMap<String, Tensor>,
     /// Frames of each example's clips.
-    sequences: Vec<Sequence>,
+    pub sequences: Vec<Sequence>,
 }
 
 /// The noise that the script makes.
@@ -69,7 +72,7 @@ fn clip(seed: u64, samples: usize) -> Vec<f32> {
 }
 
 impl Golden {
-    fn load(name: &str) -> Self {
+    pub fn load(name: &str) -> Self {
         let dir = fixture(name);
         let config = Config::load(&dir).unwrap();
         let expected = json(&dir.join("expected.json"));
@@ -94,7 +97,7 @@ impl Golden {
         self.expected["examples"].as_array().unwrap()
     }
 
-    fn model(&self, plan: Plan, trained: bool) -> AudioLlm {
+    pub fn model(&self, plan: Plan, trained: bool) -> AudioLlm {
         open(&self.dir, plan, trained)
     }
 
@@ -120,7 +123,7 @@ impl Golden {
         sequences
     }
 
-    fn pack(&self, sequences: &[Sequence]) -> Batch {
+    pub fn pack(&self, sequences: &[Sequence]) -> Batch {
         let window = self.config.audio.framing();
         Batch::pack(&sequences.iter().collect::<Vec<_>>(), window).unwrap()
     }
@@ -586,7 +589,7 @@ fn exports_score_like_the_adapter() {
                 variant: adapter.variant,
             };
             let to = tempfile::tempdir().unwrap();
-            peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
+            peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
             let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
             assert_eq!(again.plan, adapter.plan);
         }
@@ -598,7 +601,7 @@ fn exports_score_like_the_adapter() {
             variant: adapter.variant,
         };
         let form = &golden.config.names.adapters[0];
-        peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
+        peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
         assert_eq!(
             names(to.path().join(peft::TENSORS_FILE)),
             names(golden.dir.join("adapter_final").join(peft::TENSORS_FILE))
@@ -650,4 +653,42 @@ fn cached_encoder_outputs_change_no_bit() {
     model.cache_encoded(empty.path(), 1 << 30).unwrap();
     train(&model, &golden, 1, Save::Norms);
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+/// The same through the program: a run's log does not depend on the cache, which is off where clips or the encoder change.
+#[test]
+fn the_folder_of_encoder_outputs_can_be_removed() {
+    let place = Place::new();
+    place.write_rows("rows.jsonl", &command::asr_rows());
+    let recipe = format!(
+        "name: a\nmodel: {{path: {}}}\ntrain: {{projector: full, decoder: lora}}\nlora: {{rank: 2}}\n\
+         data: [{{manifest: rows.jsonl, task: asr}}]\nschedule: {{batch: 4, stages: [{{epochs: 1}}]}}\nseed: 3\n",
+        command::fixture_text("qwen2_audio")
+    );
+    place.write("recipe.yaml", recipe);
+    let log = |name: &str, more: &[&str]| {
+        let name_is = format!("name={name}");
+        let arguments = ["train", "recipe.yaml", "--set", &name_is];
+        place.run(&[&arguments[..], more].concat()).succeeds();
+        place.bytes(&format!("runs/{name}/log.jsonl"))
+    };
+    let cache = place.path("runs/.encoded");
+    let num_files = || {
+        let mut folders = std::fs::read_dir(&cache).unwrap();
+        let folder = folders.next().unwrap().unwrap().path();
+        assert!(folders.next().is_none(), "one encoder");
+        std::fs::read_dir(folder).unwrap().count()
+    };
+
+    let first = log("cold", &[]);
+    assert_eq!(num_files(), command::asr_rows().len());
+    assert!(log("warm", &[]) == first);
+    assert_eq!(num_files(), command::asr_rows().len());
+    std::fs::remove_dir_all(&cache).unwrap();
+    assert!(log("removed", &[]) == first);
+
+    std::fs::remove_dir_all(&cache).unwrap();
+    log("augmented", &["--set", "augment={gain_db: [-3, 3]}"]);
+    log("trained", &["--set", "train.audio_encoder=lora"]);
+    assert!(!cache.exists());
 }

@@ -780,7 +780,7 @@ fn exports_score_like_the_adapter() {
             };
             for (i, form) in config.names.adapters.iter().enumerate() {
                 let to = tempfile::tempdir().unwrap();
-                peft::save(to.path(), &adapter.plan, &adapter.tensors, &metadata, form).unwrap();
+                peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
                 let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
                 assert_eq!(again.plan, adapter.plan);
                 let written = names(&to.path().join(peft::TENSORS_FILE));

@@ -71,9 +71,56 @@ impl<T: Copy> PerPart<T> {
     }
 }
 
+/// How the embeddings of the tokens that open and close a clip are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenTraining {
+    /// Not at all, unless the decoder is in full fine-tuning.
+    #[default]
+    Frozen,
+    /// Both embeddings, in the stages that train the projector.
+    Full,
+}
+
 /// `train:` of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct TrainSettings {
+    /// Convolutions and transformer layers that encode audio.
+    pub audio_encoder: Training,
+    /// The linear layer from audio to decoder width.
+    pub projector: Training,
+    /// The language model.
+    pub decoder: Training,
+    /// Embeddings of the tokens that open and close a clip.
+    pub audio_tokens: TokenTraining,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        let parts = Parts::default();
+        Self {
+            audio_encoder: parts.audio_encoder,
+            projector: parts.projector,
+            decoder: parts.decoder,
+            audio_tokens: TokenTraining::default(),
+        }
+    }
+}
+
+impl TrainSettings {
+    /// How each part is trained.
+    pub fn parts(&self) -> Parts {
+        Parts {
+            audio_encoder: self.audio_encoder,
+            projector: self.projector,
+            decoder: self.decoder,
+        }
+    }
+}
+
+/// How each part is trained: of a recipe, or of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// Convolutions and transformer layers that encode audio.
     pub audio_encoder: Training,

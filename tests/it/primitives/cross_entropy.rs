@@ -2,8 +2,10 @@
 
 use candle_core::Tensor;
 use maqam::ops::cross_entropy::Targets;
+use maqam::ops::cross_entropy::head_rows_backward;
 use maqam::ops::cross_entropy::linear_cross_entropy;
 use maqam::ops::cross_entropy::logits;
+use maqam::ops::rows::gather;
 use maqam::ops::weight::Weight;
 
 use crate::support::assert_gradient;
@@ -69,6 +71,35 @@ fn gradients_over_several_blocks_equal_differences() {
                 &gradient(&head),
                 |head| 2.0 * loss(&x, head),
             );
+        }
+    }
+}
+
+#[test]
+fn gradients_of_single_rows_are_the_heads() {
+    for rows in [1, 300] {
+        for label_smoothing in [0.0, 0.1] {
+            let x = random("x", &[rows, DIM]);
+            let ids = ids(rows);
+            let weights = weights(rows);
+            let targets = Targets {
+                ids: &ids,
+                weights: &weights,
+                label_smoothing,
+            };
+            let head = trained(random("head", &[VOCAB, DIM]));
+            let found = linear_cross_entropy(&x, &head, targets, true).unwrap();
+            let chosen = [9, 0, 7];
+            let few = trained(random("few", &[chosen.len(), DIM]));
+            let few = few.gradient.unwrap();
+            head_rows_backward(&few, &chosen, &x, &head.value, targets, &found).unwrap();
+            let expected = gather(&gradient(&head), &chosen).unwrap();
+            assert_near("rows of the head's gradient", &few, &expected, 1e-12);
+            // Added to what is there.
+            head_rows_backward(&few, &chosen, &x, &head.value, targets, &found).unwrap();
+            let twice = (expected * 2.0).unwrap();
+            assert_near("twice", &few, &twice, 1e-12);
+            assert!(head_rows_backward(&few, &[0, 1, 23], &x, &head.value, targets, &found).is_err());
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::models::config::Config;
 use crate::models::encoded::EncodedCache;
 use crate::models::pass::Pass;
 use crate::models::pass::Phase;
+use crate::models::token_embeddings::TokenEmbeddings;
 use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::decoder_layer::Packing;
@@ -55,6 +56,8 @@ pub struct AudioLlm {
     /// Device that computes.
     pub device: Device,
     pub(crate) audio: AudioEmbedder,
+    /// Embeddings of single tokens that are trained; they belong to the projector.
+    pub(crate) token_embeddings: Option<TokenEmbeddings>,
     pub(crate) embeddings: Weight,
     pub(crate) decoder: Decoder,
     pub(crate) final_norm: RmsNorm,
@@ -78,6 +81,7 @@ impl AudioLlm {
     ) -> Result<Self> {
         let build::Built {
             audio,
+            token_embeddings,
             embeddings,
             decoder,
             final_norm,
@@ -90,6 +94,7 @@ impl AudioLlm {
             parameters,
             device: device.clone(),
             audio,
+            token_embeddings,
             embeddings,
             decoder,
             final_norm,
@@ -191,13 +196,19 @@ impl AudioLlm {
         let mut loss = linear_cross_entropy(&rows, &self.head, targets, true)?;
 
         // Backward.
+        if let Some(trained) = &self.token_embeddings {
+            trained.head_backward(&rows, &self.head.value, targets, &loss)?;
+        }
         let d_rows = wanted(loss.d_rows.take())?;
         let dx = self
             .final_norm
             .backward(&d_rows, &x, &inverse, None, &self.decoder)?;
         drop(x);
         done(Phase::Head)?;
-        let want_input = self.is_audio_trained() || self.embeddings.gradient.is_some();
+        let trained_tokens = self.token_embeddings.as_ref();
+        let want_input = self.is_audio_trained()
+            || self.embeddings.gradient.is_some()
+            || trained_tokens.is_some_and(TokenEmbeddings::is_trained);
         let dx = self.decoder.backward(dx, saved, &packing, want_input)?;
         done(Phase::Backward)?;
         let Some(dx) = dx else {
@@ -207,6 +218,10 @@ impl AudioLlm {
         if let Some(gradient) = &self.embeddings.gradient {
             let (rows, tokens) = text_rows(batch);
             scatter_add(gradient, &tokens, &gather(&dx, &rows)?)?;
+        }
+        if let Some(trained) = trained_tokens {
+            let (rows, tokens) = text_rows(batch);
+            trained.backward(&rows, &tokens, &dx)?;
         }
 
         if let (Some(saved), Some(audio)) = (audio, &batch.audio) {

@@ -19,6 +19,7 @@ use crate::models::hubert::build_part;
 use crate::models::hubert::declare_others;
 use crate::models::projector::Projector;
 use crate::models::speech_encoder::SpeechEncoder;
+use crate::models::token_embeddings::TokenEmbeddings;
 use crate::nn::decoder::Decoder;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::nn::encoder_layer::EncoderLayer;
@@ -27,7 +28,9 @@ use crate::nn::head_norms::HeadNorms;
 use crate::nn::lora::Plan;
 use crate::nn::parameters::Declared;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TableRows;
 use crate::nn::parameters::TensorKind;
+use crate::nn::peft::token_rows_key;
 use crate::nn::rms_norm::RmsNorm;
 use crate::nn::self_attention::SelfAttention;
 use crate::nn::stack::Builder;
@@ -37,6 +40,7 @@ use crate::nn::stack::declare_adapters;
 use crate::nn::weights::Weights;
 use crate::ops::convolution::KERNEL;
 use crate::ops::device::compute_type;
+use crate::ops::rows::gather;
 use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -45,6 +49,7 @@ use maqam_base::parts::Part;
 /// The parts of a model, built.
 pub struct Built {
     pub audio: AudioEmbedder,
+    pub token_embeddings: Option<TokenEmbeddings>,
     pub embeddings: Weight,
     pub decoder: Decoder,
     pub final_norm: RmsNorm,
@@ -66,6 +71,10 @@ pub fn build(
         config.refuse_gpu()?;
     }
 
+    if trained && !plan.tokens.is_empty() && !device.is_cpu() {
+        return Err(token_rows_on_gpu());
+    }
+
     let groups = Groups::of(config);
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
@@ -77,11 +86,19 @@ pub fn build(
         HashMap::new()
     };
 
+    let rows = declared.len();
+    let has_rows = trained && !plan.tokens.is_empty();
+    if has_rows {
+        let shape = [plan.tokens.len(), config.text.hidden_size];
+        let name = token_rows_key(&names.embeddings_module(), false);
+        declared.declare(name, &shape, Part::Projector, TensorKind::Rows);
+    }
+
     let mut parameters = declared.allocate(device)?;
     for entry in parameters
         .entries
         .iter()
-        .filter(|entry| entry.kind != TensorKind::Adapter)
+        .filter(|entry| matches!(entry.kind, TensorKind::Full | TensorKind::Convolution))
     {
         parameters.set_tensor(entry, &weights.get(&entry.name, &entry.shape, DType::F32)?)?;
     }
@@ -133,14 +150,40 @@ pub fn build(
 
     parameters.copies = decoder.copies()?;
 
+    let mut token_embeddings = None;
+    if has_rows {
+        let weight = parameters.weight(rows)?;
+        let start = gather(&embeddings.value, &plan.tokens)?;
+        parameters.set_tensor(&parameters.entries[rows], &start)?;
+        parameters.rows = Some(TableRows {
+            values: weight.value.clone(),
+            ids: plan.tokens.clone(),
+            table: embeddings.value.clone(),
+        });
+        token_embeddings = Some(TokenEmbeddings {
+            weight,
+            ids: plan.tokens.clone(),
+            is_head_tied: !has_head,
+        });
+    }
+
     Ok(Built {
         audio,
+        token_embeddings,
         embeddings,
         decoder,
         final_norm,
         head,
         parameters,
     })
+}
+
+/// The refusal to train embeddings of single tokens on a GPU.
+pub fn token_rows_on_gpu() -> Error {
+    Error::input(
+        "`train.audio_tokens: full` has no kernels for the GPU: embeddings of single tokens are trained on the CPU alone",
+    )
+    .hint("leave `audio_tokens` out, or compute on the CPU with `--device cpu`")
 }
 
 fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {

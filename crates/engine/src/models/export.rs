@@ -293,6 +293,12 @@ fn changed_values(
     {
         return merged_values(stored, a, b, shape.scale).map(Some);
     }
+    if let Some(adapter) = &trained.adapter
+        && let Some(rows) = &adapter.rows
+        && full.strip_suffix(".weight") == Some(rows.table.as_str())
+    {
+        return replaced_rows(stored, &adapter.plan.tokens, &rows.values).map(Some);
+    }
     let Some(tensor) = trained.full.get(full) else {
         return Ok(None);
     };
@@ -448,20 +454,7 @@ fn model_card(
     let Origin { base, adapter } = origin;
     let quoted = Value::from(base.as_str());
     let version = env!("CARGO_PKG_VERSION");
-    let what = trained.adapter.as_ref().map_or_else(
-        || "weights that were trained whole".to_owned(),
-        |adapter| {
-            let shapes = adapter.plan.modules.values();
-            let ranks: BTreeSet<usize> = shapes.map(|shape| shape.rank).collect();
-            let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
-            let whole = if trained.full.is_empty() {
-                ""
-            } else {
-                ", and weights that were trained whole"
-            };
-            format!("a LoRA adapter of rank {}{whole}", ranks.join(", "))
-        },
-    );
+    let what = description(trained);
     let stored = dtype.map_or("the types of the base", name_of);
     let library = match (&config.speech, config.names.package) {
         (Some(_), _) => "maqam",
@@ -514,6 +507,24 @@ fn usage(config: &Config, name: &str, library: &str, loading: &str) -> String {
     format!(
         "With {library}:\n\n```python\n{loading}\n```\n\nWith vLLM:\n\n```\nvllm serve {name}\n```"
     )
+}
+
+/// What was trained, for a model card.
+fn description(trained: &Trained) -> String {
+    let plan = trained.plan();
+    let ranks: BTreeSet<usize> = plan.modules.values().map(|shape| shape.rank).collect();
+    let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+    let mut parts = Vec::new();
+    if !ranks.is_empty() {
+        parts.push(format!("a LoRA adapter of rank {}", ranks.join(", ")));
+    }
+    if !plan.tokens.is_empty() {
+        parts.push(format!("the embeddings of {} tokens", plan.tokens.len()));
+    }
+    if !trained.full.is_empty() || parts.is_empty() {
+        parts.push("weights that were trained whole".to_owned());
+    }
+    parts.join(", and ")
 }
 
 /// Python that loads an exported tree, called `out`, whose files are in `tree`.
@@ -588,12 +599,7 @@ impl View for Written<'_> {
 
 /// `W + scale B A`, computed in `f32`.
 fn merged_values(stored: &StoredTensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Vec<f32>> {
-    let mut values = stored.values().ok_or_else(|| {
-        Error::input(format!(
-            "is stored as {:?}; maqam merges into F32, F16 and BF16",
-            stored.dtype
-        ))
-    })?;
+    let mut values = floats(stored)?;
     add_product(&mut values, &stored.shape, a, b, scale)?;
     Ok(values)
 }
@@ -626,6 +632,36 @@ fn add_product(
         Threads::All,
     );
     Ok(())
+}
+
+/// The values of a stored table with `rows` in place of those with the numbers `ids`, in `f32`.
+fn replaced_rows(stored: &StoredTensor, ids: &[u32], rows: &Tensor) -> Result<Vec<f32>> {
+    let (_, width) = rows.dims2()?;
+    let mut values = floats(stored)?;
+    let num_rows = values.len() / width;
+    if stored.shape != [num_rows, width] || ids.iter().any(|&id| id as usize >= num_rows) {
+        return Err(Error::input(format!(
+            "has shape {:?}, the adapter changes rows {ids:?} of {width} numbers",
+            stored.shape
+        )));
+    }
+    for (row, &id) in slice::<f32>(rows)?.chunks_exact(width).zip(ids) {
+        values[id as usize * width..][..width].copy_from_slice(row);
+    }
+    Ok(values)
+}
+
+/// The values of a stored weight, in `f32`.
+///
+/// # Errors
+/// A weight that is not of floating-point numbers.
+fn floats(stored: &StoredTensor) -> Result<Vec<f32>> {
+    stored.values().ok_or_else(|| {
+        Error::input(format!(
+            "is stored as {:?}; maqam merges into F32, F16 and BF16",
+            stored.dtype
+        ))
+    })
 }
 
 /// The bytes of values in a floating-point type.

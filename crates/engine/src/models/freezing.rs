@@ -38,7 +38,13 @@ impl AudioLlm {
     fn weights_mut(&mut self, part: Part) -> Vec<&mut Weight> {
         match part {
             Part::AudioEncoder => self.audio.encoder.weights_mut(),
-            Part::Projector => self.audio.projector.weights_mut(),
+            Part::Projector => {
+                let tokens = self.token_embeddings.iter_mut();
+                let of_projector = self.audio.projector.weights_mut().into_iter();
+                of_projector
+                    .chain(tokens.map(|tokens| &mut tokens.weight))
+                    .collect()
+            }
             Part::Decoder => {
                 let ends = [
                     &mut self.embeddings,

@@ -140,9 +140,17 @@ impl Config {
     /// Modules that can be adapted.
     pub fn adaptable(&self) -> Adaptable {
         let groups = Groups::of(self);
+        let is_tied = self.text.tie_word_embeddings;
         Adaptable {
             source: self.source.clone(),
             modules: groups.all().flat_map(modules).collect(),
+            embeddings: Module {
+                path: self.names.embeddings_module(),
+                part: Part::Decoder,
+                inputs: self.text.hidden_size,
+                outputs: self.text.vocab_size,
+            },
+            tied_head: is_tied.then(|| self.names.head.to_owned()),
             forms: self.names.adapters,
         }
     }

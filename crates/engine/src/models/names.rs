@@ -47,9 +47,14 @@ impl Names {
         format!("{}.layers.{layer}", self.decoder)
     }
 
+    /// Path of the table of token embeddings.
+    pub fn embeddings_module(&self) -> String {
+        format!("{}.embed_tokens", self.decoder)
+    }
+
     /// The table of token embeddings.
     pub fn embeddings(&self) -> String {
-        format!("{}.embed_tokens.weight", self.decoder)
+        format!("{}.weight", self.embeddings_module())
     }
 
     /// Weight of the norm after the decoder's last layer.

@@ -15,7 +15,7 @@ pub struct Sizes {
     pub weights: PerPart<usize>,
     /// Parameters of its adapters.
     pub adapters: PerPart<usize>,
-    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning.
+    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning; with the projector's, embeddings of single tokens.
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
@@ -70,10 +70,15 @@ impl Sizes {
             weights,
             adapters,
             trained: PerPart::from_fn(|part| {
-                if is_full(part) {
+                let of_part = if is_full(part) {
                     weights.of(part)
                 } else {
                     adapters.of(part)
+                };
+                // Embeddings of single tokens are trained with the projector.
+                match part {
+                    Part::Projector => of_part + plan.tokens.len() * config.text.hidden_size,
+                    _ => of_part,
                 }
             }),
             frozen_linears: if is_full(Part::Decoder) { 0 } else { linears },
@@ -154,6 +159,15 @@ mod tests {
         assert_eq!(
             Sizes::of(&config, &full).frozen + sizes.weights.projector,
             sizes.frozen
+        );
+        // Embeddings of two tokens are trained with the projector, beside a table that stays.
+        let of_tokens = Plan {
+            tokens: vec![1, 2],
+            ..full
+        };
+        assert_eq!(
+            Sizes::of(&config, &of_tokens).trained.projector,
+            sizes.weights.projector + 2 * 3584
         );
         assert_eq!(Parts::default().of(Part::Projector), Training::Frozen);
         assert_eq!(

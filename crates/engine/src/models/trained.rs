@@ -48,10 +48,9 @@ impl Trained {
 
     /// Number of the checkpoint's weights that it changes.
     pub fn num_weights(&self) -> usize {
-        let adapted = self
-            .adapter
-            .as_ref()
-            .map_or(0, |adapter| adapter.plan.modules.len());
+        let adapted = self.adapter.as_ref().map_or(0, |adapter| {
+            adapter.plan.modules.len() + usize::from(adapter.rows.is_some())
+        });
         adapted + self.full.len()
     }
 
@@ -120,11 +119,12 @@ fn check_full(path: &Path, config: &Config) -> Result<()> {
 
 /// Writes what was trained of a model into a folder that exists.
 pub fn save(dir: &Path, model: &AudioLlm, metadata: &Metadata) -> Result<()> {
-    if !model.plan.modules.is_empty() {
+    if model.plan.has_adapter() {
         peft::save(
             dir,
             &model.plan,
             &model.adapter_tensors()?,
+            model.token_rows()?.as_ref(),
             metadata,
             &model.config.names.adapters[0],
         )?;
@@ -152,8 +152,16 @@ fn write_record(dir: &Path, speech: &Speech, is_here: bool) -> Result<()> {
 pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
     let trained = Trained::load(dir, &model.config)?;
     match &trained.adapter {
-        Some(adapter) => model.load_adapter(adapter)?,
-        None if model.plan.modules.is_empty() => {}
+        Some(adapter) if model.plan.tokens.is_empty() == adapter.rows.is_none() => {
+            model.load_adapter(adapter)?;
+        }
+        None if !model.plan.has_adapter() => {}
+        Some(_) => {
+            return Err(Error::input(
+                "embeddings of tokens are trained here and not there, or the other way round",
+            )
+            .at_path(&dir.join(peft::CONFIG_FILE)));
+        }
         None => {
             return Err(Error::input("there is no adapter").at_path(&dir.join(peft::CONFIG_FILE)));
         }

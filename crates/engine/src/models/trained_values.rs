@@ -10,7 +10,10 @@ use crate::nn::lora::Init;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::TensorKind;
 use crate::nn::peft;
+use crate::nn::peft::TokenRows;
+use crate::ops::device::place_like;
 use crate::ops::device::to_host;
+use crate::ops::rows::overwrite;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
@@ -46,7 +49,43 @@ impl AudioLlm {
                 .set_tensor(entry, tensor)
                 .map_err(|e| e.hint("give the model that the adapter was trained on"))?;
         }
-        Ok(())
+        self.load_token_rows(adapter)
+    }
+
+    /// Takes the embeddings of tokens of a PEFT folder, if it has any. A model that trains none keeps them in its table.
+    ///
+    /// # Errors
+    /// Embeddings of other tokens than are trained here.
+    pub fn load_token_rows(&self, adapter: &peft::Adapter) -> Result<()> {
+        let tokens = &adapter.plan.tokens;
+        let Some(rows) = &adapter.rows else {
+            return Ok(());
+        };
+        let Some(entry) = self.rows_entry() else {
+            let table = &self.embeddings.value;
+            let width = rows.values.dim(1)?;
+            let values = rows.values.flatten_all()?.to_vec1::<f32>()?;
+            let values = place_like(&values, (tokens.len(), width), table)?;
+            return Ok(overwrite(table, tokens, &values)?);
+        };
+        if self.plan.tokens != *tokens {
+            return Err(Error::input(format!(
+                "the adapter has embeddings of the tokens {tokens:?}, and those of {:?} are trained here",
+                self.plan.tokens
+            )));
+        }
+        self.parameters.set_tensor(entry, &rows.values)
+    }
+
+    /// The trained embeddings of tokens, if there are any.
+    pub fn token_rows(&self) -> Result<Option<TokenRows>> {
+        let rows = self.rows_entry().map(|entry| {
+            Ok(TokenRows {
+                table: self.config.names.embeddings_module(),
+                values: self.parameters.value(entry)?,
+            })
+        });
+        rows.transpose()
     }
 
     /// Values of the adapters by module path: `lora_A` and `lora_B`.
@@ -105,7 +144,12 @@ impl AudioLlm {
 
     fn full_entries(&self) -> impl Iterator<Item = &Entry> {
         let entries = self.parameters.entries.iter();
-        entries.filter(|entry| entry.kind != TensorKind::Adapter)
+        entries.filter(|entry| matches!(entry.kind, TensorKind::Full | TensorKind::Convolution))
+    }
+
+    fn rows_entry(&self) -> Option<&Entry> {
+        let mut entries = self.parameters.entries.iter();
+        entries.find(|entry| entry.kind == TensorKind::Rows)
     }
 
     fn value_of(&self, name: &str) -> Result<Tensor> {

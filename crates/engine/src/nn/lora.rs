@@ -188,6 +188,10 @@ pub struct Adaptable {
     pub source: PathBuf,
     /// Every linear layer that can be adapted, in the order of the model.
     pub modules: Vec<Module>,
+    /// Table of token embeddings, of which adapters may replace rows: `outputs` tokens of `inputs` numbers.
+    pub embeddings: Module,
+    /// Weight of the head, where that is the table of token embeddings.
+    pub tied_head: Option<String>,
     /// Ways in which adapters name them; the first is the one that is written unless told.
     pub forms: &'static [NameForm],
 }
@@ -215,13 +219,15 @@ pub struct Shape {
     pub scale: f64,
 }
 
-/// Which modules carry an adapter, and of which shape; which parts are in full fine-tuning.
+/// Which modules carry an adapter, and of which shape; which embeddings and parts are trained themselves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By module path.
     pub modules: BTreeMap<String, Shape>,
     /// The parts whose own weights are trained.
     pub full: Vec<Part>,
+    /// Ids of the tokens whose embeddings are trained, all different. The embeddings belong to the projector.
+    pub tokens: Vec<u32>,
     /// Share of the adapters' inputs that is dropped in training.
     pub dropout: f64,
     /// Which modules share a dropout mask.
@@ -301,7 +307,13 @@ impl Plan {
             full,
             dropout: settings.dropout,
             masks,
+            ..Self::default()
         })
+    }
+
+    /// Whether something is trained that a PEFT folder holds.
+    pub fn has_adapter(&self) -> bool {
+        !self.modules.is_empty() || !self.tokens.is_empty()
     }
 
     /// The regular expression that names exactly these modules to PEFT.
@@ -594,6 +606,13 @@ mod tests {
                     outputs: 8,
                 })
                 .collect(),
+            embeddings: Module {
+                path: "thinker.model.embed_tokens".to_owned(),
+                part: Part::Decoder,
+                inputs: 8,
+                outputs: 8,
+            },
+            tied_head: None,
             forms: &[],
         }
     }

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 
 use crate::ops::device;
 use crate::ops::linear::copy_matrices;
+use crate::ops::rows::overwrite;
 use crate::ops::weight::Weight;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -37,6 +38,26 @@ pub enum TensorKind {
     Full,
     /// The same for a convolution's `[out, in, taps]` over one axis or two, which lies in the buffer as `[out, taps, in]`.
     Convolution,
+    /// Rows of the table of token embeddings, `[tokens, width]`, saved as PEFT does. Vectors: their weights never decay.
+    Rows,
+}
+
+impl Entry {
+    /// Whether weight decay changes it: vectors never decay.
+    pub fn decays(&self) -> bool {
+        self.shape.len() > 1 && self.kind != TensorKind::Rows
+    }
+}
+
+/// Trained rows of a table that is frozen otherwise. The table holds a copy of them, which layers read.
+#[derive(Clone, Debug)]
+pub struct TableRows {
+    /// Values of the rows, `[rows, width]`, in the flat buffer.
+    pub values: Tensor,
+    /// Their numbers in the table.
+    pub ids: Vec<u32>,
+    /// The table, `[all rows, width]`.
+    pub table: Tensor,
 }
 
 /// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes the buffers.
@@ -52,6 +73,8 @@ pub struct Parameters {
     pub gradients: Tensor,
     /// Adapters on a GPU, and where copies of them lie beside the weights they adapt.
     pub copies: Vec<(Tensor, Tensor)>,
+    /// Trained rows of the table of token embeddings, if there are any.
+    pub rows: Option<TableRows>,
     /// Stretches between entries that are no parameters: their values and gradients stay zero.
     gaps: Vec<Range<usize>>,
 }
@@ -120,6 +143,7 @@ impl Declared {
             gradients: zeros()?,
             entries: self.entries,
             copies: Vec::new(),
+            rows: None,
             gaps: self.gaps,
         })
     }
@@ -210,6 +234,9 @@ impl Parameters {
 
     /// Renews the copies that lie elsewhere. To be called once values have changed.
     pub fn renew_copies(&self) -> Result<()> {
+        if let Some(rows) = &self.rows {
+            overwrite(&rows.table, &rows.ids, &rows.values)?;
+        }
         Ok(copy_matrices(&self.copies)?)
     }
 

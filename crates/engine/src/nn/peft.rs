@@ -21,6 +21,7 @@ use crate::nn::lora::Variant;
 use crate::nn::lora::regex_of;
 use crate::nn::naming::NameForm;
 use crate::nn::peft_rules::Rules;
+use crate::nn::peft_rules::TOKENS_ALONE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
@@ -46,6 +47,27 @@ pub fn key(module: &str, matrix: char) -> String {
     format!("base_model.model.{module}.lora_{matrix}.weight")
 }
 
+/// The name of the tensor with the embeddings of some tokens in a PEFT file; `table` is the path that the file writes. PEFT names it
+/// otherwise where an adapter holds nothing else.
+pub fn token_rows_key(table: &str, is_alone: bool) -> String {
+    let stem = if is_alone { "" } else { TOKEN_ADAPTER };
+    format!("base_model.model.{table}{stem}{TOKEN_ROWS}")
+}
+
+/// End of the name of a tensor with embeddings of tokens.
+const TOKEN_ROWS: &str = ".trainable_tokens_delta";
+/// Module that PEFT puts in between beside LoRA.
+const TOKEN_ADAPTER: &str = ".token_adapter";
+
+/// Embeddings that replace those of some tokens.
+#[derive(Clone, Debug)]
+pub struct TokenRows {
+    /// Path of the table of token embeddings in the model.
+    pub table: String,
+    /// The embeddings, `[tokens, width]` in `f32`, in the order of [`Plan::tokens`].
+    pub values: Tensor,
+}
+
 /// A PEFT folder, read.
 #[derive(Debug)]
 pub struct Adapter {
@@ -53,6 +75,8 @@ pub struct Adapter {
     pub plan: Plan,
     /// `lora_A` `[rank, in]` and `lora_B` `[out, rank]` by module path, in `f32`.
     pub tensors: BTreeMap<String, (Tensor, Tensor)>,
+    /// Embeddings of tokens that it replaces, if it does.
+    pub rows: Option<TokenRows>,
     /// Whether it scales by the root of the rank.
     pub variant: Variant,
     /// Dropout of the run that trained it.
@@ -86,7 +110,7 @@ impl Adapter {
 
     fn from_tensors(
         rules: Rules,
-        stored: HashMap<String, Tensor>,
+        mut stored: HashMap<String, Tensor>,
         model: &Adaptable,
     ) -> Result<Self> {
         let known: BTreeMap<&String, &Module> = model
@@ -95,10 +119,37 @@ impl Adapter {
             .map(|module| (&module.path, module))
             .collect();
         let foreign = foreign_hint(rules.base.as_deref(), &model.source);
+        let stored_rows = take_rows(&mut stored, &rules.tokens, model, &foreign)?;
+        let rows = stored_rows.as_ref().map(|(_, values)| TokenRows {
+            table: model.embeddings.path.clone(),
+            values: values.clone(),
+        });
+        let mut plan = Plan {
+            tokens: rules.tokens.clone(),
+            ..Plan::default()
+        };
+        if stored.is_empty() && rows.is_some() {
+            return Ok(Self {
+                plan,
+                tensors: BTreeMap::new(),
+                rows,
+                variant: rules.variant,
+                dropout: rules.dropout,
+                notes: rules.notes,
+            });
+        }
         let (form, pairs) = pairs(stored, model, &known, &foreign)?;
+        if let Some((written, _)) = &stored_rows
+            && form.read(written).as_ref() != Some(&model.embeddings.path)
+        {
+            return Err(Error::input(format!(
+                "`{written}` is named otherwise than the tensors of linear layers, which are {}",
+                form.name
+            ))
+            .hint("keep one form of names; PEFT would load half of them"));
+        }
 
         let mut untargeted = Vec::new();
-        let mut plan = Plan::default();
         let mut tensors = BTreeMap::new();
         for (module, pair) in pairs {
             let (rank, a, b) = checked(&module, pair)?;
@@ -155,6 +206,7 @@ impl Adapter {
         Ok(Self {
             plan,
             tensors,
+            rows,
             variant: rules.variant,
             dropout: rules.dropout,
             notes,
@@ -173,6 +225,103 @@ fn parse_key(name: &str) -> Option<(String, usize)> {
         "B" => Some((module.to_owned(), 1)),
         _ => None,
     }
+}
+
+/// Path of the table as it is written, of the name of a tensor with embeddings of tokens.
+fn parse_rows_key(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix("base_model.model.").unwrap_or(name);
+    let rest = rest.strip_suffix(".default").unwrap_or(rest);
+    let table = rest.strip_suffix(TOKEN_ROWS)?;
+    Some(table.strip_suffix(TOKEN_ADAPTER).unwrap_or(table))
+}
+
+/// Takes the embeddings of `tokens` out of an adapter's tensors: path of the table as it is written, and `[tokens, width]` in `f32`.
+fn take_rows(
+    stored: &mut HashMap<String, Tensor>,
+    tokens: &[u32],
+    model: &Adaptable,
+    foreign: &str,
+) -> Result<Option<(String, Tensor)>> {
+    let table = &model.embeddings;
+    let head = take_head_rows(stored, model);
+    let is_table = |written: &str| {
+        let mut forms = model.forms.iter();
+        forms.any(|form| NameForm::read(form, written).as_ref() == Some(&table.path))
+    };
+    let mut names: Vec<String> = stored
+        .keys()
+        .filter(|name| parse_rows_key(name).is_some_and(is_table))
+        .cloned()
+        .collect();
+    names.sort();
+    if let [first, second, ..] = &names[..] {
+        let fault = format!("`{first}` and `{second}` hold the same embeddings");
+        return Err(Error::input(fault).hint("keep one form of names"));
+    }
+    let Some(name) = names.first() else {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        return Err(Error::input(format!(
+            "{CONFIG_FILE} names the tokens {tokens:?}, and no tensor holds their embeddings"
+        ))
+        .hint(foreign));
+    };
+    if tokens.is_empty() {
+        return Err(Error::input(format!(
+            "`{name}` holds embeddings, and {CONFIG_FILE} names no tokens"
+        ))
+        .hint("write their ids into `trainable_token_indices`"));
+    }
+    let written = parse_rows_key(name).unwrap_or_default().to_owned();
+    let values = stored
+        .remove(name)
+        .ok_or_else(|| Error::bug("a tensor that is there and is not"))?
+        .to_dtype(DType::F32)?;
+    if let Some(token) = tokens.iter().find(|&&id| id as usize >= table.outputs) {
+        return Err(Error::input(format!(
+            "{CONFIG_FILE} names token {token}, and this model has {}",
+            table.outputs
+        ))
+        .hint(foreign));
+    }
+    if values.dims() != [tokens.len(), table.inputs] {
+        return Err(Error::input(format!(
+            "`{name}` has shape {:?}, this model needs {:?}",
+            values.dims(),
+            [tokens.len(), table.inputs]
+        ))
+        .hint(foreign));
+    }
+    if let Some((name_of_head, of_head)) = head
+        && of_head
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            != values.flatten_all()?.to_vec1::<f32>()?
+    {
+        return Err(Error::input(format!(
+            "`{name_of_head}` differs from `{name}`, and this model ties its head to the table of token embeddings"
+        ))
+        .hint("train the rows of tied matrices as one"));
+    }
+    Ok(Some((written, values)))
+}
+
+/// Takes the rows of a tied head out of an adapter's tensors, with their name: PEFT stores them once more in adapters of nothing else.
+fn take_head_rows(
+    stored: &mut HashMap<String, Tensor>,
+    model: &Adaptable,
+) -> Option<(String, Tensor)> {
+    let head = model.tied_head.as_ref()?;
+    let is_head = |written: &str| {
+        let weight = format!("{written}.weight");
+        let mut forms = model.forms.iter();
+        forms.any(|form| NameForm::read(form, &weight).as_ref() == Some(head))
+    };
+    let mut names = stored.keys();
+    let name = names.find(|name| parse_rows_key(name).is_some_and(is_head))?;
+    stored.remove_entry(&name.clone())
 }
 
 /// `lora_A` and `lora_B` of a module, as far as they are stored.
@@ -264,35 +413,59 @@ pub struct Metadata {
     pub variant: Variant,
 }
 
-/// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, as in [`Adapter`].
+/// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, and `rows` are the embeddings of the plan's tokens, as in
+/// [`Adapter`].
 pub fn save(
     dir: &Path,
     plan: &Plan,
     tensors: &BTreeMap<String, (Tensor, Tensor)>,
+    rows: Option<&TokenRows>,
     metadata: &Metadata,
     form: &NameForm,
 ) -> Result<()> {
-    let named: Vec<(String, &Tensor)> = tensors
+    let mut named: Vec<(String, &Tensor)> = tensors
         .iter()
         .flat_map(|(module, (a, b))| {
             let written = form.written(module);
             [(key(&written, 'A'), a), (key(&written, 'B'), b)]
         })
         .collect();
+    named.extend(rows.map(|rows| {
+        let table = form.written(&rows.table);
+        let name = token_rows_key(&table, plan.modules.is_empty());
+        (name, &rows.values)
+    }));
     files::write_safetensors(&dir.join(TENSORS_FILE), named)?;
-    let text = serde_json::to_string_pretty(&config_json(plan, metadata, form))
-        .map_err(Error::bug_from)?;
+    let config = match rows {
+        Some(rows) if plan.modules.is_empty() => tokens_json(plan, rows, metadata, form),
+        _ => lora_json(plan, metadata, form),
+    };
+    let text = serde_json::to_string_pretty(&config).map_err(Error::bug_from)?;
     files::write_atomic(&dir.join(CONFIG_FILE), text.as_bytes())
 }
 
-fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
+/// The configuration of an adapter that only replaces embeddings of tokens.
+fn tokens_json(plan: &Plan, rows: &TokenRows, metadata: &Metadata, form: &NameForm) -> Value {
+    json!({
+        "peft_type": TOKENS_ALONE,
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": metadata.base,
+        "token_indices": plan.tokens,
+        "target_modules": form.written(&rows.table),
+        "init_weights": true,
+        "inference_mode": true,
+        "revision": null,
+    })
+}
+
+fn lora_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
     let rank_of = |shape: &Shape| shape.rank as f64;
     let alpha_of = |shape: &Shape| shape.alpha;
     let rank = plan.most_common(rank_of);
     let alpha = plan.most_common(alpha_of);
     let written: Vec<String> = plan.modules.keys().map(|path| form.written(path)).collect();
     let targets = regex_of(&written);
-    json!({
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": metadata.base,
@@ -314,7 +487,11 @@ fn config_json(plan: &Plan, metadata: &Metadata, form: &NameForm) -> Value {
         "inference_mode": true,
         "lora_bias": false,
         "revision": null,
-    })
+    });
+    if !plan.tokens.is_empty() {
+        config["trainable_token_indices"] = json!(plan.tokens);
+    }
+    config
 }
 
 /// Values of the modules that have not the usual one, by patterns of their paths.
@@ -362,5 +539,19 @@ mod tests {
             );
         }
         assert_eq!(parse_key("base_model.model.thinker.lm_head.weight"), None);
+    }
+
+    #[test]
+    fn keys_of_embeddings_name_the_table() {
+        let table = "thinker.model.embed_tokens";
+        for name in [
+            token_rows_key(table, false),
+            token_rows_key(table, true),
+            format!("{}.default", token_rows_key(table, false)),
+        ] {
+            assert_eq!(parse_rows_key(&name), Some(table), "{name}");
+            assert_eq!(parse_key(&name), None);
+        }
+        assert_eq!(parse_rows_key(&key(table, 'A')), None);
     }
 }

@@ -43,13 +43,12 @@ const WITHOUT_EFFECT: [&str; 15] = [
 const OF_STARTS: [&str; 3] = ["eva_config", "corda_config", "lora_ga_config"];
 
 /// Fields that make another kind of adapter, and what to do.
-const OTHER_KINDS: [(&str, &str); 13] = [
+const OTHER_KINDS: [(&str, &str); 12] = [
     ("use_dora", MERGE),
     ("lora_bias", MERGE),
     ("use_qalora", MERGE),
     ("use_bdlora", MERGE),
     ("modules_to_save", MERGE),
-    ("trainable_token_indices", MERGE),
     ("target_parameters", MERGE),
     ("layer_replication", MERGE),
     ("kasa_config", MERGE),
@@ -63,7 +62,7 @@ const MERGE: &str = "merge it into the checkpoint with PEFT's `merge_and_unload`
 const RETRAIN: &str = "train a plain LoRA; such an adapter cannot be merged or read here";
 
 /// Fields that are read below.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "r",
     "lora_alpha",
     "target_modules",
@@ -78,7 +77,11 @@ const READ: [&str; 14] = [
     "eva_config",
     "corda_config",
     "lora_ga_config",
+    "trainable_token_indices",
 ];
+
+/// The kind of an adapter that only replaces embeddings of tokens, in `peft_type`.
+pub const TOKENS_ALONE: &str = "TRAINABLE_TOKENS";
 
 /// An adapter's configuration, checked.
 #[derive(Debug)]
@@ -92,6 +95,8 @@ pub struct Rules {
     alpha: f64,
     ranks: Patterns,
     alphas: Patterns,
+    /// Tokens whose embeddings the adapter replaces.
+    pub tokens: Vec<u32>,
     /// Whether the scale follows the root of the rank.
     pub variant: Variant,
     /// Whether adapters whose tensors are not stored would start at random, not at nothing.
@@ -129,11 +134,21 @@ impl Rules {
         let Some(fields) = json.as_object() else {
             return Err(Error::input("not a JSON object"));
         };
+        let base = fields.get("base_model_name_or_path");
+        let base = base.and_then(Value::as_str).map(str::to_owned);
+
+        if fields
+            .get("peft_type")
+            .is_some_and(|kind| kind == TOKENS_ALONE)
+        {
+            return Self::of_tokens(fields, base);
+        }
 
         if let Some(kind) = fields.get("peft_type").filter(|kind| *kind != "LORA")
             && !kind.is_null()
         {
-            return Err(refused("peft_type", kind, "maqam reads LORA", RETRAIN));
+            let why = "maqam reads LORA and TRAINABLE_TOKENS";
+            return Err(refused("peft_type", kind, why, RETRAIN));
         }
 
         for (field, hint) in OTHER_KINDS {
@@ -159,9 +174,8 @@ impl Rules {
             Variant::Lora
         };
 
-        let base = fields.get("base_model_name_or_path");
         Ok(Self {
-            base: base.and_then(Value::as_str).map(str::to_owned),
+            base,
             targets,
             excluded: names(fields, "exclude_modules")?,
             layers,
@@ -169,6 +183,7 @@ impl Rules {
             alpha: number(fields, "lora_alpha")?.unwrap_or(DEFAULT),
             ranks: numbers(fields, "rank_pattern")?,
             alphas: numbers(fields, "alpha_pattern")?,
+            tokens: tokens(fields, "trainable_token_indices")?,
             variant,
             starts_at_random,
             dropout: fields
@@ -176,6 +191,25 @@ impl Rules {
                 .and_then(Value::as_f64)
                 .unwrap_or(0.0),
             notes: unknown(fields).into_iter().collect(),
+        })
+    }
+
+    /// The rules of an adapter that only replaces embeddings of tokens.
+    fn of_tokens(fields: &Map<String, Value>, base: Option<String>) -> Result<Self> {
+        Ok(Self {
+            base,
+            targets: Some(Names::List(Vec::new())),
+            excluded: None,
+            layers: None,
+            rank: DEFAULT,
+            alpha: DEFAULT,
+            ranks: Patterns::default(),
+            alphas: Patterns::default(),
+            tokens: tokens(fields, "token_indices")?,
+            variant: Variant::Lora,
+            starts_at_random: false,
+            dropout: 0.0,
+            notes: Vec::new(),
         })
     }
 
@@ -412,6 +446,32 @@ fn names(fields: &Map<String, Value>, field: &str) -> Result<Option<Names>> {
             "write a list of names",
         )),
     }
+}
+
+/// Ids of tokens: a list, or a list under the name of one table. The tensors tell whether that is the table of token embeddings.
+fn tokens(fields: &Map<String, Value>, field: &str) -> Result<Vec<u32>> {
+    let Some(value) = fields.get(field).filter(|value| is_set(value)) else {
+        return Ok(Vec::new());
+    };
+    let only = value.as_object().filter(|tables| tables.len() == 1);
+    let list = match only.and_then(|tables| tables.values().next()) {
+        Some(list) => list.as_array(),
+        None => value.as_array(),
+    };
+    let as_id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = list.and_then(|list| list.iter().map(as_id).collect::<Option<Vec<u32>>>());
+    let Some(ids) = ids else {
+        let why = "expected ids of tokens, of the table of token embeddings alone";
+        return Err(refused(field, value, why, MERGE));
+    };
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    if sorted.len() < ids.len() {
+        let why = "a token is there twice";
+        return Err(refused(field, value, why, "name each token once"));
+    }
+    Ok(ids)
 }
 
 fn number(fields: &Map<String, Value>, field: &str) -> Result<Option<f64>> {

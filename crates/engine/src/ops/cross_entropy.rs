@@ -145,6 +145,59 @@ pub fn linear_cross_entropy(
     })
 }
 
+/// Adds the gradient of a few rows of the head, where the others are frozen. `found` is the result of [`linear_cross_entropy`] with the same
+/// rows, head and targets.
+///
+/// `d_k = sum_r w_r (p_rk - s / vocab - (1 - s) [t_r = k]) x_r` with `p_rk = exp(x_r h_k - x_r h_{t_r} + log p_{r t_r})`, for weights `w`,
+/// smoothing `s` and targets `t`. On the CPU alone.
+///
+/// # Shapes
+/// `gradient`: `[ids, dim]`, `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
+pub fn head_rows_backward(
+    gradient: &Tensor,
+    ids: &[u32],
+    rows: &Tensor,
+    head: &Tensor,
+    targets: Targets,
+    found: &CrossEntropy,
+) -> Result<()> {
+    let (num_rows, dim) = rows.dims2()?;
+    let (vocab, _) = head.dims2()?;
+    expect_shape("the gradient of rows of the head", gradient, &[ids.len(), dim])?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        candle_core::bail!("row {id} is outside a head of {vocab}");
+    }
+    let log_probabilities = slice::<f64>(&found.log_probabilities)?;
+    let smoothing = targets.label_smoothing;
+
+    with_real!(rows, T => {
+        let xs: &[T] = &slice::<T>(rows)?;
+        let w: &[T] = &slice::<T>(head)?;
+        let logit = |row: usize, id: u32| dot(&xs[row * dim..][..dim], &w[id as usize * dim..][..dim]);
+        write::<T>(gradient, |gradient| {
+            for row in 0..num_rows {
+                let target = targets.ids[row];
+                let log_sum = logit(row, target) - log_probabilities[row];
+                for (sum, &id) in gradient.chunks_exact_mut(dim).zip(ids) {
+                    let mut d_logit = (logit(row, id) - log_sum).exp() - smoothing / vocab as f64;
+                    if id == target {
+                        d_logit -= 1.0 - smoothing;
+                    }
+                    let factor = T::of(targets.weights[row] * d_logit);
+                    for (sum, &x) in sum.iter_mut().zip(&xs[row * dim..][..dim]) {
+                        *sum += factor * x;
+                    }
+                }
+            }
+        })
+    })
+}
+
+/// `a b`, summed in `f64`.
+fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum()
+}
+
 /// Smoothed negative log-likelihood and log-probability of the target; turns the row of logits into their gradient.
 #[inline(always)]
 fn one_row<T: Real>(
