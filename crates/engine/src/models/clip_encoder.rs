@@ -105,7 +105,7 @@ impl ClipEncoder {
     ) -> Result<()> {
         match (self, saved) {
             (Self::Tower(encoder), ClipSaved::Tower(saved)) => {
-                encoder.backward(dy, saved, audio, windows)
+                Ok(encoder.backward(dy, saved, audio, windows)?)
             }
             (Self::Speech(encoder), ClipSaved::Speech(saved)) => encoder.backward(dy, saved),
             _ => Err(Error::bug("an encoder was given what another one saved")),
