@@ -19,7 +19,6 @@ use crate::featurise::Loader;
 use crate::featurise::rows::Pool;
 use crate::featurise::rows::Watch;
 use crate::machine::processor_seconds;
-use crate::models::config::Config;
 use crate::recipe::Recipe;
 use crate::recipe::RecipeRows;
 use crate::schedule::Pick;

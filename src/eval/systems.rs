@@ -281,7 +281,7 @@ fn common_config(dir: &Path, systems: &[(String, Option<PathBuf>)]) -> Result<Co
                 .hint("evaluate them one after the other; `--no-base` leaves the base out"));
             }
             Some(_) => {}
-            None => common = Some((name, config)),
+            None => common = Some((name.as_str(), config)),
         }
     }
     match common {

@@ -2,7 +2,7 @@
 
     python tests/reference/speech_encoder.py tests/fixtures/speech_encoder.safetensors
 
-Ran with torch 2.11.0, transformers 5.17.0 on the CPU, one thread, f32.
+Ran with torch 2.15.0, transformers 5.17.0 on the CPU, one thread, f32.
 
 Frames of `HubertModel` (the fixtures of `hubert.py`) in stacks of STACK, the last one filled up with zeros; then LayerNorm, Linear, GELU,
 Linear, whose rows take the places of audio tokens among the embeddings of the decoder of tests/fixtures/qwen2_audio. Each of two clips has
