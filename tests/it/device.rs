@@ -331,7 +331,10 @@ fn generation_is_timed_for_each_batch() {
             .collect();
         assert_eq!(lines.len(), 2, "{stdout}");
         for (line, batch) in lines.iter().zip([1u64, 2]) {
-            assert_eq!((&line["batch"], &line["new_tokens"]), (&json!(batch), &json!(3)));
+            assert_eq!(
+                (&line["batch"], &line["new_tokens"]),
+                (&json!(batch), &json!(3))
+            );
             // 25 audio tokens and 32 others in each prompt.
             assert_eq!(line["prompt_tokens"], json!(batch * (25 + 32)));
             let number = |name: &str| line[name].as_f64().unwrap();
