@@ -56,12 +56,16 @@ struct Place {
     pack: u32,
     offset: u64,
     len: u32,
+    /// CRC-32C of the answer.
+    sum: u32,
 }
 
 #[derive(Default)]
 struct State {
     packs: Vec<(PathBuf, File)>,
     places: HashMap<Key, Place>,
+    /// Other answers to the same requests, by processes that ran at once.
+    others: HashMap<Key, Vec<Place>>,
     /// Keys with a request in progress.
     asked: HashSet<Key>,
     /// The pack of this process, once it has an answer.
@@ -116,6 +120,23 @@ impl Cache {
     /// The disk's.
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         self.state().get(key)
+    }
+
+    /// The answer with a checksum, where processes that ran at once cached several.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn get_exact(&self, key: &Key, sum: u32) -> Result<Option<Vec<u8>>> {
+        let mut state = self.state();
+        let first = state.places.get(key).into_iter();
+        let others = state.others.get(key).into_iter().flatten();
+        let places: Vec<Place> = first.chain(others).copied().collect();
+        for place in places.into_iter().filter(|place| place.sum == sum) {
+            if let Some(answer) = state.read_at(place)? {
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
     }
 
     /// The answer to a request. Without a cached answer, calls `ask`, while other threads with the same request wait. If `ask` returns nothing,
@@ -191,14 +212,21 @@ impl State {
         let mut head = [0; HEAD];
         while offset + HEAD as u64 <= size {
             reader.read_exact(&mut head).map_err(failed)?;
-            let Some((key, len, _)) = read_head(&head).filter(|(_, len, _)| *len <= LONGEST) else {
+            let Some((key, len, sum)) = read_head(&head).filter(|(_, len, _)| *len <= LONGEST)
+            else {
                 break;
             };
             offset += HEAD as u64;
             if offset + u64::from(len) > size {
                 break;
             }
-            self.places.insert(key, Place { pack, offset, len });
+            let place = Place {
+                pack,
+                offset,
+                len,
+                sum,
+            };
+            self.add(key, place);
             reader.seek_relative(i64::from(len)).map_err(failed)?;
             offset += u64::from(len);
         }
@@ -211,6 +239,24 @@ impl State {
         let Some(place) = self.places.get(key).copied() else {
             return Ok(None);
         };
+        let answer = self.read_at(place)?;
+        if answer.is_none() {
+            self.places.remove(key);
+        }
+        Ok(answer)
+    }
+
+    /// Adds an answer; an earlier one of the same request stays beside it.
+    fn add(&mut self, key: Key, place: Place) {
+        if let Some(earlier) = self.places.insert(key, place)
+            && earlier.sum != place.sum
+        {
+            self.others.entry(key).or_default().push(earlier);
+        }
+    }
+
+    /// The answer at a place; none if its checksum is wrong.
+    fn read_at(&mut self, place: Place) -> Result<Option<Vec<u8>>> {
         let (path, file) = &mut self.packs[place.pack as usize];
         let mut bytes = vec![0; HEAD + place.len as usize];
         file.seek(SeekFrom::Start(place.offset - HEAD as u64))
@@ -221,7 +267,6 @@ impl State {
         if read_head(&head).is_some_and(|(_, _, sum)| sum == crc32c::crc32c(&answer)) {
             return Ok(Some(answer));
         }
-        self.places.remove(key);
         Ok(None)
     }
 
@@ -241,18 +286,18 @@ impl State {
         record.extend(MAGIC);
         record.extend(key);
         record.extend((bytes.len() as u32).to_le_bytes());
-        record.extend(crc32c::crc32c(bytes).to_le_bytes());
+        let sum = crc32c::crc32c(bytes);
+        record.extend(sum.to_le_bytes());
         record.extend(bytes);
         log.append(&record)?;
-        self.places.insert(
-            *key,
-            Place {
-                pack: *pack,
-                offset: *at + HEAD as u64,
-                len: bytes.len() as u32,
-            },
-        );
+        let place = Place {
+            pack: *pack,
+            offset: *at + HEAD as u64,
+            len: bytes.len() as u32,
+            sum,
+        };
         *at += record.len() as u64;
+        self.add(*key, place);
         Ok(())
     }
 }
@@ -337,6 +382,25 @@ mod tests {
         assert_eq!(cache.get(&number(18)).unwrap().unwrap(), vec![18; 1800]);
         cache.get_or(&number(19), || Ok(Some(vec![7]))).unwrap();
         assert_eq!(cache.get(&number(19)).unwrap().unwrap(), [7]);
+    }
+
+    #[test]
+    fn answers_of_processes_that_ran_at_once_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let caches = [(); 3].map(|()| Cache::open(dir.path()).unwrap());
+        for (i, cache) in caches.iter().enumerate() {
+            cache
+                .get_or(&number(1), || Ok(Some(vec![i as u8; 9])))
+                .unwrap();
+        }
+        let joined = Cache::open(dir.path()).unwrap();
+        for i in 0..3 {
+            let answer = vec![i; 9];
+            let sum = crc32c::crc32c(&answer);
+            assert_eq!(joined.get_exact(&number(1), sum).unwrap(), Some(answer));
+        }
+        assert_eq!(joined.get_exact(&number(1), 7).unwrap(), None);
+        assert_eq!(joined.get_exact(&number(2), 7).unwrap(), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -25,11 +26,18 @@ use crate::error::Result;
 use crate::seed::Key as SeedKey;
 use crate::stop::Stop;
 
+/// Ends of the names of environment variables that hold keys of programs.
+const KEY_NAMES: [&str; 4] = ["_KEY", "_TOKEN", "_SECRET", "_PASSWORD"];
+/// Shortest value of such a variable that is hidden: shorter ones are words such as `true`.
+const SHORTEST_KEY: usize = 8;
+
 /// Shared by the steps' engines: the cache, the stop flag, and lines for the user.
 pub struct Calls<'a> {
     cache: &'a Cache,
     stop: &'a Stop,
     lines: Mutex<Vec<String>>,
+    /// Keys that no message of a program may show.
+    keys: Vec<Key>,
 }
 
 impl<'a> Calls<'a> {
@@ -39,7 +47,35 @@ impl<'a> Calls<'a> {
             cache,
             stop,
             lines: Mutex::default(),
+            keys: Vec::new(),
         }
+    }
+
+    /// Hides the keys of the environment in messages of programs: the given variables, and those whose names end like `_KEY` or `_TOKEN`.
+    #[must_use]
+    pub fn hiding(mut self, variables: &[&str]) -> Self {
+        let is_key = |name: &str| {
+            let name = name.to_ascii_uppercase();
+            KEY_NAMES.iter().any(|end| name.ends_with(end))
+        };
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            let value = value.to_string_lossy();
+            let is_named = variables.contains(&name.as_ref());
+            if is_named || (is_key(&name) && value.len() >= SHORTEST_KEY) {
+                self.keys.extend(Key::new(&value).ok());
+            }
+        }
+        self
+    }
+
+    /// A program's message without keys.
+    pub fn hidden(&self, message: &str) -> String {
+        let mut text = message.to_owned();
+        for key in &self.keys {
+            text = key.hide(&text).into_owned();
+        }
+        text
     }
 
     /// The answer to a request, of which `question` holds everything that it depends on; none if the build ends.
@@ -186,20 +222,25 @@ impl EndpointSettings {
         }
     }
 
-    /// Opens the endpoint with the key of the environment.
+    /// Opens the endpoint with the key of the environment. `place` is its place in the recipe, such as `speak.endpoint`.
     ///
     /// # Errors
     /// An invalid address.
-    pub fn open(&self) -> Result<Remote> {
-        let endpoint = Endpoint::new(
-            &self.url,
-            &self.model,
-            Key::from_variable(&self.key_variable)?,
-            &self.key_variable,
-            self.patience().timeout,
-        )?
-        .limited(self.budget.limits());
+    pub fn open(&self, place: &'static str) -> Result<Remote> {
+        let endpoint = Key::from_variable(&self.key_variable)
+            .and_then(|key| {
+                Endpoint::new(
+                    &self.url,
+                    &self.model,
+                    key,
+                    &self.key_variable,
+                    self.patience().timeout,
+                )
+            })
+            .map_err(|e| e.at(place))?
+            .limited(self.budget.limits());
         Ok(Remote {
+            place,
             endpoint,
             patience: self.patience(),
             pace: Pace::new(self.per_minute),
@@ -207,8 +248,9 @@ impl EndpointSettings {
     }
 }
 
-/// An endpoint with retries.
+/// An endpoint with retries. Its rate and its budget are shared by all who use it.
 pub struct Remote {
+    place: &'static str,
     endpoint: Endpoint,
     patience: Patience,
     pace: Pace,
@@ -241,14 +283,42 @@ impl Remote {
         };
         let mut paced = |endpoint: &Endpoint| {
             self.pace.wait(calls.stop());
-            send(endpoint)
+            let answer = send(endpoint);
+            if let Err(Failure::Passing {
+                after: Some(after), ..
+            }) = &answer
+                && *after <= self.patience.longest_retry_after
+            {
+                self.pace.hold(Instant::now() + *after);
+            }
+            answer
         };
-        match caller.request(draw, &mut report, &mut paced)? {
+        let answer = caller.request(draw, &mut report, &mut paced);
+        match answer.map_err(|e| e.at(self.place))? {
             Answer::Reply(reply) => Ok(Some(reply)),
             Answer::Ended => Ok(None),
-            Answer::Limit(reached) => Err(Error::resource(reached).hint(
-                "raise the budget and run the command again: what was answered is cached and is not asked again",
-            )),
+            Answer::Limit(reached) => Err(Error::resource(reached)
+                .at(format!("{}.budget", self.place))
+                .hint("raise the budget and run the command again: what was answered is cached and is not asked again")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_the_environment_are_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let stop = Stop::new();
+        // Every test program has a path, which stands for a key here.
+        let path = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+        let message = format!("failed with {path} as its key");
+        let calls = Calls::new(&cache, &stop).hiding(&["CARGO_MANIFEST_DIR"]);
+        assert!(!calls.hidden(&message).contains(&path));
+        let calls = Calls::new(&cache, &stop).hiding(&[]);
+        assert_eq!(calls.hidden(&message), message);
     }
 }

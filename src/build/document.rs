@@ -132,6 +132,15 @@ pub enum Outcome {
         reason: &'static str,
         /// The fault.
         detail: String,
+        /// Character error rate of its transcript, if there is one.
+        cer: Option<f64>,
+    },
+    /// An engine failed. The row counts as rejected, and the next run tries it again.
+    Failed {
+        /// A short name of the reason.
+        reason: &'static str,
+        /// The fault.
+        detail: String,
     },
     /// The build ends; the row stays in its state.
     Ended,
@@ -153,6 +162,7 @@ impl Outcome {
         Self::Rejected {
             reason,
             detail: detail.into(),
+            cer: None,
         }
     }
 }

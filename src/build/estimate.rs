@@ -3,9 +3,11 @@
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;
 use crate::build::recipe::Recipe;
+use crate::build::sentences::sentences;
 use crate::build::settings::listen::Transcribe;
 use crate::build::settings::local::LanguageModel;
 use crate::build::settings::speak;
+use crate::build::settings::summarise;
 use crate::build::settings::verify::Judge;
 use crate::build::store::Store;
 use crate::error::Result;
@@ -40,6 +42,10 @@ pub struct Estimate {
     pub tokens: [f64; 2],
     /// Dollars for language models; none if a price is unknown.
     pub dollars: Option<f64>,
+    /// Characters that a speech endpoint reads.
+    pub spoken_chars: f64,
+    /// Dollars for a speech endpoint; none if its price is unknown.
+    pub speech_dollars: Option<f64>,
 }
 
 impl Estimate {
@@ -73,14 +79,26 @@ impl Estimate {
                 lines.push(format!("{num} requests to the {what}, if none is cached"));
             }
         }
+        let shown = |dollars: Option<f64>, prices: &str| match dollars {
+            Some(dollars) => format!("{dollars:.2} dollars"),
+            None => format!("an unknown price (give {prices})"),
+        };
         if written > 0 {
             let [asked, answered] = self.tokens;
-            let dollars = match self.dollars {
-                Some(dollars) => format!("{dollars:.2} dollars"),
-                None => "an unknown price (give `price_in` and `price_out`)".to_owned(),
-            };
+            let dollars = shown(self.dollars, "`price_in` and `price_out`");
             lines.push(format!(
                 "about {asked:.0} tokens asked and {answered:.0} answered, {dollars}"
+            ));
+        }
+        if spoken > 0 {
+            let chars = self.spoken_chars;
+            let dollars = shown(self.speech_dollars, "`price_in`");
+            lines.push(format!("about {chars:.0} characters spoken, {dollars}"));
+        }
+        if transcribed > 0 {
+            let hours = self.hours;
+            lines.push(format!(
+                "about {hours:.1} hours transcribed, at a price that is not estimated"
             ));
         }
         lines
@@ -148,7 +166,11 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
         estimate.splits[usize::from(place.split)] += 1;
         let tokens = len / CHARS_PER_TOKEN;
         if let Some(translator) = &mut translator {
-            translator.add(tokens, tokens);
+            let further = document.summaries.iter().chain(&document.headline);
+            for text in std::iter::once(&document.text).chain(further) {
+                let tokens = text.chars().count() as f64 / CHARS_PER_TOKEN;
+                translator.add(tokens, tokens);
+            }
         }
         if let Some(writer) = &mut writer {
             for _ in 0..num_summaries {
@@ -156,14 +178,32 @@ pub(crate) fn estimate(recipe: &Recipe, store: &Store, prepared: &Prepared) -> R
             }
         }
         if let Some(judge) = &mut judge {
-            judge.add(tokens + SUMMARY_TOKENS, GRADE_TOKENS);
+            let num_judged = match recipe.summarise.engine {
+                summarise::Engine::Existing => document.summaries.len(),
+                summarise::Engine::Headline | summarise::Engine::Lead => 1,
+                summarise::Engine::Endpoint | summarise::Engine::Local => num_summaries,
+            };
+            for _ in 0..num_judged {
+                judge.add(tokens + SUMMARY_TOKENS, GRADE_TOKENS);
+            }
         }
         if recipe.speak.engine == speak::Engine::Endpoint {
-            estimate.requests[1] += crate::build::sentences::sentences(&document.text).len();
+            for sentence in sentences(&document.text) {
+                let len = sentence.chars().count();
+                estimate.requests[1] += len.div_ceil(recipe.speak.max_chars).max(1);
+            }
         }
         if recipe.listen.transcribe == Transcribe::Endpoint {
             estimate.requests[2] += 1;
         }
+    }
+    if estimate.requests[1] > 0 {
+        // Every voice reads the calibration sentence.
+        estimate.requests[1] += recipe.speak.voices.len();
+        estimate.spoken_chars = chars;
+        let endpoint = recipe.speak.endpoint.as_ref();
+        let price = endpoint.and_then(|endpoint| endpoint.budget.price_in);
+        estimate.speech_dollars = price.map(|price| chars * price / 1e6);
     }
     let seconds = chars / CHARS_PER_S;
     estimate.hours = seconds / 3600.0;

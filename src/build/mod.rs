@@ -97,26 +97,34 @@ impl Build<'_> {
     /// same command continues from there.
     pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
         self.recipe.check()?;
-        let store = Store::open(&self.root, &self.recipe, &self.identities())?;
+        let store = Store::open(&self.root, &self.recipe, &self.inputs()?)?;
         let cache = Cache::open(&self.root.join(".cache"))?;
-        let calls = Calls::new(&cache, self.stop);
+        let calls = Calls::new(&cache, self.stop).hiding(&self.recipe.key_variables());
         let engines = Engines::open(self, &calls, until)?;
 
         let prepared = self.prepare(&store, until, observer)?;
         let Some(prepared) = prepared else {
             return store.outcome_of_collecting(self.stop);
         };
+        // Claimed before the journals are read, so that no other process adds rows to them.
+        let _claims = store.claim(self.shard)?;
         let mut journals = store.journals()?;
-        let _claim = store.claim_shard(self.shard)?;
         for step in Step::ROW_BY_ROW.into_iter().filter(|step| *step <= until) {
             self.work(step, &store, &prepared, &mut journals, &engines, observer)?;
         }
         cache.sync()?;
+        let mut outcome = prepared.outcome(&journals);
+        let num_failed: usize = journals.iter().map(Journal::num_failed).sum();
+        let failed = (num_failed > 0).then(|| {
+            format!(
+                "the speech engine failed at {num_failed} rows; the same command tries them again"
+            )
+        });
         if !self.shard.is_whole() {
-            return Ok(prepared.outcome(&journals));
+            outcome.notes.extend(failed);
+            return Ok(outcome);
         }
 
-        let mut outcome = prepared.outcome(&journals);
         let folder = self.folder();
         files::create_dir(&folder)?;
         self.recipe.write_resolved(&folder.join("recipe.yaml"))?;
@@ -156,6 +164,7 @@ impl Build<'_> {
             hashes.as_ref(),
             &described,
         )?;
+        outcome.notes.extend(failed);
         Ok(outcome)
     }
 
@@ -165,21 +174,31 @@ impl Build<'_> {
     /// Those of [`Build::run`].
     pub fn estimate(&self, observer: &mut dyn Observer) -> Result<Estimate> {
         self.recipe.check()?;
-        let store = Store::open(&self.root, &self.recipe, &self.identities())?;
+        let store = Store::open(&self.root, &self.recipe, &self.inputs()?)?;
         let prepared = self
             .prepare(&store, Step::Publish, observer)?
             .ok_or_else(|| Error::bug("a dry run that cleans nothing"))?;
         estimate::estimate(&self.recipe, &store, &prepared)
     }
 
-    /// Hashes of the local models of each step.
-    fn identities(&self) -> BTreeMap<Step, Vec<Value>> {
-        let mut found: BTreeMap<Step, Vec<Value>> = BTreeMap::new();
-        for (step, _, name) in self.recipe.local_models() {
+    /// What the results of each step depend on besides the recipe and the sources: prompts, files of the program, and hashes of the models on
+    /// this machine.
+    fn inputs(&self) -> Result<BTreeMap<Step, Vec<Value>>> {
+        let recipe = &self.recipe;
+        let mut found = BTreeMap::from([
+            (Step::Summarise, summarise::prompts(recipe)?),
+            (Step::Verify, verify::prompts(recipe)?),
+            (Step::Speak, speak::files_read(recipe)),
+        ]);
+        for (step, _, name) in recipe.local_models() {
             let identity = self.models.identity(name);
             found.entry(step).or_default().push(identity);
         }
-        found
+        if let Some(recogniser) = &self.recogniser {
+            let files = recogniser.files.clone();
+            found.entry(Step::Listen).or_default().push(files);
+        }
+        Ok(found)
     }
 
     /// Collects and cleans under a lock, so that shards which start together do it once; none if only `collect` was requested.
@@ -280,6 +299,7 @@ impl<'a> Engines<'a> {
     fn described(&self) -> Described {
         Described {
             summaries: self.summarising.described(),
+            judge: self.verifying.described(),
             speech: self.speaking.described(),
             transcription: self.listening.described(),
         }

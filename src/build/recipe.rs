@@ -135,6 +135,23 @@ impl Recipe {
         found
     }
 
+    /// Environment variables with keys of endpoints.
+    pub fn key_variables(&self) -> Vec<&str> {
+        let translate = self.summarise.translate.as_ref();
+        let judge = self.verify.judge.as_ref();
+        [
+            self.summarise.endpoint.as_ref(),
+            translate.and_then(|translate| translate.endpoint.as_ref()),
+            judge.and_then(|judge| judge.endpoint.as_ref()),
+            self.speak.endpoint.as_ref(),
+            self.listen.endpoint.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|endpoint| endpoint.key_variable.as_str())
+        .collect()
+    }
+
     /// The language of the published rows.
     pub fn language(&self) -> &str {
         match &self.summarise.translate {

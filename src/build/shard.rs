@@ -1,5 +1,6 @@
 //! Shards: the rows of a process, if a scheduler runs several processes.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::error::Error;
@@ -34,6 +35,12 @@ impl Shard {
     /// Name of its files.
     pub fn name(self) -> String {
         format!("{}-of-{}", self.remainder, self.of)
+    }
+
+    /// The shard of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (remainder, of) = name.split_once("-of-")?;
+        Self::new(remainder.parse().ok()?, of.parse().ok()?).ok()
     }
 
     /// The shard in a launcher's environment: Slurm (job array, else tasks), Open MPI, Kubernetes (indexed job). `of` is the number of shards
@@ -89,6 +96,18 @@ impl Shard {
     }
 }
 
+/// As in `--shard`, counted from 1.
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Part 4 of 4 has the remainder 0.
+        let number = match self.remainder {
+            0 => self.of,
+            number => number,
+        };
+        write!(f, "{number}/{}", self.of)
+    }
+}
+
 impl FromStr for Shard {
     type Err = Error;
 
@@ -135,6 +154,11 @@ mod tests {
             assert_eq!(written.parse::<Shard>().unwrap_err().exit_code(), 2);
         }
         assert!(shard("1/1").is_whole());
+        for (written, shown) in [("0/3", "3/3"), ("2/3", "2/3")] {
+            let shard = shard(written);
+            assert_eq!(shard.to_string(), shown);
+            assert_eq!(Shard::from_name(&shard.name()), Some(shard));
+        }
     }
 
     #[test]

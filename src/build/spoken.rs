@@ -42,14 +42,15 @@ struct Words {
     masculine: Vec<String>,
 }
 
+/// Words of the spoken form of Arabic.
+pub(crate) const SPOKEN_AR: &str = include_str!("../../prompts/build/spoken-ar.yaml");
+
 #[expect(
     clippy::expect_used,
     reason = "the file is a part of the program, read in every test of this file"
 )]
-static WORDS: LazyLock<Words> = LazyLock::new(|| {
-    yaml_serde::from_str(include_str!("../../prompts/build/spoken-ar.yaml"))
-        .expect("prompts/build/spoken-ar.yaml")
-});
+static WORDS: LazyLock<Words> =
+    LazyLock::new(|| yaml_serde::from_str(SPOKEN_AR).expect("prompts/build/spoken-ar.yaml"));
 
 #[expect(
     clippy::unwrap_used,
@@ -367,10 +368,13 @@ fn latin(word: &str) -> String {
     said
 }
 
+/// Returns whether a character is an Arabic diacritic. Unicode counts them among letters.
+pub(crate) fn is_mark(c: char) -> bool {
+    matches!(c, '\u{64b}'..='\u{65f}' | '\u{670}')
+}
+
 /// Share of Arabic letters that carry a diacritic: a text from about a third on counts as diacritised.
 pub(crate) fn diacritised(text: &str) -> f64 {
-    let is_mark = |c: char| matches!(c, '\u{64b}'..='\u{65f}' | '\u{670}');
-    // Unicode counts marks among what is alphabetic.
     let is_letter = |c: char| is_arabic(c) && c.is_alphabetic() && !is_mark(c);
     let letters = text.chars().filter(|c| is_letter(*c)).count();
     let marks = text.chars().filter(|c| is_mark(*c)).count();

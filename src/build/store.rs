@@ -38,8 +38,8 @@ use crate::jsonl::LastLine;
 use crate::stop::Stop;
 
 /// Version of the files, which changes when earlier versions cannot use them.
-const FORMAT: u32 = 1;
-/// Settings that change no result: budgets and waits.
+const FORMAT: u32 = 2;
+/// Settings that change no result: budgets and waits. A command that takes too long is no result: the next run tries it again.
 const WITHOUT_EFFECT: [&str; 5] = [
     "budget",
     "timeout_s",
@@ -47,6 +47,9 @@ const WITHOUT_EFFECT: [&str; 5] = [
     "max_attempts",
     "per_minute",
 ];
+
+/// Beginning of the names of folders that a process claims.
+const CLAIM: &str = "shard-";
 
 /// Files of one build between its steps.
 pub struct Store {
@@ -59,11 +62,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Finds the files of a recipe under the folder of all data sets. `models` are hashes of the local models of each step.
+    /// Finds the files of a recipe under the folder of all data sets. `inputs` are what the results of each step depend on besides the recipe
+    /// and the sources: hashes of models, and prompts.
     ///
     /// # Errors
     /// A source that cannot be read.
-    pub fn open(root: &Path, recipe: &Recipe, models: &BTreeMap<Step, Vec<Value>>) -> Result<Self> {
+    pub fn open(root: &Path, recipe: &Recipe, inputs: &BTreeMap<Step, Vec<Value>>) -> Result<Self> {
         let next = |before: &str, settings: Value| {
             let text = json!([FORMAT, before, with_effect(settings)]).to_string();
             blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
@@ -92,28 +96,31 @@ impl Store {
             &clean,
             json!([value(serde_json::to_value(recipe.split))?, recipe.seed]),
         );
-        let with_models = |step: Step, settings: Value| match models.get(&step) {
-            Some(models) => json!([settings, models]),
+        let with_inputs = |step: Step, settings: Value| match inputs.get(&step) {
+            Some(inputs) => json!([settings, inputs]),
             None => settings,
         };
         let summarise = next(
             &assign,
-            with_models(
+            with_inputs(
                 Step::Summarise,
                 value(serde_json::to_value(&recipe.summarise))?,
             ),
         );
         let verify = next(
             &summarise,
-            with_models(Step::Verify, value(serde_json::to_value(&recipe.verify))?),
+            with_inputs(Step::Verify, value(serde_json::to_value(&recipe.verify))?),
         );
         let speak = next(
             &verify,
-            json!([value(serde_json::to_value(&recipe.speak))?, recipe.seed]),
+            with_inputs(
+                Step::Speak,
+                json!([value(serde_json::to_value(&recipe.speak))?, recipe.seed]),
+            ),
         );
         let listen = next(
             &speak,
-            with_models(Step::Listen, value(serde_json::to_value(&recipe.listen))?),
+            with_inputs(Step::Listen, value(serde_json::to_value(&recipe.listen))?),
         );
         Ok(Self {
             folder: root.join(".work").join(&recipe.name),
@@ -159,12 +166,32 @@ impl Store {
             .collect()
     }
 
-    /// Claims a shard's rows for this process.
+    /// Claims a shard's rows for this process. The process that joins claims those of every shard.
     ///
     /// # Errors
     /// Another process works on them.
-    pub fn claim_shard(&self, shard: Shard) -> Result<Lock> {
-        Lock::claim(&self.folder.join(format!("shard-{}", shard.name())))
+    pub fn claim(&self, shard: Shard) -> Result<Vec<Lock>> {
+        let name = format!("{CLAIM}{}", shard.name());
+        let mut claims = vec![Lock::claim(&self.folder.join(&name))?];
+        if !shard.is_whole() {
+            return Ok(claims);
+        }
+        let failed = |e: std::io::Error| Error::io(&self.folder, "read", e);
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let other = entry.map_err(failed)?.file_name();
+            let other = other.to_string_lossy();
+            let Some(part) = other.strip_prefix(CLAIM).filter(|_| *other != name) else {
+                continue;
+            };
+            let lock = Lock::try_take(&self.folder.join(&*other))?;
+            claims.push(lock.ok_or_else(|| {
+                let part = Shard::from_name(part).map_or(part.to_owned(), |part| part.to_string());
+                Error::input(format!("part {part} is at work"))
+                    .at_path(&self.folder)
+                    .hint("wait until every part has ended, then join them")
+            })?);
+        }
+        Ok(claims)
     }
 
     /// Reads one cleaned document, which begins at the given byte of the file.
@@ -237,6 +264,8 @@ pub struct Journal {
     folder: PathBuf,
     files: Mutex<Vec<(PathBuf, File)>>,
     entries: std::collections::HashMap<usize, Entry>,
+    /// Rows at which an engine failed in this process. No file has them, so the next run tries them again.
+    failed: std::collections::HashMap<usize, Rejected>,
 }
 
 /// A line of a journal.
@@ -256,6 +285,9 @@ pub struct Rejected {
     pub reason: String,
     /// The fault.
     pub detail: String,
+    /// Character error rate of its transcript, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cer: Option<f64>,
 }
 
 impl Journal {
@@ -265,6 +297,7 @@ impl Journal {
             folder,
             files: Mutex::default(),
             entries: std::collections::HashMap::new(),
+            failed: std::collections::HashMap::new(),
         };
         let mut paths: Vec<PathBuf> = std::fs::read_dir(&journal.folder)
             .into_iter()
@@ -318,9 +351,8 @@ impl Journal {
 
     /// Returns whether the step rejected a row.
     pub fn is_rejected(&self, row: usize) -> bool {
-        self.entries
-            .get(&row)
-            .is_some_and(|entry| entry.is_rejected)
+        let entry = self.entries.get(&row);
+        entry.is_some_and(|entry| entry.is_rejected) || self.failed.contains_key(&row)
     }
 
     /// Returns whether the step accepted a row.
@@ -338,11 +370,19 @@ impl Journal {
         Ok(self.line::<T>(row)?.and_then(|line| line.done))
     }
 
+    /// Rows at which an engine failed in this process.
+    pub fn num_failed(&self) -> usize {
+        self.failed.len()
+    }
+
     /// The reason for which the step rejected a row.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn rejected(&self, row: usize) -> Result<Option<Rejected>> {
+        if let Some(failed) = self.failed.get(&row) {
+            return Ok(Some(failed.clone()));
+        }
         if !self.is_rejected(row) {
             return Ok(None);
         }
@@ -383,7 +423,7 @@ impl Journal {
         Ok(JournalWriter { log, at, number })
     }
 
-    /// Adds the result of the step for a row, first to the file.
+    /// Adds the result of the step for a row, first to the file. A failure of an engine stays in memory.
     ///
     /// # Errors
     /// Those of the disk.
@@ -394,14 +434,28 @@ impl Journal {
                 done: Some(done),
                 rejected: None,
             },
-            Outcome::Rejected { reason, detail } => Line {
+            Outcome::Rejected {
+                reason,
+                detail,
+                cer,
+            } => Line {
                 row,
                 done: None,
                 rejected: Some(Rejected {
                     reason: reason.to_owned(),
                     detail,
+                    cer,
                 }),
             },
+            Outcome::Failed { reason, detail } => {
+                let failed = Rejected {
+                    reason: reason.to_owned(),
+                    detail,
+                    cer: None,
+                };
+                self.failed.insert(row, failed);
+                return Ok(());
+            }
             Outcome::Ended => return Ok(()),
         };
         let is_rejected = line.rejected.is_some();
@@ -465,6 +519,44 @@ mod tests {
             assert_eq!(third.done::<Value>(5).unwrap().unwrap()["number"], 5);
             assert_eq!(third.done::<Value>(1).unwrap().unwrap()["number"], 1);
         }
+    }
+
+    #[test]
+    fn failures_of_engines_are_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path().join("speak-0")).unwrap();
+        let mut writer = journal.writer(Shard::WHOLE).unwrap();
+        let failed = Outcome::Failed {
+            reason: "speech_failed",
+            detail: "no licence".into(),
+        };
+        journal.add(&mut writer, 4, failed).unwrap();
+        assert!(journal.is_rejected(4) && !journal.is_passed(4));
+        assert_eq!(journal.rejected(4).unwrap().unwrap().detail, "no licence");
+        let again = Journal::open(dir.path().join("speak-0")).unwrap();
+        assert!(!again.has(4) && !again.is_rejected(4));
+    }
+
+    #[test]
+    fn a_join_waits_for_every_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let print = || "0".to_owned();
+        let store = Store {
+            folder: dir.path().to_owned(),
+            collect: print(),
+            clean: print(),
+            assign: print(),
+            row_by_row: std::array::from_fn(|_| print()),
+            cleaned: Mutex::new(None),
+        };
+        let part = store.claim("2/4".parse().unwrap()).unwrap();
+        let error = store.claim(Shard::WHOLE).err().unwrap();
+        assert!(error.to_string().contains("part 2/4 is at work"), "{error}");
+        assert!(store.claim("3/4".parse().unwrap()).is_ok());
+        drop(part);
+        let whole = store.claim(Shard::WHOLE).unwrap();
+        assert!(store.claim("2/4".parse().unwrap()).is_err());
+        drop(whole);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
 
 use crate::build::call::Calls;
 use crate::build::collect::is_latin;
@@ -15,13 +17,17 @@ use crate::build::settings::summarise::Engine;
 use crate::build::settings::verify::Settings;
 use crate::build::summarise;
 use crate::build::summarise::Summarised;
+use crate::build::summarise::language_model::Engine as LanguageEngine;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
 use crate::build::summarise::language_model::Written;
+use crate::build::summarise::language_model::prompts_text;
 use crate::build::workers::EarlierResults;
 use crate::data::repeats::words;
 use crate::error::Result;
 use crate::metrics::failures::has_loop_in;
+
+const JUDGE: &str = include_str!("../../prompts/build/judge.yaml");
 
 /// Measures of a row's first summary, and what was found of any.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +38,7 @@ pub(crate) struct Verified {
     pub(crate) copied: f64,
     /// Share of the summary's words that are anywhere in the text.
     pub(crate) shared: f64,
-    /// Grade of the judge.
+    /// Lowest grade of the judge, over all summaries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) grade: Option<f64>,
     /// Faults that did not reject the row, as `reason: what was found`.
@@ -47,8 +53,22 @@ type Fault = (&'static str, String);
 pub(crate) struct Verifying<'a> {
     settings: &'a Settings,
     engine: Engine,
+    /// Summaries that a language model was to write.
+    num_written: usize,
     rejects: bool,
     judge: Option<Writer<'a>>,
+}
+
+/// Prompts that the step's results depend on.
+///
+/// # Errors
+/// A file of prompts that cannot be read.
+pub(crate) fn prompts(recipe: &Recipe) -> Result<Vec<Value>> {
+    let Some(judge) = &recipe.verify.judge else {
+        return Ok(Vec::new());
+    };
+    let text = prompts_text(judge.prompt.as_deref(), JUDGE);
+    Ok(vec![json!(text.map_err(|e| e.at("verify.judge.prompt"))?)])
 }
 
 impl<'a> Verifying<'a> {
@@ -62,24 +82,35 @@ impl<'a> Verifying<'a> {
         let settings = &recipe.verify;
         let judge = match settings.judge.as_ref().filter(|_| is_needed) {
             None => None,
-            Some(judge) => Some(Writer::open(
-                judge.language_model()?,
-                &judge.parameters,
-                Prompts::load(
-                    judge.prompt.as_deref(),
-                    include_str!("../../prompts/build/judge.yaml"),
-                )?,
-                models,
-                calls,
-            )?),
+            Some(judge) => {
+                let model = judge.language_model()?;
+                let engine = LanguageEngine::open(model, "verify.judge.endpoint", models)?;
+                let prompts = Prompts::load(judge.prompt.as_deref(), JUDGE)?;
+                Some(Writer::new(engine, &judge.parameters, prompts, calls))
+            }
         };
         let engine = recipe.summarise.engine;
+        let num_written = match engine {
+            Engine::Endpoint | Engine::Local => recipe.summarise.num.unwrap_or(1),
+            Engine::Existing | Engine::Headline | Engine::Lead => 0,
+        };
         Ok(Self {
             settings,
             engine,
+            num_written,
             rejects: settings.reject.unwrap_or(engine != Engine::Existing),
             judge,
         })
+    }
+
+    /// The judge and its bound, for the dataset card; null without a judge.
+    pub(crate) fn described(&self) -> Value {
+        let (Some(writer), Some(settings)) = (&self.judge, &self.settings.judge) else {
+            return Value::Null;
+        };
+        let mut described = writer.described();
+        described["min_grade"] = json!(settings.min_grade);
+        described
     }
 
     /// Verifies the summaries of one row.
@@ -96,16 +127,18 @@ impl<'a> Verifying<'a> {
             .map(|summary| measured(&text_words, &words(summary)))
             .unwrap_or_default();
         if let Some(judge) = &self.judge {
-            match self.grade(judge, &found)? {
-                Written::Text(grade) => {
-                    verified.grade = Some(grade);
-                    let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
-                    if grade < min_grade {
-                        faults.push(("unfaithful", format!("the judge's grade is {grade}")));
+            let min_grade = self.settings.judge.as_ref().map_or(1.0, |j| j.min_grade);
+            for summary in &found.summaries {
+                match grade(judge, &found, summary)? {
+                    Written::Text(grade) => {
+                        verified.grade = Some(verified.grade.map_or(grade, |low| low.min(grade)));
+                        if grade < min_grade {
+                            faults.push(("unfaithful", format!("the judge's grade is {grade}")));
+                        }
                     }
+                    Written::Unusable(detail) => faults.push(("not_judged", detail)),
+                    Written::Ended => return Ok(Outcome::Ended),
                 }
-                Written::Unusable(detail) => faults.push(("not_judged", detail)),
-                Written::Ended => return Ok(Outcome::Ended),
             }
         }
         let spoken = matches!(self.engine, Engine::Headline | Engine::Lead)
@@ -119,6 +152,13 @@ impl<'a> Verifying<'a> {
             .into_iter()
             .map(|(reason, detail)| format!("{reason}: {detail}"))
             .collect();
+        // Equal answers of a language model are one summary.
+        if found.summaries.len() < self.num_written {
+            let num = found.summaries.len();
+            let wanted = self.num_written;
+            let warning = format!("fewer_summaries: {num} different ones of {wanted}");
+            verified.warnings.push(warning);
+        }
         Outcome::done(&verified)
     }
 
@@ -169,7 +209,7 @@ impl<'a> Verifying<'a> {
                 ));
             }
         }
-        if settings.latin {
+        if settings.latin && !is_mostly_latin(&found.text) {
             let unknown = summary_words
                 .iter()
                 .filter(|word| word.chars().count() > 1 && word.chars().all(is_latin))
@@ -181,35 +221,40 @@ impl<'a> Verifying<'a> {
         }
         faults
     }
+}
 
-    /// The judge's grade of the first summary.
-    fn grade(&self, judge: &Writer, found: &Summarised) -> Result<Written<f64>> {
-        #[derive(Deserialize)]
-        struct Grade {
-            faithfulness: f64,
-        }
-        let summary = found.summaries.first().map_or("", String::as_str);
-        let filled = [("text", found.text.as_str()), ("summary", summary)];
-        let mut fault = String::new();
-        for attempt in 0..3 {
-            let answer = match judge.write(&found.language, &filled, attempt)? {
-                Written::Text(answer) => answer,
-                Written::Unusable(detail) => return Ok(Written::Unusable(detail)),
-                Written::Ended => return Ok(Written::Ended),
-            };
-            let object = answer
-                .find('{')
-                .zip(answer.rfind('}'))
-                .and_then(|(start, end)| answer.get(start..=end));
-            match object.and_then(|object| serde_json::from_str::<Grade>(object).ok()) {
-                Some(grade) if (1.0..=5.0).contains(&grade.faithfulness) => {
-                    return Ok(Written::Text(grade.faithfulness));
-                }
-                _ => fault = "the judge gave no grade from 1 to 5".to_owned(),
-            }
-        }
-        Ok(Written::Unusable(fault))
+/// The judge's grade of a summary.
+fn grade(judge: &Writer, found: &Summarised, summary: &str) -> Result<Written<f64>> {
+    #[derive(Deserialize)]
+    struct Grade {
+        faithfulness: f64,
     }
+    let filled = [("text", found.text.as_str()), ("summary", summary)];
+    let mut fault = String::new();
+    for attempt in 0..3 {
+        let answer = match judge.write(&found.language, &filled, attempt)? {
+            Written::Text(answer) => answer,
+            Written::Unusable(detail) => return Ok(Written::Unusable(detail)),
+            Written::Ended => return Ok(Written::Ended),
+        };
+        let object = answer
+            .find('{')
+            .zip(answer.rfind('}'))
+            .and_then(|(start, end)| answer.get(start..=end));
+        match object.and_then(|object| serde_json::from_str::<Grade>(object).ok()) {
+            Some(grade) if (1.0..=5.0).contains(&grade.faithfulness) => {
+                return Ok(Written::Text(grade.faithfulness));
+            }
+            _ => fault = "the judge gave no grade from 1 to 5".to_owned(),
+        }
+    }
+    Ok(Written::Unusable(fault))
+}
+
+/// Returns whether more than half of a text's letters are Latin.
+fn is_mostly_latin(text: &str) -> bool {
+    let letters = || text.chars().filter(|c| c.is_alphabetic());
+    2 * letters().filter(|c| is_latin(*c)).count() > letters().count()
 }
 
 /// Reason for rejecting rows whose text contains the summary.
@@ -257,17 +302,22 @@ mod tests {
     use super::*;
 
     fn faults(engine: Engine, text: &str, summary: &str) -> Vec<&'static str> {
+        faults_in("ar", engine, text, summary)
+    }
+
+    fn faults_in(language: &str, engine: Engine, text: &str, summary: &str) -> Vec<&'static str> {
         let settings = Settings::default();
         let verifying = Verifying {
             settings: &settings,
             engine,
+            num_written: 0,
             rejects: true,
             judge: None,
         };
         let found = Summarised {
             text: text.into(),
             summaries: vec![summary.into()],
-            language: "ar".into(),
+            language: language.into(),
         };
         verifying
             .faults(&found, &words(text), summary)
@@ -301,6 +351,16 @@ mod tests {
             faults(Engine::Headline, text, "يَوم الأحد في العاصمة"),
             [SPOKEN]
         );
+    }
+
+    #[test]
+    fn english_summaries_may_have_words_of_their_own() {
+        let text = "The minister said on Sunday that schools will open again in the spring";
+        let summary = "Officials announce reopening of schools";
+        for language in ["en", "en-GB", "sv"] {
+            let found = faults_in(language, Engine::Endpoint, text, summary);
+            assert!(found.is_empty(), "{language}: {found:?}");
+        }
     }
 
     #[test]

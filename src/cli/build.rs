@@ -202,6 +202,10 @@ impl Arguments {
         let hash = contents
             .model(&dir, adapter.as_deref(), &computes)
             .map_err(|e| e.at("listen.model"))?;
+        // A part that another machine listened to stays valid on this one.
+        let files = contents
+            .model(&dir, adapter.as_deref(), "")
+            .map_err(|e| e.at("listen.model"))?;
         let opened = ModelArguments {
             model: model.to_owned(),
             adapter: adapter.clone(),
@@ -217,6 +221,7 @@ impl Arguments {
             model,
             loader,
             identity: json!(hash.to_hex().as_str()),
+            files: json!(files.to_hex().as_str()),
             name,
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -16,6 +17,24 @@ pub struct Usage {
     /// Tokens answered.
     #[serde(default)]
     pub completion_tokens: u64,
+}
+
+impl Usage {
+    /// No tokens.
+    pub const NONE: Self = Self {
+        prompt_tokens: 0,
+        completion_tokens: 0,
+    };
+
+    /// Reads what an endpoint says, under the names of chat completions or of transcriptions; none without a number of tokens, as where
+    /// seconds are charged.
+    pub fn read(said: &Value) -> Option<Self> {
+        let number = |names: [&str; 2]| names.iter().find_map(|name| said.get(name)?.as_u64());
+        Some(Self {
+            prompt_tokens: number(["prompt_tokens", "input_tokens"])?,
+            completion_tokens: number(["completion_tokens", "output_tokens"]).unwrap_or(0),
+        })
+    }
 }
 
 /// Dollars for a million tokens; none where unknown.
@@ -283,6 +302,28 @@ mod tests {
         assert!(meter.begin().is_ok());
         meter.add(None, 0, 1);
         assert!(meter.begin().is_err());
+    }
+
+    #[test]
+    fn usage_is_read_in_every_form() {
+        let read = |text: &str| Usage::read(&serde_json::from_str(text).unwrap());
+        for (text, expected) in [
+            (
+                r#"{"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}"#,
+                usage(7, 2),
+            ),
+            (r#"{"prompt_tokens": 7}"#, usage(7, 0)),
+            (
+                r#"{"type": "tokens", "input_tokens": 14, "output_tokens": 45, "input_token_details": {"audio_tokens": 14}}"#,
+                usage(14, 45),
+            ),
+            (r#"{"type": "duration", "seconds": 9}"#, None),
+            (r#"{"prompt_tokens": "many"}"#, None),
+            ("null", None),
+            ("3", None),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -78,12 +78,15 @@ struct Request<'a> {
     content_type: &'a str,
     body: &'a [u8],
     longest_answer: u64,
+    /// Whether the request and its answer are texts. An upload of audio has many more bytes than tokens.
+    is_text: bool,
 }
 
 #[derive(Deserialize)]
 struct Completion {
     choices: Vec<Choice>,
-    usage: Option<Usage>,
+    #[serde(default)]
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +182,7 @@ impl Endpoint {
             content_type: JSON,
             body: body.as_bytes(),
             longest_answer: LONGEST_BODY,
+            is_text: true,
         };
         self.send(&request, |bytes| {
             let reply = self.reply(&String::from_utf8_lossy(bytes));
@@ -206,6 +210,7 @@ impl Endpoint {
             content_type: JSON,
             body: body.as_bytes(),
             longest_answer: LONGEST_AUDIO,
+            is_text: false,
         };
         // Speech is charged by the character.
         let usage = Usage {
@@ -243,15 +248,17 @@ impl Endpoint {
             content_type: &content_type,
             body: &body,
             longest_answer: LONGEST_BODY,
+            is_text: false,
         };
         self.send(&request, |bytes| {
             #[derive(Deserialize)]
             struct Transcription {
                 text: String,
-                usage: Option<Usage>,
+                #[serde(default)]
+                usage: Value,
             }
             match serde_json::from_slice::<Transcription>(bytes) {
-                Ok(found) => (Ok(self.hide(&found.text)), found.usage),
+                Ok(found) => (Ok(self.hide(&found.text)), Usage::read(&found.usage)),
                 Err(_) => (
                     Err(Failure::Passing {
                         why: format!("{url} answered something that is no transcription"),
@@ -333,6 +340,7 @@ impl Endpoint {
         };
         // An endpoint charges for each answer, of use or not, and for no refusal.
         if is_answer {
+            let usage = usage.or((!asked.is_text).then_some(Usage::NONE));
             self.meter.add(usage, asked.body.len(), bytes.len());
         }
         reply
@@ -354,7 +362,7 @@ impl Endpoint {
         Ok(Reply {
             text: self.hide(&choice.message.content.unwrap_or_default()),
             is_cut,
-            usage: completion.usage,
+            usage: Usage::read(&completion.usage),
         })
     }
 
@@ -390,10 +398,13 @@ impl Endpoint {
             (401 | 403, Some(_)) => {
                 format!("the endpoint refuses the key in the environment variable {variable}")
             }
-            (404, _) => format!("check --endpoint and the model, `{}`", self.model),
-            (400 | 422, _) => "the rubric's `parameters` may not suit this model".to_owned(),
+            (404, _) => format!(
+                "check the address of the endpoint and the model, `{}`",
+                self.model
+            ),
+            (400 | 422, _) => "the `parameters` of the requests may not suit this model".to_owned(),
             (300..=399, _) => "give the address that it redirects to".to_owned(),
-            _ => "what was judged before is kept in the cache".to_owned(),
+            _ => "run the command again later: earlier answers are cached".to_owned(),
         };
         Failure::Final(Error::new(kind, why).hint(hint))
     }

@@ -105,6 +105,10 @@ pub fn has_python() -> bool {
         .stderr(Stdio::null())
         .status();
     let has = found.is_ok_and(|status| status.success());
+    assert!(
+        has || std::env::var_os("CI").is_none(),
+        "these tests need python3, which plays the speech engine"
+    );
     if !has {
         eprintln!("SKIPPED: python3, which plays the speech engine, is not here");
     }
@@ -219,6 +223,11 @@ fn a_data_set_is_built_completely() {
         let length = audio::duration_s(&path, Span::WHOLE).unwrap();
         assert!((length - row.duration.unwrap()).abs() < 2e-3);
         assert_eq!(line["license"], "CC-BY-4.0");
+        assert!(!line["spoken_text"].as_str().unwrap().is_empty());
+        let len = |name: &str| line[name].as_array().unwrap().len();
+        assert!(len("sentences") == 3 && len("sentence_end_s") == 3);
+        let end_s = line["sentence_end_s"][2].as_f64().unwrap();
+        assert!((end_s - length).abs() < 2e-3, "{line}");
     }
     // So does Parquet, with the same recordings inside.
     let mut num_in_parquet = 0;
@@ -312,6 +321,12 @@ fn a_data_set_is_built_completely() {
     for name in ["shar/dev/recording.000000.tar", "webdataset/test-00000.tar"] {
         assert!(sums.contains(&format!("  {name}\n")), "{name}");
     }
+    // The card names files that are there.
+    let card = place.text("datasets/news/README.md");
+    assert!(
+        card.contains("path: webdataset/dev-*.tar") && !card.contains("data/"),
+        "{card}"
+    );
     place.run(&["build", "recipe.yaml"]).succeeds();
     assert!(!folder.join("webdataset").exists() && !folder.join("shar").exists());
     // A second run does nothing and prints the same.
@@ -442,6 +457,173 @@ fn sentences_are_spoken_once() {
     );
     let rejected = place.lines("datasets/news/rejected.jsonl");
     assert!(rejected.len() == 6 && rejected.iter().all(|row| row["reason"] == "speech_failed"));
+    // Once the engine is repaired, the same command speaks them.
+    place.write("engine", ENGINE);
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_same(
+        &contents(&place.path("datasets/news")),
+        &first,
+        "after a repair",
+    );
+}
+
+#[test]
+fn longer_time_limits_take_effect() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(2));
+    place.write(
+        "engine",
+        ENGINE.replace("text = ", "import time; time.sleep(1); text = "),
+    );
+    let run = |timeout: &str| {
+        let set = format!("speak.timeout_s={timeout}");
+        place.run(&["build", "recipe.yaml", "--until", "speak", "--set", &set])
+    };
+    let stopped = run("0.2").succeeds();
+    assert_eq!(
+        stopped.stdout,
+        "2 collected, 2 rejected, 0 go on after speak\n"
+    );
+    assert!(
+        stopped
+            .stderr
+            .contains("the speech engine failed at 2 rows"),
+        "{}",
+        stopped.stderr
+    );
+    let done = run("300").succeeds();
+    assert_eq!(
+        done.stdout,
+        "2 collected, 0 rejected, 2 go on after speak\n"
+    );
+}
+
+#[test]
+fn diacritics_do_not_change_the_speed() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(6));
+    // A fatha after every letter; the engine gives no time to it.
+    let script = "#!/usr/bin/env python3\nimport sys\nprint(''.join(c + '\u{64e}' if c.isalpha() else c for c in sys.stdin.read()))\n";
+    let tool = place.write("tashkeel", script);
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let set = [
+        "build",
+        "recipe.yaml",
+        "--set",
+        "speak.diacritiser=[./tashkeel]",
+    ];
+    let done = place.run(&set).succeeds();
+    assert_eq!(done.stdout, "6 collected = 6 published + 0 rejected\n");
+    for row in place.lines("datasets/news/manifest.jsonl") {
+        assert!(row["spoken_text"].as_str().unwrap().contains('\u{64e}'));
+        assert!(!row["text"].as_str().unwrap().contains('\u{64e}'));
+    }
+}
+
+#[test]
+fn messages_of_programs_show_no_key() {
+    let place = place(&documents(2));
+    place.write(
+        "engine",
+        "#!/bin/sh\necho \"token $SPEECH_TOKEN refused\" >&2\nexit 1\n",
+    );
+    let key = "tk-0123456789abcdef";
+    let mut command = place.command(&["build", "recipe.yaml"]);
+    let outcome = crate::command::outcome(command.env("SPEECH_TOKEN", key).output().unwrap());
+    let outcome = outcome.fails(2, &["every document was rejected"]);
+    assert!(!outcome.stderr.contains(key), "{}", outcome.stderr);
+    let rejected = place.text("datasets/news/rejected.jsonl");
+    assert!(
+        rejected.contains("refused") && !rejected.contains("0123456789"),
+        "{rejected}"
+    );
+}
+
+#[test]
+fn text_files_and_comparisons_are_read() {
+    if !has_python() {
+        return;
+    }
+    let place = Place::new();
+    let engine = place.write("engine", ENGINE);
+    std::fs::set_permissions(&engine, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (i, row) in documents(6).iter().enumerate() {
+        let text = |name: &str| row[name].as_str().unwrap();
+        let file = format!("{}\n\n{}\n", text("headline"), text("text"));
+        place.write(&format!("texts/{i}.txt"), file);
+    }
+    // By hand: 8 words of text for 4 of the summary; 3 of these are one run of the text, and all are in it.
+    place.write_rows(
+        "human.jsonl",
+        &[json!({"body": "a b c d e f g h", "abstract": "b c d a"})],
+    );
+    place.write_rows(
+        "real.jsonl",
+        &[
+            json!({"split": "dev"}),
+            json!({"split": "test"}),
+            json!({"split": "test"}),
+        ],
+    );
+    place.write(
+        "recipe.yaml",
+        "name: news\ncollect: {from: \"texts/*.txt\", language: ar}\nsummarise: {engine: headline}\nspeak: {engine: command, command: [./engine, \"{voice}\"], voices: [a, bb, ccc]}\nsplit: {dev: 0.2, test: 0.2}\npublish: {real: real.jsonl, compare: [{file: human.jsonl, text: body, summary: abstract}]}\n",
+    );
+    place.run(&["build", "recipe.yaml"]).succeeds();
+    let (manifest, rejected) = assert_reconciled(&place, 6);
+    assert!(rejected.is_empty(), "{rejected:?}");
+    for row in &manifest {
+        let is_same = |document: &Value| {
+            document["headline"] == row["summary"] && document["text"] == row["text"]
+        };
+        assert!(documents(6).iter().any(is_same), "{row}");
+    }
+    let card = place.text("datasets/news/README.md");
+    assert!(
+        card.contains("Real recordings: 1 in dev, 2 in test."),
+        "{card}"
+    );
+    let compared = card
+        .lines()
+        .find(|line| line.contains("human.jsonl"))
+        .unwrap();
+    let cells: Vec<&str> = compared.split('|').map(str::trim).collect();
+    assert!(
+        cells.contains(&"1") && compared.contains("75") && compared.contains("100"),
+        "{compared}"
+    );
+}
+
+#[test]
+fn licences_of_rows_reach_the_card() {
+    if !has_python() {
+        return;
+    }
+    let mut rows = documents(6);
+    for (i, row) in rows.iter_mut().enumerate() {
+        row["terms"] = json!(if i < 3 { "CC-BY-SA-4.0" } else { "MIT" });
+    }
+    let place = place(&rows);
+    let build = |terms: &str| {
+        let text = recipe("").replace("licence: CC-BY-4.0", terms);
+        place.write("recipe.yaml", text);
+        place.run(&["build", "recipe.yaml"]).succeeds();
+        place.text("datasets/news/README.md")
+    };
+    let card = build("licence_field: terms");
+    assert!(
+        card.contains("license:\n- cc-by-sa-4.0\n- mit\n") && card.contains("share-alike"),
+        "{card}"
+    );
+    let card = build("licence: My own");
+    assert!(
+        card.contains("license: other\nlicense_name: My own\n"),
+        "{card}"
+    );
 }
 
 #[test]
@@ -590,6 +772,38 @@ fn a_dry_run_counts_and_sends_no_request() {
         "{said}"
     );
     assert!(!place.path("asked").exists() && !place.path("datasets/news").exists());
+}
+
+#[test]
+fn a_dry_run_counts_every_request() {
+    let place = place(&documents(10));
+    let endpoint = "{url: \"http://a/v1\", model: m, budget: {price_in: 10, price_out: 20}}";
+    place.write(
+        "recipe.yaml",
+        format!(
+            "name: news\ncollect: {{from: docs.jsonl, summary: summary, headline: headline}}\nsummarise: {{translate: {{to: ar, endpoint: {endpoint}}}}}\nverify: {{judge: {{endpoint: {endpoint}}}}}\nspeak: {{engine: endpoint, endpoint: {endpoint}, voices: [a, b, c]}}\nlisten: {{transcribe: endpoint, endpoint: {endpoint}, floor_cer: 0.1}}\n"
+        ),
+    );
+    let said = place
+        .run(&["build", "recipe.yaml", "--dry-run"])
+        .succeeds()
+        .stdout;
+    let chars: usize = documents(10)
+        .iter()
+        .map(|row| row["text"].as_str().unwrap().chars().count())
+        .sum();
+    let dollars = chars as f64 * 10.0 / 1e6;
+    for words in [
+        // Text, summary and headline are translated, and a summary is judged.
+        "40 requests to the language model",
+        // Three sentences of each document, and a sentence of each voice.
+        "33 requests to the speech endpoint",
+        "10 requests to the transcription endpoint",
+        &format!("about {chars} characters spoken, {dollars:.2} dollars"),
+        "at a price that is not estimated",
+    ] {
+        assert!(said.contains(words), "`{words}` is not in:\n{said}");
+    }
 }
 
 #[test]

@@ -145,9 +145,15 @@ fn serve(mut stream: &TcpStream, state: &State) -> std::io::Result<()> {
 fn chat(body: &[u8]) -> Vec<u8> {
     let body: Value = serde_json::from_slice(body).unwrap();
     let prompt = body["messages"][1]["content"].as_str().unwrap();
+    if prompt.contains("\"faithfulness\"") {
+        return graded(prompt);
+    }
     let text = prompt.rsplit("\n\n").next().unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();
-    let summary = if text.contains("إنجليزي") {
+    let summary = if body["seed"] == 1 {
+        // A second summary is another one.
+        [words[0], words[1], words[3], words[6]].join(" ")
+    } else if text.contains("إنجليزي") {
         "a summary in another language".to_owned()
     } else if text.contains("رقم") {
         format!("{} 77 {}", words[0], words[4])
@@ -160,6 +166,20 @@ fn chat(body: &[u8]) -> Vec<u8> {
         format!("ملخص: «{} {} {}»", words[0], words[3], words[6])
     };
     json!({"choices": [{"message": {"content": summary}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 50, "completion_tokens": 5}})
+        .to_string()
+        .into_bytes()
+}
+
+/// A judge's grade: 3 of a summary of four words, else 5.
+fn graded(prompt: &str) -> Vec<u8> {
+    let (_, rest) = prompt.split_once("الملخص:\n").unwrap();
+    let (summary, _) = rest.split_once("\n\n").unwrap();
+    let grade = match summary.split_whitespace().count() {
+        4 => 3,
+        _ => 5,
+    };
+    let answer = json!({"faithfulness": grade, "reason": "counted"}).to_string();
+    json!({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]})
         .to_string()
         .into_bytes()
 }
@@ -212,7 +232,14 @@ fn transcription(body: &[u8]) -> Vec<u8> {
         .filter(|pair| pair[0] == MARK)
         .filter_map(|pair| char::from_u32(pair[1] as u32))
         .collect();
-    json!({"text": text}).to_string().into_bytes()
+    // OpenAI charges transcriptions by tokens or by seconds.
+    let usage = match samples.len() % 2 {
+        0 => json!({"type": "duration", "seconds": 3}),
+        _ => json!({"type": "tokens", "input_tokens": 14, "output_tokens": 45, "total_tokens": 59}),
+    };
+    json!({"text": text, "usage": usage})
+        .to_string()
+        .into_bytes()
 }
 
 /// Documents of which the last ones each go wrong in their own way, and the reason that is to be found.
@@ -269,7 +296,8 @@ fn place(server: &Server, more: &str) -> Place {
             "# A set.\nname: remote\ncollect: {{from: docs.jsonl}}\nsummarise: {{engine: endpoint, endpoint: {}}}\nverify: {{max_ratio: 2, max_copied: 1}}\nspeak: {{engine: endpoint, endpoint: {}, voices: [a, b, c]}}\nlisten: {{transcribe: endpoint, endpoint: {}, floor_cer: 0.05, over_floor: 0.1, max_silent: 0.3}}\n",
             endpoint(more),
             endpoint(""),
-            endpoint("")
+            // A FLAC file has more bytes than this.
+            endpoint(", budget: {max_tokens: 5000}")
         ),
     );
     place
@@ -316,6 +344,11 @@ fn every_document_is_accounted_for() {
         let summary = row["summary"].as_str().unwrap();
         assert!(!summary.contains(['«', ':']), "{summary}");
     }
+
+    // Published rows have no error, so only the rejected one gives a distribution.
+    assert!(place.path("datasets/remote/plots/cer.svg").is_file());
+    let report = place.text("datasets/remote/report.html");
+    assert!(report.contains("floor 0.050. bound 0.150."));
 
     // Everything is in the cache, so a second build sends no request.
     let asked = server.state.num_requests.load(Ordering::SeqCst);
@@ -367,6 +400,108 @@ fn a_budget_stops_and_the_next_run_continues() {
         assert!(num_runs < 20, "{}", stopped.stderr);
     }
     assert!(num_runs > 1);
+}
+
+#[test]
+fn the_worst_summary_of_a_row_is_graded() {
+    let server = Server::start();
+    let place = place(&server, "");
+    let judge = format!(
+        "verify: {{judge: {{endpoint: {{url: \"{}\", model: judge, first_wait_s: 0.002, max_attempts: 30, key_variable: BUILD_KEY}}, min_grade: 3}}, ",
+        server.url
+    );
+    let text = place.text("recipe.yaml");
+    let text = text.replace("verify: {", &judge);
+    let text = text.replace(
+        "engine: endpoint, endpoint: {url",
+        "engine: endpoint, num: 2, endpoint: {url",
+    );
+    // Speech has no number of summaries.
+    let text = text.replace(
+        "speak: {engine: endpoint, num: 2,",
+        "speak: {engine: endpoint,",
+    );
+    place.write("recipe.yaml", text);
+    build(&place, KEY).succeeds();
+    let rows = place.lines("datasets/remote/rows.jsonl");
+    let published: Vec<&Value> = rows
+        .iter()
+        .filter(|row| row["state"] == "published")
+        .collect();
+    assert!(published.len() >= 20, "{}", published.len());
+    for row in published {
+        assert_eq!(row["grade"], 3.0, "{row}");
+    }
+    let card = place.text("datasets/remote/README.md");
+    assert!(
+        card.contains("Judge of faithfulness: `judge`")
+            && card.contains("Prompt of the judge (ar)"),
+        "{card}"
+    );
+    let strict = place
+        .text("recipe.yaml")
+        .replace("min_grade: 3", "min_grade: 4");
+    place.write("recipe.yaml", strict);
+    build(&place, KEY).fails(2, &["every document was rejected"]);
+    let rejected = place.lines("datasets/remote/rejected.jsonl");
+    assert!(rejected.iter().any(|row| row["reason"] == "unfaithful"));
+}
+
+#[test]
+fn tokens_and_dollars_have_limits() {
+    let server = Server::start();
+    for (budget, reached) in [
+        ("max_tokens: 120", "the limit of 120 tokens is reached"),
+        (
+            "max_cost: 0.002, price_in: 10, price_out: 100",
+            "the limit of 0.002 dollars is reached",
+        ),
+    ] {
+        let place = place(&server, &format!(", budget: {{{budget}}}"));
+        build(&place, KEY).fails(4, &["summarise.endpoint.budget", reached]);
+    }
+}
+
+#[test]
+fn a_translation_shares_the_budget() {
+    let server = Server::start();
+    let place = place(&server, ", budget: {max_requests: 5}");
+    let text = place.text("recipe.yaml");
+    let text = text.replace(
+        "engine: endpoint, endpoint",
+        "translate: {to: ar}, engine: endpoint, endpoint",
+    );
+    // Only the summaries are translated here.
+    let text = text.replacen("speak: {translate: {to: ar}, engine", "speak: {engine", 1);
+    place.write("recipe.yaml", text);
+    build(&place, KEY).fails(4, &["the limit of 5 requests is reached"]);
+    assert_eq!(server.state.num_requests.load(Ordering::SeqCst), 5);
+}
+
+#[test]
+fn a_changed_prompt_asks_again() {
+    let server = Server::start();
+    let place = place(&server, "");
+    let own = include_str!("../../prompts/build/summarise.yaml");
+    place.write("prompts.yaml", own);
+    let run = || {
+        let mut command = place.command(&[
+            "build",
+            "recipe.yaml",
+            "--until",
+            "summarise",
+            "--set",
+            "summarise.prompt=prompts.yaml",
+        ]);
+        crate::command::outcome(command.env("BUILD_KEY", KEY).output().unwrap()).succeeds();
+        server.state.num_requests.load(Ordering::SeqCst)
+    };
+    let first = run();
+    assert_eq!(run(), first);
+    let changed = own.replace("{max_words}", "fewer than {max_words}");
+    assert_ne!(changed, own);
+    place.write("prompts.yaml", changed);
+    assert!(run() >= first + 30);
 }
 
 #[test]

@@ -102,6 +102,31 @@ fn a_local_model_translates() {
             .stdout
             .contains("4 collected, 0 rejected, 4 go on after verify")
     );
+    // The texts of the next steps are the translations.
+    let work = std::fs::read_dir(place.path("datasets/.work/news")).unwrap();
+    let journal = work
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("summarise-")
+        })
+        .unwrap();
+    let lines = std::fs::read_to_string(journal.join("0-of-1.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 4);
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let row = line["row"].as_u64().unwrap() as usize;
+        let document = &documents(4)[row];
+        for (name, found) in [
+            ("text", &line["done"]["text"]),
+            ("summary", &line["done"]["summaries"][0]),
+        ] {
+            assert!(!found.as_str().unwrap().is_empty());
+            assert_ne!(*found, document[name], "{name}");
+        }
+    }
 }
 
 #[test]

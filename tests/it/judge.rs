@@ -348,12 +348,12 @@ fn permanent_errors_are_not_retried() {
         (
             refuses(404),
             2,
-            "answered 404: not now\nhint: check --endpoint and the model, `m`",
+            "answered 404: not now\nhint: check the address of the endpoint and the model, `m`",
         ),
         (
             refuses(400),
             2,
-            "the rubric's `parameters` may not suit this model",
+            "the `parameters` of the requests may not suit this model",
         ),
         (
             Does::Refuses(307, "Location: http://127.0.0.1:1/\r\n", String::new()),

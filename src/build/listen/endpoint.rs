@@ -31,7 +31,7 @@ impl<'a> Endpoint<'a> {
             .as_ref()
             .ok_or_else(|| Error::bug("a transcription endpoint without settings"))?;
         Ok(Self {
-            remote: endpoint.open().map_err(|e| e.at("listen.endpoint"))?,
+            remote: endpoint.open("listen.endpoint")?,
             calls,
         })
     }

@@ -11,6 +11,7 @@ use crate::audio::Span;
 use crate::build::listen::transcriber::Compares;
 use crate::build::listen::transcriber::Transcriber;
 use crate::build::listen::windows::Window;
+use crate::build::listen::windows::first_within;
 use crate::build::listen::windows::windows_of;
 use crate::build::speak::Spoken;
 use crate::data::AudioSource;
@@ -41,6 +42,8 @@ pub struct Recogniser {
     pub loader: Loader,
     /// Hash of all that its answers depend on.
     pub identity: Value,
+    /// Hash of its files, wherever it computes.
+    pub files: Value,
     /// Name of the model.
     pub name: String,
 }
@@ -151,7 +154,7 @@ impl Transcriber for Model<'_> {
         spoken: &Spoken,
         language: &str,
     ) -> Result<Option<String>> {
-        self.transcript(file, &self.windows(spoken), language)
+        self.transcript(file, &windows_of(spoken, self.window_s), language)
             .map(Some)
     }
 }
@@ -161,8 +164,8 @@ impl Compares for Model<'_> {
         json!(["maqam", self.recogniser.identity, self.window_s])
     }
 
-    fn windows(&self, spoken: &Spoken) -> Vec<Window> {
-        windows_of(spoken, self.window_s)
+    fn window(&self, spoken: &Spoken) -> Option<Window> {
+        first_within(spoken, self.window_s)
     }
 
     fn likelihoods(
@@ -171,7 +174,7 @@ impl Compares for Model<'_> {
         window: Window,
         language: &str,
         texts: &[String],
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Option<Vec<f64>>> {
         let example = self.example(file, window, language)?;
         let asked: Vec<Message> = example
             .messages
@@ -200,6 +203,6 @@ impl Compares for Model<'_> {
             }
             Ok(())
         })?;
-        Ok(means)
+        Ok(Some(means))
     }
 }

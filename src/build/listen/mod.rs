@@ -20,6 +20,7 @@ use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::listen::maqam::Model;
 use crate::build::listen::maqam::Recogniser;
+use crate::build::listen::matching::Compared;
 use crate::build::listen::matching::Matching;
 use crate::build::listen::quality::Quality;
 use crate::build::listen::transcriber::Compares;
@@ -53,6 +54,9 @@ pub(crate) struct Listened {
     /// Nats per token by which the row's own text is likelier than the likeliest of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
+    /// Texts that were compared by their likelihood, the row's own included; 0 if there was nothing to compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) num_compared: Option<usize>,
     /// Grade of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) quality: Option<f64>,
@@ -81,7 +85,12 @@ impl<'a> Listening<'a> {
     ) -> Result<Self> {
         let settings = &recipe.listen;
         let whisper = match settings.whisper() {
-            Some(name) if is_needed => Some(Whisper::open(name, models, settings.window_s)?),
+            Some(name) if is_needed => Some(Whisper::open(
+                name,
+                models,
+                settings.window_s,
+                calls.stop(),
+            )?),
             _ => None,
         };
         let transcriber: Option<Box<dyn Transcriber + 'a>> = match settings.transcribe {
@@ -179,19 +188,32 @@ impl<'a> Listening<'a> {
             let normaliser = self.settings.normaliser(&found.language)?;
             let cer = cer(&[&found.text, &spoken.read()], &transcript, normaliser);
             if let Some((reason, detail)) = self.transcript_fault(&found.text, &transcript, cer) {
-                return Ok(Outcome::rejected(reason, detail));
+                let cer = Some(cer);
+                return Ok(Outcome::Rejected {
+                    reason,
+                    detail,
+                    cer,
+                });
             }
             (listened.transcript, listened.cer) = (Some(transcript), Some(cer));
         }
         if let Some(matching) = &self.matching {
-            match matching.margin(self.calls, rows, row, &file, &spoken, &found.language)? {
-                None => return Ok(Outcome::Ended),
-                Some(margin) if margin <= 0.0 => {
-                    let detail =
-                        format!("another text is likelier by {:.3} nats per token", -margin);
-                    return Ok(Outcome::rejected("not_its_text", detail));
+            match matching.compare(self.calls, rows, row, &file, &spoken, &found.language)? {
+                Compared::Ended => return Ok(Outcome::Ended),
+                Compared::Skipped => listened.num_compared = Some(0),
+                Compared::With { margin, .. } if margin <= 0.0 => {
+                    return Ok(Outcome::Rejected {
+                        reason: "not_its_text",
+                        detail: format!(
+                            "another text is likelier by {:.3} nats per token",
+                            -margin
+                        ),
+                        cer: listened.cer,
+                    });
                 }
-                Some(margin) => listened.margin = Some(margin),
+                Compared::With { margin, num } => {
+                    (listened.margin, listened.num_compared) = (Some(margin), Some(num));
+                }
             }
         }
         Outcome::done(&listened)
@@ -301,6 +323,7 @@ mod tests {
                 end_s: seconds,
             }],
             stretches: vec![],
+            engine: Value::Null,
             duration_s: seconds,
             usual_chars_per_s: None,
             loudness_lufs: Some(-20.0),

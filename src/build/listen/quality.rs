@@ -71,7 +71,7 @@ impl<'a> Quality<'a> {
                 Some(grade) => Ok(Some(grade.to_string().into_bytes())),
                 None => Err(Error::input(format!(
                     "the program printed no grade: {}",
-                    ended.message
+                    ended.told(self.calls)
                 ))
                 .at("listen.quality.command")
                 .hint("try the command by hand: it prints one number for a recording")),

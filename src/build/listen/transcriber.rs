@@ -32,10 +32,10 @@ pub(crate) trait Compares: Sync {
     /// All that a likelihood depends on but the recording, its language and the texts.
     fn depends_on(&self) -> Value;
 
-    /// The windows of a recording.
-    fn windows(&self, spoken: &Spoken) -> Vec<Window>;
+    /// The first window of a recording that the model takes whole; none if a sentence alone is too long in every one.
+    fn window(&self, spoken: &Spoken) -> Option<Window>;
 
-    /// Log-likelihood per token of each text as the transcript of a window.
+    /// Log-likelihood per token of each text as the transcript of a window; none if the build ends.
     ///
     /// # Errors
     /// A window that the model cannot take.
@@ -45,7 +45,7 @@ pub(crate) trait Compares: Sync {
         window: Window,
         language: &str,
         texts: &[String],
-    ) -> Result<Vec<f64>>;
+    ) -> Result<Option<Vec<f64>>>;
 }
 
 /// Where a program's recordings are put.

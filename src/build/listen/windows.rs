@@ -41,6 +41,13 @@ pub(super) fn windows_of(spoken: &Spoken, longest_s: f64) -> Vec<Window> {
     windows(&times, longest_s)
 }
 
+/// The first window of whole sentences that is within `longest_s`.
+pub(super) fn first_within(spoken: &Spoken, longest_s: f64) -> Option<Window> {
+    windows_of(spoken, longest_s)
+        .into_iter()
+        .find(|window| window.end_s - window.start_s <= longest_s)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

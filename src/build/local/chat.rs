@@ -218,6 +218,25 @@ mod tests {
                 "{file}: a logit differs by {farthest} from transformers'"
             );
 
+            // One token at a time gives the logits of the whole sequence at once.
+            let further = [ids[0], ids[1], ids[ids.len() - 1], ids[ids.len() / 2]];
+            let mut sequence = ids.clone();
+            for token in further {
+                let stepwise = network.logits(&[token], sequence.len()).unwrap();
+                let stepwise: Vec<f32> = stepwise.to_vec1().unwrap();
+                sequence.push(token);
+                let mut fresh = None;
+                let again = chat.opened(&mut fresh).unwrap();
+                let whole = chat.read_prompt(again, &sequence).unwrap();
+                let whole: Vec<f32> = whole.to_vec1().unwrap();
+                let farthest = stepwise
+                    .iter()
+                    .zip(&whole)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                assert!(farthest < 1e-4, "{file}: {farthest} after {token}");
+            }
+
             let greedy = Sampling {
                 max_tokens: 12,
                 ..Sampling::default()

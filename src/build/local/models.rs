@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 
 /// Goes up whenever the same files would give other answers.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Files of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,10 +24,14 @@ use crate::build::local::config;
 use crate::build::local::network;
 use crate::error::Error;
 use crate::error::Result;
+use crate::stop::Stop;
 use crate::task::PlainCodec;
 
 /// Numbers of mel bands that Whisper's checkpoints have.
 const MELS: [usize; 2] = [80, 128];
+
+/// Size of the vocabulary of checkpoints that know English alone. They have tokens of other languages without using them.
+const ENGLISH_VOCABULARY: usize = 51_864;
 
 /// Fewest repetitions of a phrase and fewest tokens of a loop that ends a transcript.
 const LOOP_TIMES: usize = 8;
@@ -54,6 +58,7 @@ pub(crate) struct Whisper {
     /// Longest sequence of the decoder, in tokens.
     context: usize,
     marks: Marks,
+    is_multilingual: bool,
     /// Tokens that are never chosen, and those that are not chosen first.
     suppressed: [Vec<u32>; 2],
     network: Mutex<Option<Network>>,
@@ -92,6 +97,10 @@ impl Whisper {
             without_times: codec.id_of("<|notimestamps|>"),
             end: needed("<|endoftext|>")?,
         };
+        let is_multilingual = generation
+            .get("is_multilingual")
+            .and_then(Value::as_bool)
+            .unwrap_or(whole("vocab_size")? != ENGLISH_VOCABULARY);
         let mels = whole("num_mel_bins")?;
         let frames = 2 * whole("max_source_positions")?;
         Ok(Self {
@@ -118,6 +127,7 @@ impl Whisper {
             frames,
             codec,
             marks,
+            is_multilingual,
             suppressed,
             network: Mutex::new(None),
         })
@@ -128,23 +138,31 @@ impl Whisper {
         self.frames * HOP
     }
 
-    /// Transcript of a stretch in a language. The likeliest token is taken each time.
+    /// Transcript of a stretch in a language; none if the user asked to stop. The likeliest token is taken each time.
     ///
     /// # Shapes
     /// `samples`: at most [`Whisper::window`], mono, at 16 kHz
     ///
     /// # Errors
     /// A language that the checkpoint does not know; weights that cannot be read.
-    pub(crate) fn transcribe(&self, samples: &[f32], language: &str) -> Result<String> {
+    pub(crate) fn transcribe(
+        &self,
+        samples: &[f32],
+        language: &str,
+        stop: &Stop,
+    ) -> Result<Option<String>> {
         let prompt = self.prompt(language)?;
         let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        if stop.is_requested() {
+            return Ok(None);
+        }
         let network = self.opened(&mut network)?;
         let heard = self.encode(network, &self.log_mel(samples)?)?;
-        let chosen = self.choose(network, &heard, &prompt)?;
-        Ok(self.codec.decode(&chosen).trim().to_owned())
+        let chosen = self.choose(network, &heard, &prompt, stop)?;
+        Ok(chosen.map(|ids| self.codec.decode(&ids).trim().to_owned()))
     }
 
-    /// Log-likelihood per token of each text as the transcript of a stretch.
+    /// Log-likelihood per token of each text as the transcript of a stretch; none if the user asked to stop.
     ///
     /// # Errors
     /// As [`Whisper::transcribe`].
@@ -153,45 +171,50 @@ impl Whisper {
         samples: &[f32],
         language: &str,
         texts: &[String],
-    ) -> Result<Vec<f64>> {
+        stop: &Stop,
+    ) -> Result<Option<Vec<f64>>> {
         let prompt = self.prompt(language)?;
         let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        if stop.is_requested() {
+            return Ok(None);
+        }
         let network = self.opened(&mut network)?;
         let heard = self.encode(network, &self.log_mel(samples)?)?;
-        texts
-            .iter()
-            .map(|text| {
-                // Whisper's transcripts begin with a space.
-                let mut said = self.codec.encode(&format!(" {}", text.trim()))?;
-                said.truncate(self.context - prompt.len() - 1);
-                said.push(self.marks.end);
-                let mut ids = prompt.clone();
-                ids.extend(&said[..said.len() - 1]);
-                let logits = self.logits(network, &heard, &ids, prompt.len() - 1)?;
-                let known = log_softmax(&logits, D::Minus1)?;
-                let targets = Tensor::new(said.as_slice(), &Device::Cpu)?.unsqueeze(1)?;
-                let sum = known.gather(&targets, 1)?.sum_all()?.to_scalar::<f32>()?;
-                Ok(f64::from(sum) / said.len() as f64)
-            })
-            .collect()
+        let mut means = Vec::with_capacity(texts.len());
+        for text in texts {
+            if stop.is_requested() {
+                return Ok(None);
+            }
+            // Whisper's transcripts begin with a space.
+            let mut said = self.codec.encode(&format!(" {}", text.trim()))?;
+            said.truncate(self.context - prompt.len() - 1);
+            said.push(self.marks.end);
+            let mut ids = prompt.clone();
+            ids.extend(&said[..said.len() - 1]);
+            let logits = self.logits(network, &heard, &ids, prompt.len() - 1)?;
+            let known = log_softmax(&logits, D::Minus1)?;
+            let targets = Tensor::new(said.as_slice(), &Device::Cpu)?.unsqueeze(1)?;
+            let sum = known.gather(&targets, 1)?.sum_all()?.to_scalar::<f32>()?;
+            means.push(f64::from(sum) / said.len() as f64);
+        }
+        Ok(Some(means))
     }
 
-    /// Tokens before a transcript. The language is set, not guessed.
+    /// Tokens before a transcript. The language is set, not guessed. A checkpoint that knows English alone is given neither language nor task.
     fn prompt(&self, language: &str) -> Result<Vec<u32>> {
         let primary = language.split('-').next().unwrap_or_default();
         let mut ids = vec![self.marks.start];
-        match self.codec.id_of(&format!("<|{primary}|>")) {
-            Some(id) => {
-                ids.push(id);
-                ids.extend(self.marks.transcribe);
-            }
-            // English-only checkpoints have no tokens of languages or tasks.
-            None if primary == "en" => {}
-            None => {
-                return Err(Error::input(format!("the model does not know `{primary}`"))
-                    .at_path(&self.dir)
-                    .hint("take a multilingual checkpoint, such as openai/whisper-small"));
-            }
+        let token = match self.is_multilingual {
+            true => self.codec.id_of(&format!("<|{primary}|>")),
+            false => None,
+        };
+        if let Some(token) = token {
+            ids.push(token);
+            ids.extend(self.marks.transcribe);
+        } else if self.is_multilingual || primary != "en" {
+            return Err(Error::input(format!("the model does not know `{primary}`"))
+                .at_path(&self.dir)
+                .hint("take a multilingual checkpoint, such as openai/whisper-small"));
         }
         ids.extend(self.marks.without_times);
         Ok(ids)
@@ -232,10 +255,19 @@ impl Whisper {
         Ok(network.decoder.final_linear(&states.contiguous()?)?.i(0)?)
     }
 
-    /// The likeliest tokens after a prompt, up to the end of the transcript or of the decoder's positions.
-    fn choose(&self, network: &mut Network, heard: &Tensor, prompt: &[u32]) -> Result<Vec<u32>> {
+    /// The likeliest tokens after a prompt, up to the end of the transcript or of the decoder's positions; none if the user asked to stop.
+    fn choose(
+        &self,
+        network: &mut Network,
+        heard: &Tensor,
+        prompt: &[u32],
+        stop: &Stop,
+    ) -> Result<Option<Vec<u32>>> {
         let mut ids = prompt.to_vec();
         while ids.len() < self.context {
+            if stop.is_requested() {
+                return Ok(None);
+            }
             let logits = self.logits(network, heard, &ids, ids.len() - 1)?;
             let mut logits: Vec<f32> = logits.i(0)?.to_vec1()?;
             let [always, first] = &self.suppressed;
@@ -256,7 +288,7 @@ impl Whisper {
                 break;
             }
         }
-        Ok(ids.split_off(prompt.len()))
+        Ok(Some(ids.split_off(prompt.len())))
     }
 
     fn opened<'a>(&self, network: &'a mut Option<Network>) -> Result<&'a mut Network> {
@@ -379,7 +411,10 @@ mod tests {
             }
         }
         let greedy: Vec<u32> = serde_json::from_value(expected["greedy"].clone()).unwrap();
-        let chosen = whisper.choose(network, &heard, &ids[..4]).unwrap();
+        let chosen = whisper
+            .choose(network, &heard, &ids[..4], &Stop::new())
+            .unwrap()
+            .unwrap();
         assert_eq!(chosen[..greedy.len()], greedy);
         assert_eq!(whisper.prompt("ar-EG").unwrap(), ids[..4]);
     }
@@ -391,7 +426,10 @@ mod tests {
             .map(|i| (f64::from(i) * 0.05).sin() as f32 * 0.3)
             .collect();
         let texts = ["قال".to_owned(), "الوزير إن".to_owned()];
-        let found = whisper.likelihoods(&samples, "ar", &texts).unwrap();
+        let found = whisper
+            .likelihoods(&samples, "ar", &texts, &Stop::new())
+            .unwrap()
+            .unwrap();
         let mut open = None;
         let network = whisper.opened(&mut open).unwrap();
         let heard = whisper
@@ -418,6 +456,45 @@ mod tests {
     }
 
     #[test]
+    fn english_checkpoints_get_no_language() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(folder().join("whisper")).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let place = dir.path().join("generation_config.json");
+        let mut generation: Value =
+            serde_json::from_str(&std::fs::read_to_string(&place).unwrap()).unwrap();
+        generation["is_multilingual"] = json!(false);
+        std::fs::write(&place, generation.to_string()).unwrap();
+
+        let multilingual = opened();
+        let english = Whisper::open(dir.path()).unwrap();
+        let marks = english.marks;
+        // Its vocabulary has the token of the language too.
+        let language = multilingual.prompt("en").unwrap()[1];
+        assert_eq!(english.codec.id_of("<|en|>"), Some(language));
+        let expected: Vec<u32> = [marks.start]
+            .into_iter()
+            .chain(marks.without_times)
+            .collect();
+        assert_eq!(english.prompt("en-GB").unwrap(), expected);
+        let error = english.prompt("ar").unwrap_err().to_string();
+        assert!(error.contains("does not know `ar`"), "{error}");
+    }
+
+    #[test]
+    fn a_stop_ends_a_transcript() {
+        let whisper = opened();
+        let stop = Stop::new();
+        stop.request();
+        assert_eq!(whisper.transcribe(&[0.0; 1600], "ar", &stop).unwrap(), None);
+        let texts = ["قال".to_owned()];
+        let found = whisper.likelihoods(&[0.0; 1600], "ar", &texts, &stop);
+        assert_eq!(found.unwrap(), None);
+    }
+
+    #[test]
     fn loops_end_a_transcript() {
         let phrase: Vec<u32> = (0..10).collect();
         let before = [70, 71, 72];
@@ -432,7 +509,8 @@ mod tests {
     #[test]
     fn unknown_languages_and_models_are_refused() {
         let whisper = opened();
-        let error = whisper.transcribe(&[0.0; 1600], "sw").unwrap_err();
+        let go = Stop::new();
+        let error = whisper.transcribe(&[0.0; 1600], "sw", &go).unwrap_err();
         assert!(error.to_string().contains("does not know `sw`"), "{error}");
         let error = Whisper::open(&folder().join("qwen2"))
             .err()

@@ -71,7 +71,10 @@ struct PublishedState {
     audio_hash: String,
     /// Engine or model of the summaries.
     summaries: Value,
-    /// Version of the engine of the speech.
+    /// Lowest grade of the judge, over all summaries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grade: Option<f64>,
+    /// Name and version of the engine that spoke.
     speech: Value,
     /// The recogniser.
     transcription: Value,
@@ -186,15 +189,17 @@ fn state(
     };
 
     let spoken = speak::of(rows, row)?;
+    let verified = verify::of(rows, row)?;
     let published = PublishedState {
         voice: spoken.voice.clone(),
         duration: rounded(spoken.duration_s),
         audio_hash: hash.clone(),
         summaries: engine_of(&engines.summaries),
-        speech: engines.speech["version"].clone(),
+        grade: verified.grade,
+        speech: spoken.engine.clone(),
         transcription: engines.transcription["recogniser"].clone(),
         listened: listen::of(rows, row)?,
-        warnings: verify::of(rows, row)?.warnings,
+        warnings: verified.warnings,
     };
     Ok(RowState {
         place,

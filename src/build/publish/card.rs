@@ -8,8 +8,11 @@ use crate::build::publish::page;
 use crate::build::publish::parquet::Column;
 use crate::build::publish::parquet::columns;
 use crate::build::publish::row::Publishing;
+use crate::build::publish::statistics::NOT_STATED;
 use crate::build::publish::statistics::Statistics;
 use crate::build::recipe::Recipe;
+use crate::build::settings::publish::Format;
+use crate::build::settings::speak::Engine;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -50,7 +53,7 @@ pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<S
     );
     text += &section("Summaries", &summaries(publishing, statistics));
     text += &section("Speech", &speech(publishing, statistics));
-    text += &section("Fields", FIELDS);
+    text += &section("Fields", &fields(recipe));
     text += &section(
         "Plots",
         "![Length of recordings](plots/durations.svg)\n\nAll distributions are in `report.html`.\n",
@@ -66,11 +69,43 @@ pub(super) fn card(publishing: &Publishing, statistics: &Statistics) -> Result<S
     Ok(text)
 }
 
-const FIELDS: &str = "\
-`id`; `audio` (FLAC, 16 kHz, mono, 16 bits); `transcription`, the text as it is written; `summary`, and `summary1` on where there are several; `language`; `speaker`, the voice; `duration` in seconds; `group`, rows that belong together; `spoken_text`, the text as it was read, with numbers and Latin words written out; `sentences` with `sentence_start_s` and `sentence_end_s`, for sentence-wise summarization; `source`; `license`.
+fn fields(recipe: &Recipe) -> String {
+    let formats = &recipe.publish.formats;
+    let has = |format| formats.contains(&format);
+    let first = match has(Format::Parquet) {
+        true => PARQUET_FIELDS,
+        false => MANIFEST_FIELDS,
+    };
+    let mut text = format!("{first}{FIELDS}\n\n{MANIFEST}");
+    for (format, files) in [
+        (Format::Parquet, " Train on `data/train-*.parquet`."),
+        (
+            Format::WebDataset,
+            " `webdataset/` has a `.flac` and a `.json` with these fields for each row.",
+        ),
+        (
+            Format::Shar,
+            " `shar/` has the cuts and recordings of each split for Lhotse.",
+        ),
+    ] {
+        if has(format) {
+            text += files;
+        }
+    }
+    text
+}
 
-`manifest.jsonl` has the rows of all splits, with paths of their recordings in `audio/`. Train on `data/train-*.parquet`.
-";
+const PARQUET_FIELDS: &str = "\
+`id`; `audio` (FLAC, 16 kHz, mono, 16 bits); `transcription`, the text as it is written; `summary`, and `summary1` on where there are several; ";
+
+const MANIFEST_FIELDS: &str = "\
+`id`; `audio`, the path of a FLAC file (16 kHz, mono, 16 bits); `text`, as it is written; `summary`, and `references` where there are several; ";
+
+const FIELDS: &str = "\
+`language`; `speaker`, the voice; `duration` in seconds; `group`, rows that belong together; `spoken_text`, the text as it was read, with numbers and Latin words written out; `sentences` with `sentence_start_s` and `sentence_end_s`, for sentence-wise summarization; `source`; `license`.";
+
+const MANIFEST: &str =
+    "`manifest.jsonl` has the rows of all splits, with paths of their recordings in `audio/`.";
 
 fn section(title: &str, body: &str) -> String {
     format!("## {title}\n\n{}\n\n", body.trim_end())
@@ -83,9 +118,15 @@ fn list(entries: &[String]) -> String {
 /// The YAML that the Hub reads.
 fn head(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
     let recipe = publishing.recipe;
+    let formats = &recipe.publish.formats;
+    let has_parquet = formats.contains(&Format::Parquet);
+    let pattern = |name: &str| match has_parquet {
+        true => format!("data/{name}-*.parquet"),
+        false => format!("webdataset/{name}-*.tar"),
+    };
     let files: Vec<Value> = statistics
         .splits()
-        .map(|(name, _)| json!({"split": name, "path": format!("data/{name}-*.parquet")}))
+        .map(|(name, _)| json!({"split": name, "path": pattern(name)}))
         .collect();
     let size = match statistics.num_published() {
         0..1_000 => "n<1K",
@@ -100,18 +141,28 @@ fn head(publishing: &Publishing, statistics: &Statistics) -> Result<String> {
         "task_categories": ["summarization", "automatic-speech-recognition"],
         "tags": ["speech-summarization", "synthetic-speech", "maqam"],
         "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": files}],
-        "dataset_info": {"features": features(recipe)},
     });
-    match licence(publishing) {
-        Some(licence) if KNOWN_LICENCES.contains(&licence.to_lowercase().as_str()) => {
-            head["license"] = json!(licence.to_lowercase());
-        }
-        Some(licence) => {
+    // The Hub does not read the files of Lhotse.
+    if has_parquet || formats.contains(&Format::WebDataset) {
+        head["configs"] = json!([{"config_name": "default", "data_files": files}]);
+    }
+    if has_parquet {
+        head["dataset_info"] = json!({"features": features(recipe)});
+    }
+    let licences = licences(publishing, statistics);
+    let known: Vec<String> = licences
+        .iter()
+        .map(|licence| licence.to_lowercase())
+        .filter(|licence| KNOWN_LICENCES.contains(&licence.as_str()))
+        .collect();
+    match (licences.as_slice(), known.as_slice()) {
+        ([], _) => head["license"] = json!("unknown"),
+        ([_], [known]) => head["license"] = json!(known),
+        (all, known) if all.len() == known.len() => head["license"] = json!(known),
+        (all, _) => {
             head["license"] = json!("other");
-            head["license_name"] = json!(licence);
+            head["license_name"] = json!(all.join(", "));
         }
-        None => head["license"] = json!("unknown"),
     }
     yaml_serde::to_string(&head).map_err(Error::bug_from)
 }
@@ -132,14 +183,16 @@ fn features(recipe: &Recipe) -> Vec<Value> {
         .collect()
 }
 
-/// Licence of the set.
-fn licence(publishing: &Publishing) -> Option<String> {
-    let recipe = publishing.recipe;
-    recipe
-        .publish
-        .licence
-        .clone()
-        .or_else(|| recipe.collect.licence.clone())
+/// Licences of the set: the one that the recipe states, else those of the rows. Empty if no row has one.
+fn licences(publishing: &Publishing, statistics: &Statistics) -> Vec<String> {
+    if let Some(licence) = &publishing.recipe.publish.licence {
+        return vec![licence.clone()];
+    }
+    let of_rows: Vec<String> = statistics.licences.keys().cloned().collect();
+    match of_rows.as_slice() {
+        [only] if only == NOT_STATED => Vec::new(),
+        _ => of_rows,
+    }
 }
 
 fn sources(publishing: &Publishing, statistics: &Statistics) -> String {
@@ -162,8 +215,14 @@ fn sources(publishing: &Publishing, statistics: &Statistics) -> String {
     for (licence, num) in &statistics.licences {
         text += &format!("- {licence}: {num} rows\n");
     }
-    if licence(publishing).is_some_and(|licence| licence.to_lowercase().contains("-sa")) {
-        text += "\nThe licence is a share-alike one: it carries over to this set and to what is made of it.\n";
+    let licences = licences(publishing, statistics);
+    let is_share_alike = |licence: &str| licence.to_lowercase().contains("-sa");
+    if licences
+        .iter()
+        .chain(statistics.licences.keys())
+        .any(|licence| is_share_alike(licence))
+    {
+        text += "\nA licence is a share-alike one: it carries over to this set and to what is made of it.\n";
     }
     text
 }
@@ -203,6 +262,13 @@ fn limits(publishing: &Publishing, statistics: &Statistics) -> Vec<String> {
         );
     }
     limits.extend(publishing.notes.iter().cloned());
+    let num_voices = statistics.voices.len();
+    if recipe.speak.engine == Engine::EspeakNg && num_voices > 1 {
+        limits.push(format!(
+            "The {num_voices} voices are settings of one synthesiser, espeak-ng, or filters of its sound (`ar+f2`), not {num_voices} speakers."
+        ));
+    }
+    limits.extend(matching(recipe, statistics));
     if recipe.language().starts_with("ar") && recipe.speak.diacritiser.is_empty() {
         limits.push(
             "Short vowels are not written, so the speech engine guesses them; no diacritiser was used."
@@ -216,6 +282,29 @@ fn limits(publishing: &Publishing, statistics: &Statistics) -> Vec<String> {
         );
     }
     limits
+}
+
+/// Rows that `match` compared with fewer texts than requested, or not at all.
+fn matching(recipe: &Recipe, statistics: &Statistics) -> Vec<String> {
+    let wanted = recipe.listen.num_matched;
+    let compared = &statistics.compared_texts;
+    let mut notes = Vec::new();
+    if let Some(num) = compared.get(&0) {
+        notes.push(format!(
+            "`match` did not check {num} rows: no other text is about as long, or every sentence is longer than a window."
+        ));
+    }
+    let fewer: usize = compared
+        .iter()
+        .filter(|(num, _)| (1..wanted).contains(*num))
+        .map(|(_, rows)| rows)
+        .sum();
+    if fewer > 0 {
+        notes.push(format!(
+            "`match` compared {fewer} rows with fewer texts than the {wanted} of the recipe: few others are about as long."
+        ));
+    }
+    notes
 }
 
 fn summaries(publishing: &Publishing, statistics: &Statistics) -> String {
@@ -232,6 +321,17 @@ fn summaries(publishing: &Publishing, statistics: &Statistics) -> String {
             );
         }
     }
+    let judge = &publishing.engines.judge;
+    if let Some(model) = judge["model"].as_str() {
+        let num = statistics.grades.len().max(1);
+        let mean = statistics.grades.iter().sum::<f64>() / num as f64;
+        text += &format!(
+            " Judge of faithfulness: `{model}`, parameters `{}`, lowest accepted grade {} of 5; {} rows are graded, by their worst summary, with a mean of {mean:.2}.",
+            judge["parameters"],
+            judge["min_grade"],
+            statistics.grades.len()
+        );
+    }
     text += "\n\n";
     text += &page::copying(statistics).markdown();
     if !statistics.num_warnings.is_empty() {
@@ -240,8 +340,12 @@ fn summaries(publishing: &Publishing, statistics: &Statistics) -> String {
             text += &format!("- `{reason}`: {num} summaries\n");
         }
     }
-    for role in ["language_model", "translation"] {
-        let Some(prompts) = engines[role]["prompts"].as_object() else {
+    for (described, of) in [
+        (&engines["language_model"], "summaries"),
+        (&engines["translation"], "translations"),
+        (judge, "the judge"),
+    ] {
+        let Some(prompts) = described["prompts"].as_object() else {
             continue;
         };
         let language = publishing
@@ -252,7 +356,7 @@ fn summaries(publishing: &Publishing, statistics: &Statistics) -> String {
             .unwrap_or_default();
         if let Some(prompt) = prompts.get(language) {
             text += &format!(
-                "\nPrompt ({language}):\n\n```text\n{}\n\n{}\n```\n",
+                "\nPrompt of {of} ({language}):\n\n```text\n{}\n\n{}\n```\n",
                 prompt["system"].as_str().unwrap_or_default(),
                 prompt["user"].as_str().unwrap_or_default()
             );
@@ -263,10 +367,15 @@ fn summaries(publishing: &Publishing, statistics: &Statistics) -> String {
 
 fn speech(publishing: &Publishing, statistics: &Statistics) -> String {
     let engine = &publishing.engines.speech;
+    let versions: Vec<String> = statistics
+        .engines
+        .keys()
+        .map(|version| format!("`{version}`"))
+        .collect();
     format!(
-        "Engine: `{}`, version `{}`; pauses of about {} s between sentences.\n\n{}",
+        "Engine: `{}`, version {}; pauses of about {} s between sentences.\n\n{}",
         engine["engine"].as_str().unwrap_or_default(),
-        engine["version"].as_str().unwrap_or_default(),
+        versions.join(" and "),
         engine["pause_s"],
         page::voices(statistics).markdown()
     )

@@ -5,6 +5,7 @@ use crate::build::publish::statistics::Statistics;
 use crate::build::publish::statistics::quantile;
 use crate::report::chart::figure::Chart;
 use crate::report::chart::figure::Figure;
+use crate::report::chart::lines::Boundary;
 use crate::report::chart::lines::LineChart;
 use crate::report::chart::lines::Series;
 use crate::report::chart::number::Unit;
@@ -46,7 +47,11 @@ pub(super) fn page(publishing: &Publishing, statistics: &Statistics) -> Page {
                     Block::Table(voices(statistics)),
                 ],
             ),
-            Section::new("distributions", "Distributions", distributions(statistics)),
+            Section::new(
+                "distributions",
+                "Distributions",
+                distributions(publishing, statistics),
+            ),
             Section::new(
                 "summaries",
                 "Summaries",
@@ -189,8 +194,19 @@ pub(super) fn copying(statistics: &Statistics) -> Table {
     table
 }
 
-fn distributions(statistics: &Statistics) -> Vec<Block> {
+fn distributions(publishing: &Publishing, statistics: &Statistics) -> Vec<Block> {
+    let listen = &publishing.recipe.listen;
+    let bounds = match listen.floor_cer {
+        Some(floor) => vec![("floor", floor), ("bound", floor + listen.over_floor)],
+        None => Vec::new(),
+    };
     [
+        (
+            "grades",
+            "Lowest grade of the judge",
+            "grade",
+            &statistics.grades,
+        ),
         (
             "durations",
             "Length of recordings",
@@ -217,19 +233,28 @@ fn distributions(statistics: &Statistics) -> Vec<Block> {
         ),
         (
             "cer",
-            "Character error rate of the round trip",
+            "Character error rate of the round trip, with that of rejected rows",
             "character error rate",
             &statistics.cers,
         ),
     ]
     .into_iter()
-    .filter_map(|(id, title, unit, numbers)| histogram(id, title, unit, numbers))
+    .filter_map(|(id, title, unit, numbers)| {
+        let marks = if id == "cer" { &bounds[..] } else { &[] };
+        histogram(id, title, unit, numbers, marks)
+    })
     .map(Block::Figure)
     .collect()
 }
 
-/// A distribution as a curve of counts, with its median in words; none for fewer than two values.
-fn histogram(id: &str, title: &str, unit: &str, numbers: &[f64]) -> Option<Figure> {
+/// A distribution as a curve of counts, with its median and named marks in words; none for fewer than two values.
+fn histogram(
+    id: &str,
+    title: &str,
+    unit: &str,
+    numbers: &[f64],
+    marks: &[(&str, f64)],
+) -> Option<Figure> {
     let low = quantile(numbers, 0.0)?;
     let high = quantile(numbers, 1.0)?;
     if high <= low {
@@ -246,17 +271,30 @@ fn histogram(id: &str, title: &str, unit: &str, numbers: &[f64]) -> Option<Figur
         .map(|(i, num)| (low + (i as f64 + 0.5) * width, *num as f64))
         .collect();
     let at = |share: f64| quantile(numbers, share).unwrap_or(0.0);
-    let caption = format!(
+    let mut caption = format!(
         "Median {:.3}, middle 90 % from {:.3} to {:.3} {unit}; {} rows in {BINS} bins.",
         at(0.5),
         at(0.05),
         at(0.95),
         numbers.len()
     );
+    for (name, value) in marks {
+        caption += &format!(" {name} {value:.3}.");
+    }
+    // A mark beyond the values is in the caption alone.
+    let boundaries = marks
+        .iter()
+        .filter(|(_, value)| (low..=high).contains(value))
+        .map(|(name, value)| Boundary {
+            at: *value,
+            name: (*name).to_owned(),
+        })
+        .collect();
     let chart = LineChart {
         x: Axis::new(unit),
         y: Axis::new("rows").unit(Unit::Count).from_zero(),
         series: vec![Series::new("rows", points, 0)],
+        boundaries,
         ..LineChart::default()
     };
     Some(Figure::new(id, title, caption, Chart::Lines(chart)))

@@ -63,6 +63,9 @@ impl Shards {
             self.finish()?;
             (self.split, self.number) = (published.split, 0);
         }
+        if self.num_bytes + file.len() as u64 > self.largest {
+            self.finish()?;
+        }
         let name = Path::new(&published.audio)
             .file_name()
             .unwrap_or_default()
@@ -90,9 +93,6 @@ impl Shards {
             source: published.document.source.clone(),
             license: published.document.licence.clone(),
         });
-        if self.num_bytes >= self.largest {
-            self.finish()?;
-        }
         Ok(())
     }
 

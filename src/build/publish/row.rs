@@ -12,6 +12,7 @@ use crate::build::cache::Cache;
 use crate::build::document::Document;
 use crate::build::listen::Listened;
 use crate::build::recipe::Recipe;
+use crate::build::speak::Sentence;
 use crate::build::speak::Spoken;
 use crate::build::store::Journal;
 use crate::build::store::Store;
@@ -53,13 +54,15 @@ pub(crate) struct Publishing<'a> {
 /// Names and versions of engines.
 pub(crate) struct Described {
     pub(crate) summaries: serde_json::Value,
+    /// The judge; null without one.
+    pub(crate) judge: serde_json::Value,
     pub(crate) speech: serde_json::Value,
     pub(crate) transcription: serde_json::Value,
 }
 
 /// The fields of a manifest's row.
 pub(super) fn manifest_fields(row: &Published) -> Map<String, Value> {
-    let fields = [
+    let fields: [(&str, Value); 17] = [
         ("id", json!(row.document.id)),
         ("audio", json!(row.audio)),
         ("duration", json!(rounded(row.spoken.duration_s))),
@@ -72,6 +75,16 @@ pub(super) fn manifest_fields(row: &Published) -> Map<String, Value> {
             json!(row.summarised.summaries.get(1..).unwrap_or_default()),
         ),
         ("speaker", json!(row.spoken.voice)),
+        ("spoken_text", json!(row.spoken.read())),
+        ("sentences", of_sentences(row, |s| json!(s.text))),
+        (
+            "sentence_start_s",
+            of_sentences(row, |s| json!(rounded(s.start_s))),
+        ),
+        (
+            "sentence_end_s",
+            of_sentences(row, |s| json!(rounded(s.end_s))),
+        ),
         ("group", json!(row.group)),
         ("split", json!(row.split)),
         ("source", json!(row.document.source)),
@@ -82,6 +95,10 @@ pub(super) fn manifest_fields(row: &Published) -> Map<String, Value> {
         .filter(|(_, value)| !value.is_null() && *value != json!([]))
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
+}
+
+fn of_sentences(row: &Published, value: impl Fn(&Sentence) -> Value) -> Value {
+    row.spoken.sentences.iter().map(value).collect()
 }
 
 /// Seconds to the millisecond.

@@ -17,6 +17,9 @@ use crate::data::repeats::words;
 use crate::error::Result;
 use crate::seed::Key;
 
+/// Licence of rows that state none.
+pub(super) const NOT_STATED: &str = "not stated";
+
 /// Measures of the rows of one kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Measures {
@@ -57,7 +60,14 @@ pub(super) struct Statistics {
     pub(super) compressions: Vec<f64>,
     pub(super) rates: Vec<f64>,
     pub(super) loudness: Vec<f64>,
+    /// Character error rates, those of rejected rows included.
     pub(super) cers: Vec<f64>,
+    /// Lowest grade of the judge of each row.
+    pub(super) grades: Vec<f64>,
+    /// Rows by the number of texts that were compared by their likelihood.
+    pub(super) compared_texts: BTreeMap<usize, usize>,
+    /// Rows by the name and version of the speech engine.
+    pub(super) engines: BTreeMap<String, usize>,
     pub(super) num_warnings: BTreeMap<String, usize>,
     pub(super) licences: BTreeMap<String, usize>,
     pub(super) own: Copying,
@@ -109,6 +119,9 @@ impl Statistics {
             rates: Vec::new(),
             loudness: Vec::new(),
             cers: Vec::new(),
+            grades: Vec::new(),
+            compared_texts: BTreeMap::new(),
+            engines: BTreeMap::new(),
             num_warnings: BTreeMap::new(),
             licences: BTreeMap::new(),
             own: Copying::named("this set"),
@@ -141,6 +154,12 @@ impl Statistics {
         self.rates.push(row.listened.chars_per_s);
         self.loudness.extend(row.spoken.loudness_lufs);
         self.cers.extend(row.listened.cer);
+        self.grades.extend(row.verified.grade);
+        if let Some(num) = row.listened.num_compared {
+            *self.compared_texts.entry(num).or_insert(0) += 1;
+        }
+        let engine = row.spoken.engine.as_str().unwrap_or_default().to_owned();
+        *self.engines.entry(engine).or_insert(0) += 1;
         self.own.add(&row.verified);
         for warning in &row.verified.warnings {
             let reason = warning.split(':').next().unwrap_or_default().to_owned();
@@ -150,7 +169,7 @@ impl Statistics {
             .document
             .licence
             .clone()
-            .unwrap_or("not stated".to_owned());
+            .unwrap_or(NOT_STATED.to_owned());
         *self.licences.entry(licence).or_insert(0) += 1;
         self.review(row);
     }
@@ -178,7 +197,7 @@ impl Statistics {
         self.review.truncate(self.num_reviewed);
     }
 
-    /// Counts rejections by step and reason.
+    /// Counts rejections by step and reason, and adds the character error rates of rejected rows.
     ///
     /// # Errors
     /// The disk's.
@@ -201,6 +220,7 @@ impl Statistics {
             }
             for (step, journal) in Step::ROW_BY_ROW.into_iter().zip(journals) {
                 if let Some(found) = journal.rejected(row)? {
+                    self.cers.extend(found.cer);
                     *self.rejections.entry((step, found.reason)).or_insert(0) += 1;
                 }
             }

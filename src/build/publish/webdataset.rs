@@ -53,6 +53,12 @@ impl Tars {
         let mut fields = manifest_fields(published);
         fields.remove("audio");
         let fields = Value::Object(fields).to_string();
+        let num_bytes = (file.len() + fields.len()) as u64;
+        if let Some((_, open)) = &self.open
+            && open + num_bytes > self.largest
+        {
+            self.finish()?;
+        }
         if self.open.is_none() {
             let path = self
                 .folder
@@ -72,9 +78,6 @@ impl Tars {
             bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
             log.append(&bytes)?;
             *num_bytes += bytes.len() as u64;
-        }
-        if *num_bytes >= self.largest {
-            self.finish()?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::build::call::EndpointSettings;
 use crate::build::keys::in_range;
+use crate::data::language;
 use crate::error::Error;
 use crate::error::Result;
 use crate::metrics::Normaliser;
@@ -187,8 +188,11 @@ impl Settings {
     pub fn normaliser(&self, language: &str) -> Result<Normaliser> {
         match &self.normaliser {
             Some(name) => name.parse(),
-            None if language.starts_with("ar") => Ok(Normaliser::ArabicDialect),
-            None => Ok(Normaliser::EnglishBasic),
+            // The tags of dialects, such as `apc`, are those of Arabic.
+            None => match language::tag(language) {
+                Ok(tag) if tag.split('-').next() == Some("ar") => Ok(Normaliser::ArabicDialect),
+                _ => Ok(Normaliser::EnglishBasic),
+            },
         }
     }
 }
@@ -221,5 +225,24 @@ impl Quality {
                 .hint("write `{audio}` where the path of the recording belongs"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialects_have_the_normaliser_of_arabic() {
+        let settings = Settings::default();
+        for (language, expected) in [
+            ("ar-EG", Normaliser::ArabicDialect),
+            ("apc", Normaliser::ArabicDialect),
+            ("acm", Normaliser::ArabicDialect),
+            ("en-GB", Normaliser::EnglishBasic),
+            ("arn", Normaliser::EnglishBasic),
+        ] {
+            assert_eq!(settings.normaliser(language).unwrap(), expected);
+        }
     }
 }

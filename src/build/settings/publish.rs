@@ -14,7 +14,7 @@ use crate::error::Result;
 pub struct Settings {
     /// Forms of the data.
     pub formats: Vec<Format>,
-    /// Largest size of a file of the data, in MB.
+    /// Approximate size of a file of the data, in MB.
     pub shard_mb: u64,
     /// Rows of `review.html`.
     pub review_rows: usize,

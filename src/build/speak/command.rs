@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::build::call::Calls;
 use crate::build::settings::speak::Settings;
 use crate::build::settings::speak::Voice;
 use crate::build::speak::process;
@@ -14,17 +15,18 @@ use crate::error::Error;
 use crate::error::Result;
 
 /// A command template.
-pub(super) struct Command {
+pub(super) struct Command<'a> {
     template: Vec<String>,
     timeout: Duration,
+    calls: &'a Calls<'a>,
 }
 
-impl Command {
+impl<'a> Command<'a> {
     /// Takes the template of a recipe.
     ///
     /// # Errors
     /// A missing program.
-    pub(super) fn open(settings: &Settings) -> Result<Self> {
+    pub(super) fn open(settings: &Settings, calls: &'a Calls<'a>) -> Result<Self> {
         let template = settings.command.clone();
         let program = template.first().map_or("", String::as_str);
         if !is_found(program) {
@@ -34,6 +36,7 @@ impl Command {
         Ok(Self {
             template,
             timeout: Duration::from_secs_f64(settings.timeout_s),
+            calls,
         })
     }
 }
@@ -47,7 +50,7 @@ pub(crate) fn is_found(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-impl Speaker for Command {
+impl Speaker for Command<'_> {
     fn identity(&self, voice: &Voice) -> Value {
         json!(["command", self.template, voice])
     }
@@ -91,7 +94,7 @@ impl Speaker for Command {
         if !ended.is_success {
             return Ok(Said::Failed(format!(
                 "the command failed: {}",
-                ended.message
+                ended.told(self.calls)
             )));
         }
         match out {

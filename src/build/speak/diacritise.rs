@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::build::call::Calls;
 use crate::build::speak::command::is_found;
 use crate::build::speak::process;
+use crate::build::spoken::is_mark;
 use crate::error::Error;
 use crate::error::Result;
 
@@ -53,7 +54,10 @@ impl<'a> Diacritiser<'a> {
                     .hint("try the command by hand: it reads a text and writes it with diacritics")
             };
             if !ended.is_success {
-                return Err(failed(format!("the command failed: {}", ended.message)));
+                return Err(failed(format!(
+                    "the command failed: {}",
+                    ended.told(self.calls)
+                )));
             }
             let read = String::from_utf8_lossy(&ended.output).trim().to_owned();
             if bare(&read) != bare(text) {
@@ -70,6 +74,6 @@ impl<'a> Diacritiser<'a> {
 /// The letters of a text without marks.
 fn bare(text: &str) -> String {
     text.chars()
-        .filter(|c| c.is_alphabetic() && !matches!(c, '\u{64b}'..='\u{65f}' | '\u{670}'))
+        .filter(|c| c.is_alphabetic() && !is_mark(*c))
         .collect()
 }

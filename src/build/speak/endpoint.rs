@@ -32,7 +32,7 @@ impl<'a> Endpoint<'a> {
             .as_ref()
             .ok_or_else(|| Error::bug("a speech endpoint without settings"))?;
         Ok(Self {
-            remote: endpoint.open().map_err(|e| e.at("speak.endpoint"))?,
+            remote: endpoint.open("speak.endpoint")?,
             parameters: settings.parameters.clone(),
             calls,
         })

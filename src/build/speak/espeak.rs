@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::build::call::Calls;
 use crate::build::settings::speak::Settings;
 use crate::build::settings::speak::Voice;
 use crate::build::speak::process;
@@ -15,18 +16,23 @@ use crate::error::Error;
 use crate::error::Result;
 
 /// The installed program.
-pub(super) struct Espeak {
+pub(super) struct Espeak<'a> {
     program: String,
     version: String,
     timeout: Duration,
+    calls: &'a Calls<'a>,
 }
 
-impl Espeak {
+impl<'a> Espeak<'a> {
     /// Finds the program, and tries every voice.
     ///
     /// # Errors
     /// No program; a voice that it does not have.
-    pub(super) fn open(settings: &Settings, voices: &[Voice]) -> Result<Self> {
+    pub(super) fn open(
+        settings: &Settings,
+        voices: &[Voice],
+        calls: &'a Calls<'a>,
+    ) -> Result<Self> {
         let program = settings.program.clone().unwrap_or("espeak-ng".to_owned());
         let timeout = Duration::from_secs_f64(settings.timeout_s);
         let at = |error: Error| error.at("speak");
@@ -49,6 +55,7 @@ impl Espeak {
             version: number.to_owned(),
             program,
             timeout,
+            calls,
         };
         espeak.check(voices).map_err(at)?;
         Ok(espeak)
@@ -73,7 +80,7 @@ impl Espeak {
                 };
                 return Err(Error::input(format!(
                     "espeak-ng has no voice `{base}`: {}",
-                    tried.message
+                    tried.told(self.calls)
                 ))
                 .hint(hint));
             }
@@ -93,7 +100,7 @@ impl Espeak {
     }
 }
 
-impl Speaker for Espeak {
+impl Speaker for Espeak<'_> {
     fn identity(&self, voice: &Voice) -> Value {
         json!(["espeak-ng", self.version, voice])
     }
@@ -119,7 +126,10 @@ impl Speaker for Espeak {
         let text = text.replace("[[", "[");
         let ended = process::run(&self.program, &arguments, &text, self.timeout)?;
         if !ended.is_success {
-            return Ok(Said::Failed(format!("espeak-ng failed: {}", ended.message)));
+            return Ok(Said::Failed(format!(
+                "espeak-ng failed: {}",
+                ended.told(self.calls)
+            )));
         }
         Ok(Said::File(ended.output))
     }

@@ -43,7 +43,9 @@ use crate::build::speak::diacritise::Diacritiser;
 use crate::build::speak::speaker::Said;
 use crate::build::speak::speaker::Speaker;
 use crate::build::speak::voices::Voices;
+use crate::build::spoken::SPOKEN_AR;
 use crate::build::spoken::diacritised;
+use crate::build::spoken::is_mark;
 use crate::build::spoken::spoken;
 use crate::build::summarise;
 use crate::build::workers::EarlierResults;
@@ -80,6 +82,8 @@ pub(crate) struct Sentence {
 pub(crate) struct Stretch {
     /// Key in the cache, as hexadecimal.
     pub(crate) key: String,
+    /// CRC-32C of the record. Processes that ran at once may have cached different sound under one key.
+    pub(crate) crc: u32,
     /// Silence after it, in samples.
     pub(crate) pause: usize,
 }
@@ -89,6 +93,8 @@ pub(crate) struct Stretch {
 pub(crate) struct Spoken {
     /// Name of the voice.
     pub(crate) voice: String,
+    /// Name and version of the engine that spoke.
+    pub(crate) engine: Value,
     /// Sentences with their times.
     pub(crate) sentences: Vec<Sentence>,
     /// The sound, in order.
@@ -141,7 +147,7 @@ impl Spoken {
         let mut pieces = Vec::with_capacity(2 * self.stretches.len());
         for stretch in &self.stretches {
             let bytes = cache::parsed(&stretch.key)
-                .map(|key| cache.get(&key))
+                .map(|key| cache.get_exact(&key, stretch.crc))
                 .transpose()?
                 .flatten();
             let bytes = bytes.ok_or_else(|| {
@@ -174,9 +180,9 @@ impl<'a> Speaking<'a> {
         let list = voices::list(settings, recipe.language());
         let engine: Option<Box<dyn Speaker + 'a>> = match settings.engine {
             _ if !is_needed => None,
-            Engine::EspeakNg => Some(Box::new(espeak::Espeak::open(settings, &list)?)),
+            Engine::EspeakNg => Some(Box::new(espeak::Espeak::open(settings, &list, calls)?)),
             Engine::Endpoint => Some(Box::new(endpoint::Endpoint::open(settings, calls)?)),
-            Engine::Command => Some(Box::new(command::Command::open(settings)?)),
+            Engine::Command => Some(Box::new(command::Command::open(settings, calls)?)),
         };
         let diacritiser = match settings.diacritiser.as_slice() {
             [] => None,
@@ -199,7 +205,6 @@ impl<'a> Speaking<'a> {
         let voices: Vec<String> = self.list.iter().map(Voice::name).collect();
         json!({
             "engine": self.settings.engine,
-            "version": self.engine.as_ref().map(|engine| engine.described()),
             "voices": voices,
             "verbalised": self.settings.verbalise,
             "diacritiser": self.settings.diacritiser,
@@ -216,13 +221,22 @@ impl<'a> Speaking<'a> {
         let place = &rows.prepared.rows[row];
         let voice = voices.of(place.split, place.place);
         let pauses = Key::new(self.seed, "build pause").with(row as u64);
+        let usual_chars_per_s = match self.usual_rate(voice, &found.language)? {
+            Rate::Known(rate) => Some(rate),
+            Rate::Unknown => None,
+            Rate::Failed(detail) => {
+                return Ok(self.failed(format!("the calibration sentence: {detail}")));
+            }
+            Rate::Ended => return Ok(Outcome::Ended),
+        };
 
         let mut spoken = Spoken {
             voice: voice.name(),
+            engine: self.engine()?.described(),
             sentences: Vec::new(),
             stretches: Vec::new(),
             duration_s: 0.0,
-            usual_chars_per_s: self.usual_rate(voice, &found.language)?,
+            usual_chars_per_s,
             loudness_lufs: None,
             levels: Measured::default(),
         };
@@ -247,9 +261,7 @@ impl<'a> Speaking<'a> {
                 for part in divided(&read, self.settings.max_chars) {
                     match self.stretch(part, voice, &found.language, &mut samples)? {
                         Heard::Stretch(stretch) => spoken.stretches.push(stretch),
-                        Heard::Failed(detail) => {
-                            return Ok(Outcome::rejected("speech_failed", detail));
-                        }
+                        Heard::Failed(detail) => return Ok(self.failed(detail)),
                         Heard::Ended => return Ok(Outcome::Ended),
                     }
                 }
@@ -273,6 +285,21 @@ impl<'a> Speaking<'a> {
         Outcome::done(&spoken)
     }
 
+    fn engine(&self) -> Result<&(dyn Speaker + 'a)> {
+        self.engine
+            .as_deref()
+            .ok_or_else(|| Error::bug("no speech engine is open"))
+    }
+
+    /// The outcome of a row at which the engine failed. A program may be repaired, and its next attempt costs nothing.
+    fn failed(&self, detail: String) -> Outcome {
+        let reason = "speech_failed";
+        match self.settings.engine {
+            Engine::Endpoint => Outcome::rejected(reason, detail),
+            Engine::EspeakNg | Engine::Command => Outcome::Failed { reason, detail },
+        }
+    }
+
     /// The form of a sentence that an engine reads; none if the build ends.
     fn read_form(&self, text: &str, language: &str) -> Result<Option<String>> {
         let read = if self.settings.verbalise {
@@ -287,18 +314,19 @@ impl<'a> Speaking<'a> {
     }
 
     /// Characters per second of a voice on the calibration sentence of its language.
-    fn usual_rate(&self, voice: &Voice, language: &str) -> Result<Option<f64>> {
+    fn usual_rate(&self, voice: &Voice, language: &str) -> Result<Rate> {
         let primary = language.split('-').next().unwrap_or_default();
         let Some(text) = CALIBRATION.get(primary) else {
-            return Ok(None);
+            return Ok(Rate::Unknown);
         };
         let mut samples = Vec::new();
-        match self.stretch(text, voice, language, &mut samples)? {
-            Heard::Stretch(_) => Ok(Some(
-                num_letters(text) as f64 / seconds(samples.len()).max(1e-3),
-            )),
-            Heard::Failed(_) | Heard::Ended => Ok(None),
-        }
+        Ok(match self.stretch(text, voice, language, &mut samples)? {
+            Heard::Stretch(_) => {
+                Rate::Known(num_letters(text) as f64 / seconds(samples.len()).max(1e-3))
+            }
+            Heard::Failed(detail) => Rate::Failed(detail),
+            Heard::Ended => Rate::Ended,
+        })
     }
 
     /// Synthesises a part of a sentence, or takes it from the cache, and appends its samples.
@@ -309,10 +337,7 @@ impl<'a> Speaking<'a> {
         language: &str,
         samples: &mut Vec<f32>,
     ) -> Result<Heard> {
-        let engine = self
-            .engine
-            .as_ref()
-            .ok_or_else(|| Error::bug("no speech engine is open"))?;
+        let engine = self.engine()?;
         let question = json!(["speech", FORMAT, engine.identity(voice), language, text]);
         let start = samples.len();
         let mut failed = None;
@@ -351,15 +376,30 @@ impl<'a> Speaking<'a> {
         }
         Ok(Heard::Stretch(Stretch {
             key: cache::shown(&cache::key(&question)),
+            crc: crc32c::crc32c(&bytes),
             pause: 0,
         }))
     }
 }
 
-/// Letters and digits of a text, for comparing its length with that of its sound.
+/// Letters and digits of a text, for comparing its length with that of its sound. Diacritics do not count: a voice reads a text as fast with
+/// them as without.
 pub(crate) fn num_letters(text: &str) -> usize {
-    text.chars().filter(|c| c.is_alphanumeric()).count()
+    text.chars()
+        .filter(|c| c.is_alphanumeric() && !is_mark(*c))
+        .count()
 }
+
+/// Files of the program that the step's results depend on.
+pub(crate) fn files_read(recipe: &Recipe) -> Vec<Value> {
+    let mut found = vec![json!(CALIBRATION_TEXT)];
+    if recipe.speak.verbalise {
+        found.push(json!(SPOKEN_AR));
+    }
+    found
+}
+
+const CALIBRATION_TEXT: &str = include_str!("../../../prompts/build/calibration.yaml");
 
 /// Calibration sentences by language, which every voice reads.
 #[expect(
@@ -367,9 +407,20 @@ pub(crate) fn num_letters(text: &str) -> usize {
     reason = "the file is a part of the program, read in a test of this file"
 )]
 static CALIBRATION: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-    yaml_serde::from_str(include_str!("../../../prompts/build/calibration.yaml"))
-        .expect("prompts/build/calibration.yaml")
+    yaml_serde::from_str(CALIBRATION_TEXT).expect("prompts/build/calibration.yaml")
 });
+
+/// Speed of a voice.
+enum Rate {
+    /// Characters per second.
+    Known(f64),
+    /// The language has no calibration sentence.
+    Unknown,
+    /// The engine failed.
+    Failed(String),
+    /// The build ends.
+    Ended,
+}
 
 enum Heard {
     Stretch(Stretch),
@@ -483,6 +534,12 @@ mod tests {
     #[test]
     fn every_language_of_the_prompts_has_its_sentence() {
         assert!(CALIBRATION.len() == 2 && CALIBRATION.values().all(|text| num_letters(text) > 50));
+    }
+
+    #[test]
+    fn diacritics_are_no_letters() {
+        assert_eq!(num_letters("قَالَ الْوَزِيرُ 25."), num_letters("قال الوزير 25."));
+        assert_eq!(num_letters("قال 25."), 5);
     }
 
     #[test]

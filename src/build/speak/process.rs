@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::build::call::Calls;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -28,8 +29,16 @@ pub(crate) struct Ended {
     pub(crate) is_success: bool,
     /// Standard output of the command.
     pub(crate) output: Vec<u8>,
-    /// The beginning of its standard error, in one line.
-    pub(crate) message: String,
+    /// Its standard error in one line, or what happened. It may hold keys.
+    message: String,
+}
+
+impl Ended {
+    /// The beginning of its message, without keys.
+    pub(crate) fn told(&self, calls: &Calls) -> String {
+        // Hidden first, then cut: a part of a key is not known as one.
+        calls.hidden(&self.message).chars().take(SHOWN).collect()
+    }
 }
 
 /// Runs a program with a text on its standard input.
@@ -105,11 +114,10 @@ pub(crate) fn run(
         let message = said.join().unwrap_or_default();
         let text = String::from_utf8_lossy(&message);
         let words: Vec<&str> = text.split_whitespace().collect();
-        let shown: String = words.join(" ").chars().take(SHOWN).collect();
-        let message = match (is_late, shown.is_empty()) {
+        let message = match (is_late, words.is_empty()) {
             (true, _) => format!("it took longer than {} s", timeout.as_secs_f64()),
             (false, true) => format!("{program} gave no message"),
-            (false, false) => shown,
+            (false, false) => words.join(" "),
         };
         Ok(Ended {
             is_success: !is_late && status.is_some_and(|status| status.success()),

@@ -30,6 +30,17 @@ const MAX_ANSWERS: u64 = 3;
 /// Temperature of every summary after the first, which would otherwise repeat the first.
 const FURTHER_TEMPERATURE: f64 = 0.8;
 
+/// Text of a file of prompts, or of those of the program.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn prompts_text(path: Option<&Path>, own: &str) -> Result<String> {
+    match path {
+        Some(path) => files::read_text(path),
+        None => Ok(own.to_owned()),
+    }
+}
+
 /// Prompts by language.
 pub(crate) struct Prompts(BTreeMap<String, Prompt>);
 
@@ -43,9 +54,10 @@ struct Prompt {
 impl Prompts {
     /// Reads a file of prompts, or those of the program.
     pub(crate) fn load(path: Option<&Path>, own: &str) -> Result<Self> {
+        let text = prompts_text(path, own)?;
         let prompts = match path {
-            Some(path) => yaml::parse(&files::read_text(path)?, path)?,
-            None => yaml::parse(own, Path::new("prompts/build")).map_err(Error::bug_from)?,
+            Some(path) => yaml::parse(&text, path)?,
+            None => yaml::parse(&text, Path::new("prompts/build")).map_err(Error::bug_from)?,
         };
         Ok(Self(prompts))
     }
@@ -106,11 +118,16 @@ pub(crate) enum Written<T = String> {
 /// An answer in the cache: its text, and whether the limit of tokens cut it off.
 type CachedAnswer = (String, bool);
 
-/// A language model that is open.
-enum Engine {
-    Endpoint(Remote),
+/// A language model that is open. Clones share its budget and its rate.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    /// A model behind an endpoint.
+    Endpoint(Arc<Remote>),
+    /// A model on this machine.
     Local {
+        /// The model.
         chat: Arc<Chat>,
+        /// Name in the recipe.
         name: String,
         /// All that an answer depends on, except the question.
         identity: Value,
@@ -118,6 +135,21 @@ enum Engine {
 }
 
 impl Engine {
+    /// Opens a language model; `place` is the place of its endpoint in the recipe.
+    ///
+    /// # Errors
+    /// An invalid address; a local model that cannot be run.
+    pub(crate) fn open(model: LanguageModel, place: &'static str, models: &Models) -> Result<Self> {
+        Ok(match model {
+            LanguageModel::Endpoint(endpoint) => Self::Endpoint(Arc::new(endpoint.open(place)?)),
+            LanguageModel::Local(name) => Self::Local {
+                chat: models.chat(name)?,
+                identity: models.identity(name),
+                name: name.to_owned(),
+            },
+        })
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Endpoint(_) => "endpoint",
@@ -150,33 +182,26 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Opens a language model.
-    ///
-    /// # Errors
-    /// An invalid address; a local model that cannot be run.
-    pub(crate) fn open(
-        model: LanguageModel,
+    /// A writer with an open model.
+    pub(crate) fn new(
+        engine: Engine,
         parameters: &Map<String, Value>,
         prompts: Prompts,
-        models: &Models,
         calls: &'a Calls<'a>,
-    ) -> Result<Self> {
+    ) -> Self {
         let mut parameters = parameters.clone();
         parameters.entry("temperature").or_insert(json!(0));
-        let engine = match model {
-            LanguageModel::Endpoint(endpoint) => Engine::Endpoint(endpoint.open()?),
-            LanguageModel::Local(name) => Engine::Local {
-                chat: models.chat(name)?,
-                identity: models.identity(name),
-                name: name.to_owned(),
-            },
-        };
-        Ok(Self {
+        Self {
             engine,
             parameters,
             prompts,
             calls,
-        })
+        }
+    }
+
+    /// The open model.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// Model, parameters and prompts, for the dataset card.
@@ -237,18 +262,8 @@ impl<'a> Writer<'a> {
 
     /// Parameters of a request. A request after the first must not repeat the first answer.
     fn parameters_of(&self, number: usize, attempt: u64) -> Map<String, Value> {
-        let mut parameters = self.parameters.clone();
         let is_local = matches!(self.engine, Engine::Local { .. });
-        if number == 0 && (attempt == 0 || !is_local) {
-            return parameters;
-        }
-        if !is_local {
-            parameters.insert("seed".to_owned(), number.into());
-        }
-        if self.parameters.get("temperature") == Some(&json!(0)) {
-            parameters.insert("temperature".to_owned(), json!(FURTHER_TEMPERATURE));
-        }
-        parameters
+        further_parameters(&self.parameters, is_local, number, attempt)
     }
 
     /// Sends one request; the answer is a text and whether it was cut off. None if the build ends.
@@ -276,6 +291,27 @@ impl<'a> Writer<'a> {
         let bytes = answer.map(|answer| serde_json::to_vec(&answer));
         bytes.transpose().map_err(Error::bug_from)
     }
+}
+
+/// Parameters of request number `attempt` for answer number `number`. A model at temperature 0 would repeat its first answer.
+fn further_parameters(
+    parameters: &Map<String, Value>,
+    is_local: bool,
+    number: usize,
+    attempt: u64,
+) -> Map<String, Value> {
+    let mut parameters = parameters.clone();
+    if number == 0 && (attempt == 0 || !is_local) {
+        return parameters;
+    }
+    if !is_local {
+        parameters.insert("seed".to_owned(), number.into());
+    }
+    let temperature = parameters.get("temperature").and_then(Value::as_f64);
+    if temperature == Some(0.0) {
+        parameters.insert("temperature".to_owned(), json!(FURTHER_TEMPERATURE));
+    }
+    parameters
 }
 
 /// Messages as a local model takes them. Texts have no clips, so a mark of one is dropped.
@@ -326,6 +362,27 @@ mod tests {
             fill("{a} {b} {\"x\": 1} {a}", &[("a", "{b}"), ("b", "ب")]),
             "{b} ب {\"x\": 1} {b}"
         );
+    }
+
+    #[test]
+    fn further_answers_have_a_temperature() {
+        for written in ["0", "0.0", "-0.0"] {
+            let parameters: Map<String, Value> =
+                serde_json::from_str(&format!("{{\"temperature\": {written}}}")).unwrap();
+            for (is_local, number, attempt, expected) in [
+                (true, 0, 0, 0.0),
+                (true, 0, 1, FURTHER_TEMPERATURE),
+                (true, 1, 0, FURTHER_TEMPERATURE),
+                (false, 0, 1, 0.0),
+                (false, 1, 0, FURTHER_TEMPERATURE),
+            ] {
+                let found = further_parameters(&parameters, is_local, number, attempt);
+                assert_eq!(found["temperature"].as_f64(), Some(expected), "{written}");
+            }
+        }
+        let warm = json!({"temperature": 0.3});
+        let found = further_parameters(warm.as_object().unwrap(), true, 1, 0);
+        assert_eq!(found["temperature"], 0.3);
     }
 
     #[test]

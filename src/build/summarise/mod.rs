@@ -5,7 +5,6 @@ pub(crate) mod language_model;
 
 use serde::Deserialize;
 use serde::Serialize;
-use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -15,12 +14,13 @@ use crate::build::document::Outcome;
 use crate::build::document::Step;
 use crate::build::local::Models;
 use crate::build::recipe::Recipe;
-use crate::build::settings::local::LanguageModel;
 use crate::build::settings::summarise::Engine;
 use crate::build::settings::summarise::Settings;
+use crate::build::summarise::language_model::Engine as LanguageEngine;
 use crate::build::summarise::language_model::Prompts;
 use crate::build::summarise::language_model::Writer;
 use crate::build::summarise::language_model::Written;
+use crate::build::summarise::language_model::prompts_text;
 use crate::build::workers::EarlierResults;
 use crate::error::Error;
 use crate::error::Result;
@@ -34,6 +34,27 @@ pub(crate) struct Summarised {
     pub(crate) summaries: Vec<String>,
     /// Language of both.
     pub(crate) language: String,
+}
+
+const SUMMARISE: &str = include_str!("../../../prompts/build/summarise.yaml");
+const TRANSLATE: &str = include_str!("../../../prompts/build/translate.yaml");
+
+/// Prompts that the step's results depend on.
+///
+/// # Errors
+/// A file of prompts that cannot be read.
+pub(crate) fn prompts(recipe: &Recipe) -> Result<Vec<Value>> {
+    let settings = &recipe.summarise;
+    let mut found = Vec::new();
+    if settings.writer()?.is_some() {
+        let text = prompts_text(settings.prompt.as_deref(), SUMMARISE);
+        found.push(json!(text.map_err(|e| e.at("summarise.prompt"))?));
+    }
+    if let Some(translate) = &settings.translate {
+        let text = prompts_text(translate.prompt.as_deref(), TRANSLATE);
+        found.push(json!(text.map_err(|e| e.at("summarise.translate.prompt"))?));
+    }
+    Ok(found)
 }
 
 /// The step, opened.
@@ -53,42 +74,34 @@ impl<'a> Summarising<'a> {
         is_needed: bool,
     ) -> Result<Self> {
         let settings = &recipe.summarise;
-        let open = |model: Option<LanguageModel>,
-                    parameters: &Map<String, Value>,
-                    prompts: Result<Prompts>|
-         -> Result<Option<Writer<'a>>> {
-            match model {
-                Some(model) if is_needed => {
-                    Writer::open(model, parameters, prompts?, models, calls).map(Some)
-                }
-                _ => Ok(None),
-            }
-        };
-        let writer = open(
-            settings.writer()?,
-            &settings.parameters,
-            Prompts::load(
-                settings.prompt.as_deref(),
-                include_str!("../../../prompts/build/summarise.yaml"),
-            ),
-        )?;
-        let translator = match &settings.translate {
-            None => None,
-            Some(translate) => open(
-                settings.translator()?,
-                &translate.parameters,
-                Prompts::load(
-                    translate.prompt.as_deref(),
-                    include_str!("../../../prompts/build/translate.yaml"),
-                ),
-            )?,
-        };
-        Ok(Self {
+        let mut step = Self {
             settings,
-            writer,
-            translator,
+            writer: None,
+            translator: None,
             language: recipe.language().to_owned(),
-        })
+        };
+        if !is_needed {
+            return Ok(step);
+        }
+        if let Some(model) = settings.writer()? {
+            let prompts = Prompts::load(settings.prompt.as_deref(), SUMMARISE)?;
+            let engine = LanguageEngine::open(model, "summarise.endpoint", models)?;
+            step.writer = Some(Writer::new(engine, &settings.parameters, prompts, calls));
+        }
+        if let Some((translate, model)) = settings.translate.as_ref().zip(settings.translator()?) {
+            let prompts = Prompts::load(translate.prompt.as_deref(), TRANSLATE)?;
+            let has_own = translate.endpoint.is_some() || translate.model.is_some();
+            let engine = match &step.writer {
+                // One budget and one rate for both.
+                Some(writer) if !has_own => writer.engine().clone(),
+                _ if has_own => {
+                    LanguageEngine::open(model, "summarise.translate.endpoint", models)?
+                }
+                _ => LanguageEngine::open(model, "summarise.endpoint", models)?,
+            };
+            step.translator = Some(Writer::new(engine, &translate.parameters, prompts, calls));
+        }
+        Ok(step)
     }
 
     /// Engines and prompts, for the dataset card.
