@@ -258,8 +258,8 @@ fn a_fresh_projector_speaks_as_loud_as_the_embeddings() {
         let found = model.embed_audio(&batch).unwrap().unwrap();
         let rms = |x: &Tensor| norm(x) / (x.elem_count() as f64).sqrt();
         let ratio = rms(&found) / rms(&embeddings);
-        // Of random matrices the outputs of one clip scatter at a few dozen inputs.
-        assert!((ratio - 1.0).abs() < 0.4, "{family}: {ratio}");
+        // Of random matrices the outputs of one clip scatter by a quarter at a few dozen inputs.
+        assert!((0.4..2.0).contains(&ratio), "{family}: {ratio}");
     }
 }
 
@@ -687,7 +687,11 @@ fn settings_that_cannot_work_are_refused_with_hints() {
         &["`audio_encoder.stack` has no effect without a speech encoder"],
     );
     refused(
-        good.replace("projector: full", "projector: frozen"),
+        good.replace("projector: full", "projector: frozen")
+            .replace(
+                "audio_encoder: frozen, decoder: frozen",
+                "audio_encoder: frozen",
+            ),
         &["a fresh projector", "write `train: {projector: full}`"],
     );
     refused(

@@ -595,7 +595,7 @@ fn gradients_under_dropout_are_the_slopes_of_the_loss() {
                 // Along the gradient itself the slope is its norm.
                 let value = model.parameters.value(entry).unwrap();
                 let before = flat(&value);
-                let step = 0.01 / norm;
+                let step = 2e-3 / norm;
                 let at = |sign: f64| {
                     let moved: Vec<f32> = before
                         .iter()
@@ -610,7 +610,7 @@ fn gradients_under_dropout_are_the_slopes_of_the_loss() {
                 model.parameters.set_tensor(entry, &value).unwrap();
                 let off = (slope / norm - 1.0).abs();
                 assert!(
-                    off < 0.03,
+                    off < 0.05,
                     "{name}: {} {skipped:?}: slope {slope}, gradient {norm}",
                     entry.name
                 );
