@@ -11,8 +11,9 @@ fn main() {
     println!("cargo::rustc-env=MAQAM_COMMIT={}", commit());
 }
 
-/// The commit that is built: what the variable `MAQAM_COMMIT` says, else what `cargo package` wrote into the archive, else what git says of
-/// this folder, else `unknown`. The build runs again only when the variable or git's `HEAD` changes.
+/// The commit that is built: what the variable `MAQAM_COMMIT` says, else what `cargo package` wrote
+/// into the archive, else what git says of this folder, else `unknown`. The build runs again only
+/// when the variable or git's `HEAD` changes.
 fn commit() -> String {
     println!("cargo::rerun-if-env-changed=MAQAM_COMMIT");
     if let Some(commit) = env::var("MAQAM_COMMIT")

@@ -1,7 +1,8 @@
 //! Times reading and log-mel on one core: `cargo bench --bench audio -- [--repeats N] [FILE...]`.
 //!
-//! One line per measurement: `what file audio_s best_s`, where `best_s` is the fastest of the repeats. Without files, the clips under
-//! `tests/fixtures/audio` are used. `benches/peers/features.py` parses these lines and compares them with the peers.
+//! One line per measurement: `what file audio_s best_s`, where `best_s` is the fastest of the
+//! repeats. Without files, the clips under `tests/fixtures/audio` are used.
+//! `benches/peers/features.py` parses these lines and compares them with the peers.
 
 use std::hint::black_box;
 use std::path::PathBuf;

@@ -1,9 +1,11 @@
-//! Documents per minute of `maqam build` with espeak-ng and one worker, against espeak-ng alone on the same sentences.
+//! Documents per minute of `maqam build` with espeak-ng and one worker, against espeak-ng alone on
+//! the same sentences.
 //!
-//! `cargo bench --bench build [DOCUMENTS]`. A sentence has 23 common Arabic words, and a document has 13 sentences, as in NTREX. The reference
-//! runs espeak-ng once for each sentence, as the builder does, and drops the audio. Both are measured in processor time, with that of child
-//! processes, so that other work on the machine has little effect. The documents are made of few words, so `near_duplicates: 1` leaves MinHash out
-//! of the measurement.
+//! `cargo bench --bench build [DOCUMENTS]`. A sentence has 23 common Arabic words, and a document
+//! has 13 sentences, as in NTREX. The reference runs espeak-ng once for each sentence, as the
+//! builder does, and drops the audio. Both are measured in processor time, with that of child
+//! processes, so that other work on the machine has little effect. The documents are made of few
+//! words, so `near_duplicates: 1` leaves MinHash out of the measurement.
 
 use std::io::Write;
 use std::process::Command;

@@ -3,7 +3,8 @@
 //!     cargo bench --bench encoder -- [small | base] [CLIPS] [SECONDS]
 //!     cargo bench --bench encoder -- kmeans [HOURS] [CLUSTERS]
 //!
-//! `benches/peers/hubert.py` compares it with transformers, `benches/peers/kmeans.py` with scikit-learn.
+//! `benches/peers/hubert.py` compares it with transformers, `benches/peers/kmeans.py` with
+//! scikit-learn.
 
 use std::time::Instant;
 
@@ -174,7 +175,8 @@ fn step(
     .update(buffers, &[all], clip)
 }
 
-/// One pass of batches over frames of 768 numbers around as many centres as there are clusters; frames are made batch by batch.
+/// One pass of batches over frames of 768 numbers around as many centres as there are clusters;
+/// frames are made batch by batch.
 fn kmeans(hours: f64, k: usize) {
     const DIMS: usize = 768;
     const BATCH: usize = 10_000;

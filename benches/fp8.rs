@@ -1,9 +1,11 @@
-//! Effect of rounding the decoder's frozen linear layers to fp8, layer by layer, on the CPU; `docs/experiments/fp8.md` has its tables.
+//! Effect of rounding the decoder's frozen linear layers to fp8, layer by layer, on the CPU;
+//! `docs/experiments/fp8.md` has its tables.
 //!
-//! `cargo bench --bench fp8 -- MODEL ADAPTER [CLIPS]` takes a checkpoint, a PEFT folder that was trained on it, and the first clips (4 by
-//! default) of each task of the sample's dev set in one batch. It prints two tables: the error of each linear layer's output relative to `f32`
-//! for the same input, with the accumulated error at the layer's end; and the cosine of the adapters' gradients with those in `f32`. Errors are
-//! norms of differences over norms.
+//! `cargo bench --bench fp8 -- MODEL ADAPTER [CLIPS]` takes a checkpoint, a PEFT folder that was
+//! trained on it, and the first clips (4 by default) of each task of the sample's dev set in one
+//! batch. It prints two tables: the error of each linear layer's output relative to `f32` for the
+//! same input, with the accumulated error at the layer's end; and the cosine of the adapters'
+//! gradients with those in `f32`. Errors are norms of differences over norms.
 
 use std::path::Path;
 
@@ -173,7 +175,8 @@ fn outputs(dir: &Path, batch: &Batch, exact: &AudioLlm, rounded: &AudioLlm) -> F
     Ok(())
 }
 
-/// The output of a layer in `f32`, and the error of each of its four products in fp8 for the inputs that they have there.
+/// The output of a layer in `f32`, and the error of each of its four products in fp8 for the inputs
+/// that they have there.
 fn layer(
     x: &Tensor,
     a: &DecoderLayer,

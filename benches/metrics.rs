@@ -1,5 +1,6 @@
-//! Time of the metrics over sentence pairs, all cores: `cargo bench --bench metrics`, or with a file of `["reference", "prediction"]` lines
-//! as its argument. benches/peers/wer.py compares the word error rate with jiwer's.
+//! Time of the metrics over sentence pairs, all cores: `cargo bench --bench metrics`, or with a
+//! file of `["reference", "prediction"]` lines as its argument. benches/peers/wer.py compares the
+//! word error rate with jiwer's.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -103,7 +104,8 @@ fn report(what: &str, run: impl Fn() -> f64) {
     println!("{what} {:.4} s {score}", fastest.as_secs_f64());
 }
 
-/// Arabic and English sentences of 4 to 23 words, and simulated transcripts: one word in seven is wrong.
+/// Arabic and English sentences of 4 to 23 words, and simulated transcripts: one word in seven is
+/// wrong.
 fn sentences(count: usize) -> Vec<(String, String)> {
     let words: Vec<&str> =
         "في البيت كتاب مدرسة قال الرجل سلام غدا هل نعم احمد الى على هذا the cat sat on mat hello world and some other words".split(' ').collect();

@@ -1,7 +1,9 @@
-//! Milliseconds of every primitive, forward and backward, at the widths of a decoder of half a billion parameters.
+//! Milliseconds of every primitive, forward and backward, at the widths of a decoder of half a
+//! billion parameters.
 //!
-//! `cargo bench --bench primitives` prints a table; the least of several runs counts. Element-wise passes are held against the
-//! bytes that they must read and write, products against their floating-point operations.
+//! `cargo bench --bench primitives` prints a table; the least of several runs counts. Element-wise
+//! passes are held against the bytes that they must read and write, products against their
+//! floating-point operations.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -193,7 +195,8 @@ fn attention_and_rotary() -> Result<()> {
     })?;
     let bounds = [0, 340, 680, 1020, 1360];
     for (mask, name, share) in [(Mask::Causal, "causal", 1), (Mask::Full, "full", 2)] {
-        // Two products of head_dim for every visible pair of query and key forwards, five backwards.
+        // Two products of head_dim for every visible pair of query and key forwards, five
+        // backwards.
         let pairs = 4 * HEADS.num_heads * 340 * 340 * share / 2;
         let (out, log_sums) = attention(&qkv, &bounds, HEADS, mask)?;
         time(

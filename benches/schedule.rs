@@ -1,6 +1,7 @@
-//! Time and memory of schedules over many rows: diverse drawing from a million with embeddings, by each rule, and mixtures and
-//! balanced drawing from a million and ten million. Run: `cargo bench --bench schedule`. Times of steps are the thread's processor
-//! time, which other programs on the machine do not lengthen.
+//! Time and memory of schedules over many rows: diverse drawing from a million with embeddings, by
+//! each rule, and mixtures and balanced drawing from a million and ten million. Run:
+//! `cargo bench --bench schedule`. Times of steps are the thread's processor time, which other
+//! programs on the machine do not lengthen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,8 @@ fn main() -> Outcome {
     Ok(())
 }
 
-/// Four tasks of unequal size, 16 data entries with two tasks in each; dialect has five labels and emotion seven.
+/// Four tasks of unequal size, 16 data entries with two tasks in each; dialect has five labels and
+/// emotion seven.
 fn population(rows: u32) -> Population {
     let entry_rows = rows / 16;
     let entry = |i: u32| Entry {

@@ -1,6 +1,8 @@
-//! Time to open many clips in tar files, with and without their index, and to find and read the clips of a batch.
+//! Time to open many clips in tar files, with and without their index, and to find and read the
+//! clips of a batch.
 //!
-//! `cargo bench --bench shards -- PATTERN`, where the pattern names the tar files. Their indices are removed first.
+//! `cargo bench --bench shards -- PATTERN`, where the pattern names the tar files. Their indices
+//! are removed first.
 
 use std::path::Path;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! 10,000 resamples over 10,000 utterances of 2,000 speakers. Run: `cargo bench --bench significance`
+//! 10,000 resamples over 10,000 utterances of 2,000 speakers. Run:
+//! `cargo bench --bench significance`
 
 use std::time::Instant;
 

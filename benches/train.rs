@@ -1,4 +1,5 @@
-//! `maqam bench` as a program of its own, small enough to be carried to a machine with a GPU: benches/gpu/pack.sh does.
+//! `maqam bench` as a program of its own, small enough to be carried to a machine with a GPU:
+//! benches/gpu/pack.sh does.
 //!
 //!     cargo bench --bench train -- train --shape tiny
 

@@ -1,4 +1,5 @@
-//! An audio language model in Qwen2-Audio's layout, made of a Whisper checkpoint and a Qwen2 text model: weights, tokenizer, processor, card.
+//! An audio language model in Qwen2-Audio's layout, made of a Whisper checkpoint and a Qwen2 text
+//! model: weights, tokenizer, processor, card.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -43,7 +44,8 @@ pub struct Request {
 /// Writes the tree.
 ///
 /// # Errors
-/// A folder that exists; parts of another kind, damaged, or that do not fit together. Nothing is left behind then.
+/// A folder that exists; parts of another kind, damaged, or that do not fit together. Nothing is
+/// left behind then.
 pub fn compose(request: &Request) -> Result<Composed> {
     let Request { out, .. } = request;
     if out.exists() {
@@ -158,7 +160,8 @@ fn write_processor(config: &Config, to: &Path) -> Result<()> {
     write_json(to, "processor_config.json", &processor)
 }
 
-/// The licences of encoder and decoder: as asked for, as their model cards begin, or as a GGUF file says.
+/// The licences of encoder and decoder: as asked for, as their model cards begin, or as a GGUF file
+/// says.
 fn licences(request: &Request, decoder: &Decoder) -> [Option<String>; 2] {
     let [encoder, of_decoder] = &request.licences;
     let of_file = || decoder.said("general.license");

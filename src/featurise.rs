@@ -1,4 +1,5 @@
-//! From an example to a sequence: its clips read and turned into log-mel frames, its conversation into tokens.
+//! From an example to a sequence: its clips read and turned into log-mel frames, its conversation
+//! into tokens.
 
 pub mod augment;
 pub mod bad_rows;
@@ -162,7 +163,8 @@ impl Loader {
     /// The sequence of an example.
     ///
     /// # Errors
-    /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer than the model; in front is the row's id.
+    /// Audio that cannot be read, a conversation without a target in [`Mode::Train`], or one longer
+    /// than the model; in front is the row's id.
     pub fn load(&self, example: &Example, mode: Mode, key: Key) -> Result<Loaded> {
         self.load_augmented(example, mode, key, None)
     }
@@ -327,7 +329,8 @@ pub fn samples_of(clip: &Clip) -> Result<Vec<f32>> {
 /// Log-mel frames of a clip, and its length in seconds.
 ///
 /// # Errors
-/// Audio that cannot be read, is longer than `max_audio_s`, too short for one audio token or not as long as the data states, naming the file.
+/// Audio that cannot be read, is longer than `max_audio_s`, too short for one audio token or not as
+/// long as the data states, naming the file.
 pub fn features_of(
     clip: &Clip,
     extractor: &LogMelExtractor,
@@ -457,7 +460,8 @@ mod tests {
             checked("\"offset\": 0.25, \"duration\": 1").unwrap(),
             (vec![16_000], 1.0)
         );
-        // Beside a part, `duration` may be that of the whole file; a tenth of a second is no difference.
+        // Beside a part, `duration` may be that of the whole file; a tenth of a second is no
+        // difference.
         assert!(checked("\"start\": 0.5, \"end\": 1.5, \"duration\": 2").is_ok());
         assert!(checked("\"start\": 0.5, \"end\": 1.5, \"duration\": 1.09").is_ok());
     }

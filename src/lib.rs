@@ -1,6 +1,7 @@
 //! maqam fine-tunes audio language models on several speech tasks at once.
 //!
-//! A module of this package uses only modules of it that stand above; the crates, under their short names, are free to all.
+//! A module of this package uses only modules of it that stand above; the crates, under their short
+//! names, are free to all.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,5 +1,6 @@
-//! The commands on a GPU: training with one wait per step, resuming on either device, diverging, scoring, generating, benchmarks. These tests
-//! need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`.
+//! The commands on a GPU: training with one wait per step, resuming on either device, diverging,
+//! scoring, generating, benchmarks. These tests need a build with the feature `cuda` and a GPU, or
+//! the emulated driver of `tests/cuda/driver`.
 #![cfg(feature = "cuda")]
 
 mod gpu;
@@ -16,7 +17,8 @@ use serde_json::Value;
 /// Relative error of a loss: what sums of products of 8 significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;
 
-/// Number of waits for the GPU and of reads from it, in the emulated driver's report; `None` for a run on a GPU.
+/// Number of waits for the GPU and of reads from it, in the emulated driver's report; `None` for a
+/// run on a GPU.
 fn waits(told: &str) -> Option<(usize, usize)> {
     let count = |name: &str| {
         let line = told
@@ -85,7 +87,8 @@ fn a_step_waits_for_the_gpu_once() {
 /// Encoder and projector are frozen, so clips are encoded ahead.
 const FROZEN: &str = "train={decoder: lora}";
 
-/// A learning rate that throws the weights out of what can be computed: the run stops as it does on the CPU, and before they move again.
+/// A learning rate that throws the weights out of what can be computed: the run stops as it does on
+/// the CPU, and before they move again.
 #[test]
 fn a_diverging_run_does_not_change_weights() {
     if GPU.is_none() {
@@ -508,7 +511,8 @@ fn a_profile_has_kernels_and_products() {
             .map(|row| row["count"].as_u64().unwrap())
             .sum()
     };
-    // One layer, whose activation is computed again, one micro-batch; two layers of the audio encoder and its two convolutions.
+    // One layer, whose activation is computed again, one micro-batch; two layers of the audio
+    // encoder and its two convolutions.
     assert_eq!(
         [
             "swiglu",

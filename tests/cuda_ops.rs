@@ -1,7 +1,8 @@
-//! Every primitive on a GPU against the same function on the CPU in `f64`, from the same inputs, which are rounded to bf16 first.
+//! Every primitive on a GPU against the same function on the CPU in `f64`, from the same inputs,
+//! which are rounded to bf16 first.
 //!
-//! These tests need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`. Without either, every test prints
-//! a note and checks nothing.
+//! These tests need a build with the feature `cuda` and a GPU, or the emulated driver of
+//! `tests/cuda/driver`. Without either, every test prints a note and checks nothing.
 #![cfg(feature = "cuda")]
 
 mod gpu;
@@ -27,7 +28,8 @@ use maqam::ops::weight::Weight;
 use support::flat;
 use support::numbers;
 
-/// Half a unit in the last place of bf16, relative to the number: what rounding a result once costs.
+/// Half a unit in the last place of bf16, relative to the number: what rounding a result once
+/// costs.
 const ROUNDING: f64 = 1.0 / 256.0;
 
 /// One rounding of the result, and what single precision adds on the way.
@@ -65,7 +67,8 @@ impl Both {
         }
     }
 
-    /// A buffer to accumulate in: numbers in single precision, since what is there already must stay.
+    /// A buffer to accumulate in: numbers in single precision, since what is there already must
+    /// stay.
     fn accumulated(gpu: &Device, name: &str, shape: &[usize]) -> Self {
         let values: Vec<f32> = numbers(name, shape.iter().product())
             .into_iter()
@@ -100,7 +103,8 @@ impl Both {
     }
 }
 
-/// Asserts that the GPU's results are those of `f64`: each value within `bar`, relative to itself and to the root mean square.
+/// Asserts that the GPU's results are those of `f64`: each value within `bar`, relative to itself
+/// and to the root mean square.
 #[track_caller]
 fn compare(what: &str, found: &Tensor, exact: &Tensor, bar: f64) {
     assert_eq!(found.dims(), exact.dims(), "{what}");

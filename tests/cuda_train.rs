@@ -1,6 +1,7 @@
-//! The engine on a GPU against the engine on the CPU, which `tests/it/parity.rs` compares with PyTorch: losses, gradients, training,
-//! generation. These tests need a build with the feature `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`.
-//! `tests/cuda_commands.rs` has the commands.
+//! The engine on a GPU against the engine on the CPU, which `tests/it/parity.rs` compares with
+//! PyTorch: losses, gradients, training, generation. These tests need a build with the feature
+//! `cuda` and a GPU, or the emulated driver of `tests/cuda/driver`. `tests/cuda_commands.rs` has
+//! the commands.
 #![cfg(feature = "cuda")]
 
 mod gpu;
@@ -43,7 +44,8 @@ use maqam::train::optimiser::Update;
 /// Goldens with head sizes that the kernels support: multiples of 8.
 const GOLDENS: [&str; 2] = ["qwen_omni", "qwen_omni_tied"];
 
-/// Relative error of a loss, and least cosine of a gradient with the CPU's: what sums of products of 8 significant bits may differ by.
+/// Relative error of a loss, and least cosine of a gradient with the CPU's: what sums of products
+/// of 8 significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;
 const COSINE_BAR: f64 = 0.995;
 
@@ -60,7 +62,8 @@ fn batch(golden: &Golden) -> Batch {
     pack(&sequences)
 }
 
-/// The golden's weights in bf16, as in checkpoints of this size. The CPU widens the same values that the GPU uses.
+/// The golden's weights in bf16, as in checkpoints of this size. The CPU widens the same values
+/// that the GPU uses.
 fn weights(golden: &Golden) -> Weights {
     let mut tensors = HashMap::new();
     for file in maqam::nn::checkpoint::weight_files(&golden.dir).unwrap() {
@@ -103,7 +106,8 @@ fn adapted(golden: &Golden, adapter: &str, device: &Device) -> AudioLlm {
     model
 }
 
-/// The model with every part trained in one way; adapters away from zero, where the gradient of A would vanish.
+/// The model with every part trained in one way; adapters away from zero, where the gradient of A
+/// would vanish.
 fn trained(golden: &Golden, how: Training, device: &Device) -> AudioLlm {
     trained_of(config(golden), &weights(golden), how, device)
 }
@@ -163,7 +167,8 @@ fn loss_of(model: &AudioLlm, batch: &Batch, pass: Pass) -> f64 {
         .unwrap()
 }
 
-/// One pass on either device: losses near each other, every tensor's gradient in the same direction and of the same length.
+/// One pass on either device: losses near each other, every tensor's gradient in the same direction
+/// and of the same length.
 fn assert_same_pass(what: &str, on_gpu: &AudioLlm, on_cpu: &AudioLlm, batch: &Batch, pass: Pass) {
     let found = loss_of(on_gpu, batch, pass);
     let expected = loss_of(on_cpu, batch, pass);
@@ -180,7 +185,8 @@ fn assert_same_pass(what: &str, on_gpu: &AudioLlm, on_cpu: &AudioLlm, batch: &Ba
         let a = &found[entry.range.clone()];
         let b = &expected[entry.range.clone()];
         if entry.name.ends_with("k_proj.bias") {
-            // A constant added to every key changes no softmax: its true gradient is zero, and what is found is rounding.
+            // A constant added to every key changes no softmax: its true gradient is zero, and what
+            // is found is rounding.
             continue;
         }
         let length = (cosine(a, a) * norm(a)) / norm(b);
@@ -258,7 +264,8 @@ fn every_part_trains_with_lora_and_in_full() {
 fn save_policies_change_no_bit() {
     let Some(gpu) = &*GPU else { return };
     let golden = Golden::load("qwen_omni");
-    // Without dropout the adapters read rows with padding after them, and rows that are computed again must have the same padding.
+    // Without dropout the adapters read rows with padding after them, and rows that are computed
+    // again must have the same padding.
     for dropout in [0.0, 0.1] {
         let of = |save| {
             let model = trained(&golden, Training::Lora, gpu);
@@ -283,7 +290,8 @@ fn save_policies_change_no_bit() {
     }
 }
 
-/// The losses of some steps over all clips at a share of the golden's rate, and the values at their end.
+/// The losses of some steps over all clips at a share of the golden's rate, and the values at their
+/// end.
 fn train(
     golden: &Golden,
     model: &AudioLlm,
@@ -337,8 +345,9 @@ fn largest(errors: &[f64]) -> f64 {
 /// Largest relative difference of the GPU's loss from the CPU's at any of the first twenty steps.
 const CURVE_BAR: f64 = 0.01;
 
-/// Two runs of PyTorch in bf16, with eager and fused attention, show how much a step's losses may differ: `tests/reference/bf16_curve.py`. All use
-/// a quarter of the goldens' learning rate. The full rate reduces the loss to a quarter within twenty steps, and any rounding grows tenfold
+/// Two runs of PyTorch in bf16, with eager and fused attention, show how much a step's losses may
+/// differ: `tests/reference/bf16_curve.py`. All use a quarter of the goldens' learning rate. The
+/// full rate reduces the loss to a quarter within twenty steps, and any rounding grows tenfold
 /// every five steps.
 #[test]
 fn fifty_steps_stay_near_pytorch_and_the_cpu() {
@@ -379,7 +388,8 @@ fn fifty_steps_stay_near_pytorch_and_the_cpu() {
             found[49] < 0.5 * found[0] && errors[0] < LOSS_BAR && largest(&errors) < CURVE_BAR,
             "{name}: {found:?}, on the CPU {expected:?}"
         );
-        // Two runs are a small sample of correct results, so the engine may differ from them as much as they differ from each other.
+        // Two runs are a small sample of correct results, so the engine may differ from them as
+        // much as they differ from each other.
         assert!(
             off < 2.0 * spread,
             "{name}: {found:?}, PyTorch's {eager:?} and {fused:?}"
@@ -460,7 +470,8 @@ fn embeddings_scores_and_answers_equal_the_cpus() {
     }
 }
 
-/// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched with.
+/// The same greedy tokens as long as the likeliest is clearly ahead, whatever a prompt is batched
+/// with.
 fn assert_same_answers(name: &str, golden: &Golden, on_gpu: &AudioLlm, on_cpu: &AudioLlm) {
     let prompts: Vec<Sequence> = (0..golden.examples().len())
         .map(|i| golden.prompt(i))
@@ -552,8 +563,8 @@ fn a_bf16_checkpoint_is_exact_on_the_gpu() {
     );
 }
 
-/// A Qwen2-Audio checkpoint with 3 heads of 8 numbers in the encoder, which the kernels support, in place of 2 of 12; and its weights in
-/// bf16.
+/// A Qwen2-Audio checkpoint with 3 heads of 8 numbers in the encoder, which the kernels support, in
+/// place of 2 of 12; and its weights in bf16.
 fn qwen2_audio() -> (Config, Weights) {
     let dir = golden::fixture("qwen2_audio");
     let mut config = Config::load(&dir).unwrap();
@@ -569,7 +580,8 @@ fn qwen2_audio() -> (Config, Weights) {
     (config, weights)
 }
 
-/// A conversation over clips of noise with these lengths, in samples. Its last six tokens are learnt.
+/// A conversation over clips of noise with these lengths, in samples. Its last six tokens are
+/// learnt.
 fn noise_sequence(config: &Config, lengths: &[usize]) -> Sequence {
     let extractor = LogMelExtractor::new(config.mel_form());
     let mut tokens = vec![1, 2];
@@ -598,8 +610,9 @@ fn noise_sequence(config: &Config, lengths: &[usize]) -> Sequence {
     }
 }
 
-/// The encoder with stored positions and windows of 30 s, the mean of pairs before its last norm, and the projector: embeddings, losses and
-/// every gradient. An odd number of positions, two clips, and a clip of two windows.
+/// The encoder with stored positions and windows of 30 s, the mean of pairs before its last norm,
+/// and the projector: embeddings, losses and every gradient. An odd number of positions, two clips,
+/// and a clip of two windows.
 #[test]
 fn qwen2_audio_passes_equal_the_cpus() {
     let Some(gpu) = &*GPU else { return };

@@ -1,4 +1,5 @@
-//! Rules of the source text: which crate and which module may use which, what only one place may do, how files are written.
+//! Rules of the source text: which crate and which module may use which, what only one place may
+//! do, how files are written.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -8,13 +9,14 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-/// Crates from left to right. A crate uses only crates to its left. The root package uses all of them.
+/// Crates from left to right. A crate uses only crates to its left. The root package uses all of
+/// them.
 const CRATES: [&str; 9] = [
     "base", "stats", "audio", "metrics", "data", "schedule", "engine", "records", "report",
 ];
 
-/// Crates to the left that a crate must not use all the same: the engine knows no task, manifest, schedule or metric, and files of runs
-/// know no engine.
+/// Crates to the left that a crate must not use all the same: the engine knows no task, manifest,
+/// schedule or metric, and files of runs know no engine.
 const WALLS: [(&str, &[&str]); 3] = [
     ("engine", &["stats", "metrics", "data", "schedule"]),
     ("records", &["engine"]),
@@ -64,7 +66,8 @@ const WRITERS: [&str; 15] = [
     "serialize_to_file",
 ];
 
-/// Words that no committed file has. They are written in halves so that this file does not have them either.
+/// Words that no committed file has. They are written in halves so that this file does not have
+/// them either.
 const UNFINISHED: [&str; 6] = [
     concat!("TO", "DO"),
     concat!("FIX", "ME"),
@@ -116,7 +119,8 @@ impl<'a> Source<'a> {
         self.path.starts_with("crates/")
     }
 
-    /// Returns whether the file belongs to a crate or a module, or to a part of it such as `eval/judge`.
+    /// Returns whether the file belongs to a crate or a module, or to a part of it such as
+    /// `eval/judge`.
     fn is_in(&self, place: &str) -> bool {
         let own = self.place();
         own.strip_prefix(place)
@@ -395,7 +399,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below a folder of the repository with one of these extensions, as paths from its root, sorted.
+/// All files below a folder of the repository with one of these extensions, as paths from its root,
+/// sorted.
 fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -479,7 +484,8 @@ impl Crate {
         Self { code, renamed }
     }
 
-    /// The file that a path leads to, through `pub use` lines; the crate's root where it names an item of that.
+    /// The file that a path leads to, through `pub use` lines; the crate's root where it names an
+    /// item of that.
     fn file_of(&self, path: &[String], depth: usize) -> Module {
         for end in (1..=path.len()).rev() {
             if self.code.contains_key(&path[..end]) {
@@ -579,7 +585,8 @@ fn absolute(module: &[String], names: &[&str]) -> Module {
     base.iter().cloned().chain(rest).collect()
 }
 
-/// Every group of files of one crate that use each other in a cycle; `name` is empty for the root package.
+/// Every group of files of one crate that use each other in a cycle; `name` is empty for the root
+/// package.
 fn cycle_faults(name: &str, sources: &[(String, String)]) -> Vec<String> {
     let cycles = Crate::new(sources).cycles();
     let found = cycles.iter().map(|cycle| {
@@ -696,7 +703,8 @@ fn sources_follow_the_rules() {
     let modules = modules_in_order(&lib);
     assert_eq!(modules.last(), Some(&"cli"), "{modules:?}");
     let mut sources = [files("src", &["rs"]), files("crates", &["rs"])].concat();
-    // Build scripts print for cargo and write files that it compiles. Integration tests of a crate follow the rules of tests.
+    // Build scripts print for cargo and write files that it compiles. Integration tests of a crate
+    // follow the rules of tests.
     sources.retain(|(path, _)| path.starts_with("src/") || path.contains("/src/"));
     assert!(sources.len() > 290);
     assert_none(

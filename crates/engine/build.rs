@@ -1,6 +1,8 @@
-//! Compiles the CUDA kernels into the binary, for builds with the feature `cuda`; does nothing otherwise.
+//! Compiles the CUDA kernels into the binary, for builds with the feature `cuda`; does nothing
+//! otherwise.
 //!
-//! Each `.cu` file becomes one fatbin: machine code for the targets below, and PTX of the newest for GPUs that come after it.
+//! Each `.cu` file becomes one fatbin: machine code for the targets below, and PTX of the newest
+//! for GPUs that come after it.
 
 use std::env;
 use std::error::Error;
@@ -94,7 +96,8 @@ fn compile(nvcc: &Path, source: &Path, fatbin: &Path) -> std::io::Result<Child> 
     command.spawn()
 }
 
-/// The compiler of the toolkit that a variable names, else the one on the path, else the one in the usual place.
+/// The compiler of the toolkit that a variable names, else the one on the path, else the one in the
+/// usual place.
 fn nvcc() -> Option<PathBuf> {
     let named = TOOLKITS
         .iter()

@@ -1,4 +1,5 @@
-//! Code that an input reached, where the compiler was told to count it (`fuzz/run`); without counters nothing is ever new.
+//! Code that an input reached, where the compiler was told to count it (`fuzz/run`); without
+//! counters nothing is ever new.
 //!
 //! Source: LLVM's SanitizerCoverage, "inline 8-bit counters".
 
@@ -47,7 +48,8 @@ impl Coverage {
     /// Forgets the counts of the input before.
     pub fn begin(&self) {
         for (start, stop) in regions() {
-            // SAFETY: the unit gave this range as its counters, and only this thread runs instrumented code now.
+            // SAFETY: the unit gave this range as its counters, and only this thread runs
+            // instrumented code now.
             unsafe { slice::from_raw_parts_mut(start as *mut u8, stop - start) }.fill(0);
         }
     }

@@ -1,4 +1,5 @@
-//! Targets that read the formats of other tools. An input of several files holds them one after the other, between record separators.
+//! Targets that read the formats of other tools. An input of several files holds them one after the
+//! other, between record separators.
 
 use std::fs;
 use std::path::Path;
@@ -48,7 +49,8 @@ pub fn targets() -> Vec<Target> {
     ]
 }
 
-/// Writes the files of an input to a folder of this name; a file without a part is empty. The last file holds all that is left.
+/// Writes the files of an input to a folder of this name; a file without a part is empty. The last
+/// file holds all that is left.
 fn in_folder(name: &str, files: &[&str], bytes: &[u8]) -> Result<PathBuf> {
     let folder = folder()?.join(name);
     let mut parts = bytes.splitn(files.len(), |byte| *byte == SEPARATOR);
@@ -143,7 +145,8 @@ fn shard_list(bytes: &[u8]) -> Result<String> {
     read(folder.join("shards.list"), None)
 }
 
-/// Members of an index, as they stand in it, beside a tar file that it fits. Reads the audio of the rows too.
+/// Members of an index, as they stand in it, beside a tar file that it fits. Reads the audio of the
+/// rows too.
 fn tar_index(bytes: &[u8]) -> Result<String> {
     let folder = in_folder("tar_index", &["a.tar"], TAR_FILE)?;
     let tar = folder.join("a.tar");

@@ -1,4 +1,5 @@
-//! Damaged inputs for everything that maqam reads: targets, and an engine that looks for inputs that reach new code.
+//! Damaged inputs for everything that maqam reads: targets, and an engine that looks for inputs
+//! that reach new code.
 //!
 //! `fuzz/README.md` says how to run it.
 

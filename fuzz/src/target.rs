@@ -12,8 +12,8 @@ use crate::memory;
 /// Seconds that one input may take. Machines are slow at times: an input that hangs takes minutes.
 pub const MOST_SECONDS: u64 = 20;
 
-/// Bytes that any input may cost, and bytes that each of its own may cost beyond that. Silence is coded in a few bits a second, so that
-/// a byte of FLAC can stand for 4,000 samples.
+/// Bytes that any input may cost, and bytes that each of its own may cost beyond that. Silence is
+/// coded in a few bits a second, so that a byte of FLAC can stand for 4,000 samples.
 const FREE_BYTES: usize = 256 << 20;
 const BYTES_PER_BYTE: usize = 1 << 16;
 

@@ -12,7 +12,8 @@ use maqam_fuzz::engine::inputs;
 /// Longest time that one input may take before the process is ended.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Ends the process when the input that was named last takes too long; `begun` names each input as it begins.
+/// Ends the process when the input that was named last takes too long; `begun` names each input as
+/// it begins.
 fn watch(begun: &Receiver<PathBuf>) {
     let mut current = PathBuf::new();
     loop {
@@ -53,7 +54,8 @@ fn the_corpus_holds_no_fault() {
         kinds.sort();
         kinds.dedup();
         println!("{}: {} endings", target.name, kinds.len());
-        // Whole recordings are among the damaged ones, so that the replay reaches the end of each decoder.
+        // Whole recordings are among the damaged ones, so that the replay reaches the end of each
+        // decoder.
         let is_read = kinds.iter().any(|kind| kind == "read");
         let is_audio = maqam_fuzz::audio::targets()
             .iter()

@@ -1,4 +1,5 @@
-//! One training pass of a model of real width and few layers, on the device and on the CPU in `f32`.
+//! One training pass of a model of real width and few layers, on the device and on the CPU in
+//! `f32`.
 
 use std::time::Instant;
 
@@ -26,7 +27,8 @@ use crate::ops::device::to_host;
 use crate::parts::Parts;
 use crate::seed::Key;
 
-/// Relative error of the loss, and least cosine of a gradient: what sums of products of 8 significant bits may differ by.
+/// Relative error of the loss, and least cosine of a gradient: what sums of products of 8
+/// significant bits may differ by.
 const LOSS_BAR: f64 = 1e-3;
 const COSINE_BAR: f64 = 0.995;
 /// Most that the length of a gradient may differ, relative to the CPU's.
@@ -78,7 +80,8 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Computes the pass on a device and on the CPU. `passes` of the object says whether both agree.
+    /// Computes the pass on a device and on the CPU. `passes` of the object says whether both
+    /// agree.
     ///
     /// # Errors
     /// The device's.

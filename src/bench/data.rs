@@ -1,4 +1,5 @@
-//! Reading of the rows that a recipe trains on, timed without a model: decoding, resampling, augmentation, log-mel and tokens.
+//! Reading of the rows that a recipe trains on, timed without a model: decoding, resampling,
+//! augmentation, log-mel and tokens.
 
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -49,11 +50,13 @@ pub struct Reading {
     pub waited_s: Vec<f64>,
 }
 
-/// Reads the rows of the first `num_steps` steps as training does. Steps whose picks depend on embeddings are left out. `model_dir` is the
-/// folder of `model.path`; its weights are not read. With `step_s`, the next step is read while one sleeps for that many seconds.
+/// Reads the rows of the first `num_steps` steps as training does. Steps whose picks depend on
+/// embeddings are left out. `model_dir` is the folder of `model.path`; its weights are not read.
+/// With `step_s`, the next step is read while one sleeps for that many seconds.
 ///
 /// # Errors
-/// Rows that cannot be used, unless the recipe skips them; a recipe whose every step depends on embeddings.
+/// Rows that cannot be used, unless the recipe skips them; a recipe whose every step depends on
+/// embeddings.
 pub fn measure(
     recipe: &Recipe,
     model_dir: &Path,
@@ -114,8 +117,8 @@ struct Timed {
     waited: Duration,
 }
 
-/// Reads steps one after the other, and passes them to `take`. With `sleep`, a step is read while the one before it sleeps so long, as training
-/// reads a step ahead.
+/// Reads steps one after the other, and passes them to `take`. With `sleep`, a step is read while
+/// the one before it sleeps so long, as training reads a step ahead.
 ///
 /// # Errors
 /// The first of `read` and of `take`.

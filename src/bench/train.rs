@@ -49,7 +49,8 @@ use crate::train::optimiser;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
 
-/// Steps that do not count, on the CPU and on a GPU, where products choose their kernels and memory is allocated for the first time.
+/// Steps that do not count, on the CPU and on a GPU, where products choose their kernels and memory
+/// is allocated for the first time.
 const WARM_UP: (usize, usize) = (1, 5);
 /// Steps that are looked at phase by phase, likewise.
 const PROFILED: (usize, usize) = (1, 3);
@@ -269,8 +270,9 @@ impl Steps<'_> {
         }
     }
 
-    /// A step as training computes it: from the moment when the loss of the one before was read to the moment when its own was. On a GPU
-    /// the first batch was encoded before the former, and the next step's is before the latter.
+    /// A step as training computes it: from the moment when the loss of the one before was read to
+    /// the moment when its own was. On a GPU the first batch was encoded before the former, and the
+    /// next step's is before the latter.
     fn whole(&mut self) -> Result<(f64, f64)> {
         let started = match self.ended {
             Some(ended) => ended,

@@ -1,7 +1,8 @@
 //! Agreement of raters: Krippendorff's alpha of each scale, and its mean grade.
 //!
-//! Source: K. Krippendorff, *Computing Krippendorff's Alpha-Reliability* (2011), for interval data: alpha = 1 - observed / expected
-//! disagreement, where disagreement is the squared difference of two grades.
+//! Source: K. Krippendorff, *Computing Krippendorff's Alpha-Reliability* (2011), for interval data:
+//! alpha = 1 - observed / expected disagreement, where disagreement is the squared difference of
+//! two grades.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -148,7 +149,8 @@ mod tests {
 
     #[test]
     fn alpha_is_that_of_krippendorffs_example() {
-        // Example C of the source: four observers, twelve units, values missing; interval alpha = 0.849.
+        // Example C of the source: four observers, twelve units, values missing; interval alpha =
+        // 0.849.
         let columns: [&[f64]; 12] = [
             &[1., 1., 1.],
             &[2., 2., 3., 2.],

@@ -1,7 +1,8 @@
-//! Numbers in Arabic words: cardinals by gender and case, ordinals of days and hours, and nouns that are counted.
+//! Numbers in Arabic words: cardinals by gender and case, ordinals of days and hours, and nouns
+//! that are counted.
 //!
-//! Source: the rules of counting in W. Wright, *A Grammar of the Arabic Language*, volume 1, §§ 318 to 338, in the spelling of today's
-//! press (مئة, not مائة).
+//! Source: the rules of counting in W. Wright, *A Grammar of the Arabic Language*, volume 1, §§ 318
+//! to 338, in the spelling of today's press (مئة, not مائة).
 
 /// Gender of what is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,9 @@
-//! Splits and indices of rows: functions of the seed and of the whole corpus, the same for every shard.
+//! Splits and indices of rows: functions of the seed and of the whole corpus, the same for every
+//! shard.
 //!
-//! Groups are ordered by a seeded hash of their name. The first are `test`, the next `dev`, the rest `train`, so sizes are exact to a group. The
-//! index of a row in its split decides its voice. A group's name is that of the source, or otherwise the words of its text.
+//! Groups are ordered by a seeded hash of their name. The first are `test`, the next `dev`, the
+//! rest `train`, so sizes are exact to a group. The index of a row in its split decides its voice.
+//! A group's name is that of the source, or otherwise the words of its text.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -158,7 +160,8 @@ impl Assigning {
             .collect();
         order.sort();
 
-        // A split that the source states stays, whatever the shares. A group takes the first stated split of its rows.
+        // A split that the source states stays, whatever the shares. A group takes the first stated
+        // split of its rows.
         let stated = |rows: &[usize]| rows.iter().find_map(|row| self.stated[*row]);
         let num_open: usize = order
             .iter()

@@ -1,7 +1,8 @@
 //! Cache of answers of models and speech engines by content: later builds do not repeat a request.
 //!
-//! Answers follow each other in packs, which are files that only grow. Every process writes its own pack, so several builds may run at once. A
-//! checksum finds a record that a crash or a full disk left incomplete, and the reader skips it.
+//! Answers follow each other in packs, which are files that only grow. Every process writes its own
+//! pack, so several builds may run at once. A checksum finds a record that a crash or a full disk
+//! left incomplete, and the reader skips it.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -139,8 +140,8 @@ impl Cache {
         Ok(None)
     }
 
-    /// The answer to a request. Without a cached answer, calls `ask`, while other threads with the same request wait. If `ask` returns nothing,
-    /// nothing is cached.
+    /// The answer to a request. Without a cached answer, calls `ask`, while other threads with the
+    /// same request wait. If `ask` returns nothing, nothing is cached.
     ///
     /// # Errors
     /// Those of `ask` and of the disk.

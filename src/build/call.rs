@@ -51,7 +51,8 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// Hides the keys of the environment in messages of programs: the given variables, and those whose names end like `_KEY` or `_TOKEN`.
+    /// Hides the keys of the environment in messages of programs: the given variables, and those
+    /// whose names end like `_KEY` or `_TOKEN`.
     #[must_use]
     pub fn hiding(mut self, variables: &[&str]) -> Self {
         let is_key = |name: &str| {
@@ -78,7 +79,8 @@ impl<'a> Calls<'a> {
         text
     }
 
-    /// The answer to a request, of which `question` holds everything that it depends on; none if the build ends.
+    /// The answer to a request, of which `question` holds everything that it depends on; none if
+    /// the build ends.
     ///
     /// # Errors
     /// Those of `ask`; the disk's.
@@ -222,7 +224,8 @@ impl EndpointSettings {
         }
     }
 
-    /// Opens the endpoint with the key of the environment. `place` is its place in the recipe, such as `speak.endpoint`.
+    /// Opens the endpoint with the key of the environment. `place` is its place in the recipe, such
+    /// as `speak.endpoint`.
     ///
     /// # Errors
     /// An invalid address.

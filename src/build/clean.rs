@@ -1,4 +1,5 @@
-//! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index of each row over the whole corpus.
+//! `clean`: cleans texts, rejects repeated and contaminated documents, and assigns split and index
+//! of each row over the whole corpus.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -72,7 +73,8 @@ static URL: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?:https?://|www\.)\
 static ENTITY: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"&(?:#(\d{1,6})|#x([0-9a-fA-F]{1,6})|([a-z]{2,6}));").unwrap());
 
-/// A text without markup, addresses, invisible characters and tatweel, in NFC, with single spaces; line breaks stay.
+/// A text without markup, addresses, invisible characters and tatweel, in NFC, with single spaces;
+/// line breaks stay.
 pub(crate) fn mended(text: &str) -> String {
     let text = ENTITY.replace_all(text, |found: &regex::Captures| {
         let code = |group: usize, radix: u32| {

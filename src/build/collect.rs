@@ -1,4 +1,5 @@
-//! `collect`: documents from JSON lines, Parquet, tables and text files, filtered by length, language and script.
+//! `collect`: documents from JSON lines, Parquet, tables and text files, filtered by length,
+//! language and script.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -289,7 +290,8 @@ impl Reading<'_> {
     }
 }
 
-/// Share of letters in the script of a language; none without letters, or for a language whose script this function does not know.
+/// Share of letters in the script of a language; none without letters, or for a language whose
+/// script this function does not know.
 pub(crate) fn script_share(text: &str, tag: &str) -> Option<f64> {
     let is_own: fn(char) -> bool = match tag.split('-').next().unwrap_or_default() {
         "ar" | "arz" | "ary" | "apc" | "acm" | "fa" | "ur" => is_arabic,

@@ -1,9 +1,12 @@
-//! `maqam build`: speech-summarization data sets in the style of AraMega-SSum, from text to a published folder.
+//! `maqam build`: speech-summarization data sets in the style of AraMega-SSum, from text to a
+//! published folder.
 //!
-//! The steps are [`Step::ALL`]. `collect` and `clean` read the whole corpus, and determine split and voice of every row. The steps between them
-//! and `split` process rows one by one: a step takes a row to its next state or rejects it with a reason, and a journal stores the result
-//! (`store`). Calls to models and speech engines are cached by content ([`cache`]). The result of a step for a row depends only on the recipe,
-//! the row and those answers, so a build that was killed ends with the same bytes.
+//! The steps are [`Step::ALL`]. `collect` and `clean` read the whole corpus, and determine split
+//! and voice of every row. The steps between them and `split` process rows one by one: a step takes
+//! a row to its next state or rejects it with a reason, and a journal stores the result (`store`).
+//! Calls to models and speech engines are cached by content ([`cache`]). The result of a step for a
+//! row depends only on the recipe, the row and those answers, so a build that was killed ends with
+//! the same bytes.
 
 pub mod agreement;
 mod arabic;
@@ -93,8 +96,8 @@ impl Build<'_> {
     /// Runs all steps up to and including `until`. Finished work is not repeated.
     ///
     /// # Errors
-    /// A recipe or source that cannot be used; an engine that is missing or keeps failing; those of the disk. All finished work is stored, and the
-    /// same command continues from there.
+    /// A recipe or source that cannot be used; an engine that is missing or keeps failing; those of
+    /// the disk. All finished work is stored, and the same command continues from there.
     pub fn run(&self, until: Step, observer: &mut dyn Observer) -> Result<Outcome> {
         self.recipe.check()?;
         let store = Store::open(&self.root, &self.recipe, &self.inputs()?)?;
@@ -181,8 +184,8 @@ impl Build<'_> {
         estimate::estimate(&self.recipe, &store, &prepared)
     }
 
-    /// What the results of each step depend on besides the recipe and the sources: prompts, files of the program, and hashes of the models on
-    /// this machine.
+    /// What the results of each step depend on besides the recipe and the sources: prompts, files
+    /// of the program, and hashes of the models on this machine.
     fn inputs(&self) -> Result<BTreeMap<Step, Vec<Value>>> {
         let recipe = &self.recipe;
         let mut found = BTreeMap::from([
@@ -201,7 +204,8 @@ impl Build<'_> {
         Ok(found)
     }
 
-    /// Collects and cleans under a lock, so that shards which start together do it once; none if only `collect` was requested.
+    /// Collects and cleans under a lock, so that shards which start together do it once; none if
+    /// only `collect` was requested.
     fn prepare(
         &self,
         store: &Store,
@@ -281,7 +285,8 @@ struct Engines<'a> {
 }
 
 impl<'a> Engines<'a> {
-    /// Opens the engines of the steps up to `until`, so that a missing engine is reported before any work begins.
+    /// Opens the engines of the steps up to `until`, so that a missing engine is reported before
+    /// any work begins.
     fn open(build: &'a Build, calls: &'a Calls<'a>, until: Step) -> Result<Self> {
         let recipe = &build.recipe;
         let models = &build.models;

@@ -1,4 +1,5 @@
-//! Times of the requests of this process to an endpoint: the least time between two, and waits that the endpoint asks for.
+//! Times of the requests of this process to an endpoint: the least time between two, and waits that
+//! the endpoint asks for.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;

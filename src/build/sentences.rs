@@ -10,7 +10,8 @@ const ABBREVIATIONS: [&str; 18] = [
     "ص", "ج", "هـ",
 ];
 
-/// Splits a text into its sentences, in order; line breaks end sentences too. Nothing but spaces between sentences is lost.
+/// Splits a text into its sentences, in order; line breaks end sentences too. Nothing but spaces
+/// between sentences is lost.
 pub fn sentences(text: &str) -> Vec<&str> {
     text.lines()
         .flat_map(of_line)

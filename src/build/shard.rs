@@ -43,8 +43,9 @@ impl Shard {
         Self::new(remainder.parse().ok()?, of.parse().ok()?).ok()
     }
 
-    /// The shard in a launcher's environment: Slurm (job array, else tasks), Open MPI, Kubernetes (indexed job). `of` is the number of shards
-    /// if the launcher does not give it, as under Kubernetes.
+    /// The shard in a launcher's environment: Slurm (job array, else tasks), Open MPI, Kubernetes
+    /// (indexed job). `of` is the number of shards if the launcher does not give it, as under
+    /// Kubernetes.
     ///
     /// # Errors
     /// No launcher, or one without the number of shards.

@@ -1,4 +1,5 @@
-//! `split`: compares the splits that `clean` assigned with the requested shares, after all rejections.
+//! `split`: compares the splits that `clean` assigned with the requested shares, after all
+//! rejections.
 
 use crate::build::assign::Prepared;
 use crate::build::assign::SPLITS;

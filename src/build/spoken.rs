@@ -1,7 +1,8 @@
 //! The spoken form of a text, which a speech engine reads, separate from the written form.
 //!
-//! Only Arabic is changed: numbers, dates, times, currencies, units and abbreviations become words, Latin words become Arabic letters.
-//! Diacritics stay. The words are data (`prompts/build/spoken-ar.yaml`). Numbers agree with the noun after them if its ending shows the
+//! Only Arabic is changed: numbers, dates, times, currencies, units and abbreviations become words,
+//! Latin words become Arabic letters. Diacritics stay. The words are data
+//! (`prompts/build/spoken-ar.yaml`). Numbers agree with the noun after them if its ending shows the
 //! gender. Their case is the oblique, which is the more common one in running text.
 
 use std::collections::BTreeMap;
@@ -223,7 +224,8 @@ fn number(found: &Captures, rest: &str) -> String {
         .get(before)
         .or_else(|| WORDS.currencies.get(plain))
         .or_else(|| WORDS.units.get(plain));
-    // If a scale is between the number and its currency, the currency is written once, after the scale.
+    // If a scale is between the number and its currency, the currency is written once, after the
+    // scale.
     if let (Some(currency), Some(scale)) = (WORDS.currencies.get(before), scale(name)) {
         return format!(
             "{} {scale} {}",
@@ -264,7 +266,8 @@ fn scale(word: &str) -> Option<&str> {
     .find(|scale| *scale == word)
 }
 
-/// A number with a decimal part, which is read as a number too, or digit by digit if it begins with a zero or is long.
+/// A number with a decimal part, which is read as a number too, or digit by digit if it begins with
+/// a zero or is long.
 fn decimal(whole: u64, part: &str, gender: Gender) -> String {
     let words = cardinal(whole, gender, Case::Oblique);
     match part {
@@ -323,7 +326,8 @@ fn symbols(text: &str) -> String {
     said
 }
 
-/// A Latin word in Arabic letters: by the list, letter by letter if it is an abbreviation, else by sound.
+/// A Latin word in Arabic letters: by the list, letter by letter if it is an abbreviation, else by
+/// sound.
 fn latin(word: &str) -> String {
     let lower = word.to_lowercase().replace('’', "'");
     if let Some(known) = WORDS.latin.get(&lower) {
@@ -373,7 +377,8 @@ pub(crate) fn is_mark(c: char) -> bool {
     matches!(c, '\u{64b}'..='\u{65f}' | '\u{670}')
 }
 
-/// Share of Arabic letters that carry a diacritic: a text from about a third on counts as diacritised.
+/// Share of Arabic letters that carry a diacritic: a text from about a third on counts as
+/// diacritised.
 pub(crate) fn diacritised(text: &str) -> f64 {
     let is_letter = |c: char| is_arabic(c) && c.is_alphabetic() && !is_mark(c);
     let letters = text.chars().filter(|c| is_letter(*c)).count();
@@ -385,7 +390,8 @@ pub(crate) fn diacritised(text: &str) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns whether a text holds what a speech engine for Arabic cannot read: digits or Latin letters.
+    /// Returns whether a text holds what a speech engine for Arabic cannot read: digits or Latin
+    /// letters.
     fn has_unspoken(text: &str) -> bool {
         text.chars().any(|c| c.is_numeric() || is_latin(c))
     }

@@ -1,7 +1,9 @@
-//! Files of a build between its steps: collected and cleaned documents, and a journal of rows for each later step.
+//! Files of a build between its steps: collected and cleaned documents, and a journal of rows for
+//! each later step.
 //!
-//! Every file is named by a fingerprint of all its inputs, from the sources on. So after a change of the recipe, files that depend on the change
-//! are not found, and all others are. The files are in `datasets/.work/NAME`, next to the data set.
+//! Every file is named by a fingerprint of all its inputs, from the sources on. So after a change
+//! of the recipe, files that depend on the change are not found, and all others are. The files are
+//! in `datasets/.work/NAME`, next to the data set.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -39,7 +41,8 @@ use crate::stop::Stop;
 
 /// Version of the files, which changes when earlier versions cannot use them.
 const FORMAT: u32 = 2;
-/// Settings that change no result: budgets and waits. A command that takes too long is no result: the next run tries it again.
+/// Settings that change no result: budgets and waits. A command that takes too long is no result:
+/// the next run tries it again.
 const WITHOUT_EFFECT: [&str; 5] = [
     "budget",
     "timeout_s",
@@ -62,8 +65,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Finds the files of a recipe under the folder of all data sets. `inputs` are what the results of each step depend on besides the recipe
-    /// and the sources: hashes of models, and prompts.
+    /// Finds the files of a recipe under the folder of all data sets. `inputs` are what the results
+    /// of each step depend on besides the recipe and the sources: hashes of models, and prompts.
     ///
     /// # Errors
     /// A source that cannot be read.
@@ -259,12 +262,14 @@ struct Entry {
     is_rejected: bool,
 }
 
-/// Results of one step, row by row, in the order in which rows were finished. Each shard writes its own file.
+/// Results of one step, row by row, in the order in which rows were finished. Each shard writes its
+/// own file.
 pub struct Journal {
     folder: PathBuf,
     files: Mutex<Vec<(PathBuf, File)>>,
     entries: std::collections::HashMap<usize, Entry>,
-    /// Rows at which an engine failed in this process. No file has them, so the next run tries them again.
+    /// Rows at which an engine failed in this process. No file has them, so the next run tries them
+    /// again.
     failed: std::collections::HashMap<usize, Rejected>,
 }
 
@@ -291,7 +296,8 @@ pub struct Rejected {
 }
 
 impl Journal {
-    /// Opens the files of all shards. An incomplete line at the end of one, which a crash leaves, is ignored.
+    /// Opens the files of all shards. An incomplete line at the end of one, which a crash leaves,
+    /// is ignored.
     fn open(folder: PathBuf) -> Result<Self> {
         let mut journal = Self {
             folder,
@@ -423,7 +429,8 @@ impl Journal {
         Ok(JournalWriter { log, at, number })
     }
 
-    /// Adds the result of the step for a row, first to the file. A failure of an engine stays in memory.
+    /// Adds the result of the step for a row, first to the file. A failure of an engine stays in
+    /// memory.
     ///
     /// # Errors
     /// Those of the disk.

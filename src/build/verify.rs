@@ -1,4 +1,5 @@
-//! `verify`: compares summaries with their texts: length, copied spans, numbers, Latin words, language, loops, and optionally a judge.
+//! `verify`: compares summaries with their texts: length, copied spans, numbers, Latin words,
+//! language, loops, and optionally a judge.
 
 use serde::Deserialize;
 use serde::Serialize;

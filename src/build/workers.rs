@@ -53,8 +53,8 @@ pub(crate) struct Workers<'a> {
 }
 
 impl Workers<'_> {
-    /// Processes rows, and writes each result into the journal at once. After a failure, the rows in progress are finished and stored, and no
-    /// new one is started.
+    /// Processes rows, and writes each result into the journal at once. After a failure, the rows
+    /// in progress are finished and stored, and no new one is started.
     ///
     /// # Errors
     /// The first failure; a requested stop.

@@ -1,10 +1,12 @@
-//! The end of memory as an error: a failed allocation prints one line and ends the process with the exit code of a resource.
+//! The end of memory as an error: a failed allocation prints one line and ends the process with the
+//! exit code of a resource.
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
 use std::alloc::System;
 
-/// The system's allocator. Where it has nothing left the process ends with exit code 4, without the abort that Rust would end with.
+/// The system's allocator. Where it has nothing left the process ends with exit code 4, without the
+/// abort that Rust would end with.
 pub struct Allocator;
 
 /// Exit code of [`crate::error::Kind::Resource`]; the process may be past making an error.
@@ -36,7 +38,8 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Lets a thread that finds no memory for its signal stack end the process like a failed allocation.
+/// Lets a thread that finds no memory for its signal stack end the process like a failed
+/// allocation.
 ///
 /// The standard library panics there before the thread can unwind, which aborts the process.
 pub fn watch_threads() {

@@ -36,14 +36,15 @@ pub struct Arguments {
     /// Folder of all data sets; the set goes to a folder of its name.
     #[arg(long, default_value = "datasets")]
     out: PathBuf,
-    /// Collect and clean, then say how many documents, hours and requests are ahead. No engine is asked.
+    /// Collect and clean, then say how many documents, hours and requests are ahead. No engine is
+    /// asked.
     #[arg(long)]
     dry_run: bool,
     /// Last step to run.
     #[arg(long, value_enum, default_value_t = StepName::Publish)]
     until: StepName,
-    /// Work on one of several parts of the rows, up to `listen`: i/n, or auto under Slurm, Open MPI or Kubernetes. Run the command without it
-    /// to join them.
+    /// Work on one of several parts of the rows, up to `listen`: i/n, or auto under Slurm, Open MPI
+    /// or Kubernetes. Run the command without it to join them.
     #[arg(long, value_name = "i/n")]
     shard: Option<String>,
     /// Rows that are worked on at once; by default as many as there are processors.

@@ -34,7 +34,8 @@ use crate::stop::Stop;
 
 /// Fine-tunes audio language models on several speech tasks at once.
 ///
-/// Exit codes: 0 done, 1 a bug of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or network, 130 interrupted.
+/// Exit codes: 0 done, 1 a bug of maqam, 2 bad input, 3 the loss diverged, 4 disk, memory or
+/// network, 130 interrupted.
 #[derive(Parser)]
 #[command(
     name = "maqam",
@@ -150,7 +151,8 @@ pub enum Command {
     /// Read, write and look at manifests.
     #[command(subcommand)]
     Data(data::Command),
-    /// Make an audio language model in Qwen2-Audio's layout of a Whisper encoder and a Qwen2 text model.
+    /// Make an audio language model in Qwen2-Audio's layout of a Whisper encoder and a Qwen2 text
+    /// model.
     #[command(after_help = "Example:
   maqam compose --encoder whisper-base --decoder Qwen2.5-0.5B-Instruct --out base")]
     Compose(compose::Arguments),

@@ -10,8 +10,9 @@ use crate::report::written;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Folders of runs that were evaluated on the same rows. The others are compared with the first. The folder of an evaluation, such
-    /// as runs/eval/first, stands for its models and baselines.
+    /// Folders of runs that were evaluated on the same rows. The others are compared with the
+    /// first. The folder of an evaluation, such as runs/eval/first, stands for its models and
+    /// baselines.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// Test every score against the first run's, pair by pair.

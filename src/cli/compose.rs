@@ -22,7 +22,8 @@ pub struct Arguments {
     /// Folder to write; it must not exist.
     #[arg(long)]
     out: PathBuf,
-    /// Type of all weights; by default each keeps its own, and what a GGUF file holds in blocks becomes bf16.
+    /// Type of all weights; by default each keeps its own, and what a GGUF file holds in blocks
+    /// becomes bf16.
     #[arg(long, value_enum)]
     dtype: Option<Stored>,
     /// Seed of the projector, which starts at random.

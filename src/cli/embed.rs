@@ -31,10 +31,12 @@ pub struct Arguments {
     /// Output, safetensors: one tensor per row id.
     #[arg(long)]
     out: PathBuf,
-    /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden], of a speech encoder [frames, hidden].
+    /// `mean`: [hidden], the mean over time, of length one. `none`: [audio tokens, hidden], of a
+    /// speech encoder [frames, hidden].
     #[arg(long, value_enum, default_value_t = PoolName::Mean)]
     pool: PoolName,
-    /// Of a HuBERT or wav2vec 2.0 encoder: the layer after which hidden states are taken; 0 is the input of the first one. By default the last.
+    /// Of a HuBERT or wav2vec 2.0 encoder: the layer after which hidden states are taken; 0 is the
+    /// input of the first one. By default the last.
     #[arg(long)]
     layer: Option<usize>,
 }

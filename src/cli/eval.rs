@@ -41,7 +41,8 @@ pub struct Arguments {
     /// Base model, evaluated first: folder of a Qwen2.5-Omni checkpoint, or its Hub id.
     #[arg(long)]
     model: String,
-    /// Adapter to evaluate beside the base: a PEFT folder or a checkpoint of a run; may be repeated. NAME is its name in tables [default: that of its run].
+    /// Adapter to evaluate beside the base: a PEFT folder or a checkpoint of a run; may be
+    /// repeated. NAME is its name in tables [default: that of its run].
     #[arg(long, value_name = "[NAME=]DIR")]
     adapter: Vec<String>,
     /// Leave the base out.
@@ -50,7 +51,8 @@ pub struct Arguments {
     /// Folder of the results [default: runs/eval/SUITE].
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Folder of task files that add to or replace the built-in ones [default: that of the adapters' runs].
+    /// Folder of task files that add to or replace the built-in ones
+    /// [default: that of the adapters' runs].
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Resamples of each interval and test.
@@ -59,10 +61,12 @@ pub struct Arguments {
     /// Cache of answers. Evaluating again does not run the model.
     #[arg(long, value_name = "DIR", default_value = "runs/.answers")]
     answers: PathBuf,
-    /// What happens to rows that cannot be read: `error` answers the others and then lists what is wrong, `skip` scores without them.
+    /// What happens to rows that cannot be read: `error` answers the others and then lists what is
+    /// wrong, `skip` scores without them.
     #[arg(long, value_enum, default_value_t = BadRows::Error)]
     on_bad_row: BadRows,
-    /// Print one JSON object instead of a table: scores of every system by name, and the folder of the results.
+    /// Print one JSON object instead of a table: scores of every system by name, and the folder of
+    /// the results.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -92,7 +92,8 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     }
 }
 
-/// Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is the result.
+/// Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is
+/// the result.
 fn announce(experiment: &Experiment, num_runs: usize) {
     let announced = print::line(format_args!(
         "experiment {}: {} recipes, {} seeds, {num_runs} runs",

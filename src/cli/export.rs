@@ -140,7 +140,8 @@ fn other_form(names: &Names, called: &str) -> Result<&'static NameForm> {
     })
 }
 
-/// Base and adapter as a model card names them: a Hub id as written, of a folder on this machine its name alone.
+/// Base and adapter as a model card names them: a Hub id as written, of a folder on this machine
+/// its name alone.
 fn origin(arguments: &Arguments, dir: &Path) -> Origin {
     let last = |path: &Path| {
         let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());

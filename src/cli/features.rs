@@ -20,10 +20,12 @@ use crate::stop::Stop;
 pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
-    /// Folder or Hub id of the checkpoint whose processor is followed; Qwen2.5-Omni's where nothing is said.
+    /// Folder or Hub id of the checkpoint whose processor is followed; Qwen2.5-Omni's where nothing
+    /// is said.
     #[arg(long)]
     model: Option<String>,
-    /// Output, safetensors: for each row id [mel bands, frames]; a row of several clips gets `ID.0`, `ID.1` ...
+    /// Output, safetensors: for each row id [mel bands, frames]; a row of several clips gets
+    /// `ID.0`, `ID.1` ...
     #[arg(long)]
     out: PathBuf,
 }

@@ -32,7 +32,8 @@ pub struct Arguments {
     /// Output, JSONL: id, prediction, tokens (prompt not included).
     #[arg(long)]
     out: PathBuf,
-    /// Language of the transcripts of Qwen3-ASR: a name, a tag such as ar, or row for each row's own; by default the model finds it out.
+    /// Language of the transcripts of Qwen3-ASR: a name, a tag such as ar, or row for each row's
+    /// own; by default the model finds it out.
     #[arg(long)]
     language: Option<ForcedLanguage>,
     /// Most tokens of an answer; by default the task's limit, 256 without a task.

@@ -12,10 +12,12 @@ use crate::stop::Stop;
 /// Time between two looks at whether the work waits for somebody outside.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// The first signal asks the work to stop at a whole step, through `stop`; the second ends the process.
+/// The first signal asks the work to stop at a whole step, through `stop`; the second ends the
+/// process.
 ///
-/// Work that waits for somebody outside (a pipe, a download) cannot see `stop` and has nothing to lose: the first signal ends it.
-/// A hang-up that is ignored when the program starts, as under `nohup`, stays ignored.
+/// Work that waits for somebody outside (a pipe, a download) cannot see `stop` and has nothing to
+/// lose: the first signal ends it. A hang-up that is ignored when the program starts, as under
+/// `nohup`, stays ignored.
 pub fn watch(stop: Stop) -> Result<()> {
     let ignored = ignored_signals();
     ctrlc::set_handler(move || stop_or_end(&stop))
@@ -26,7 +28,8 @@ pub fn watch(stop: Stop) -> Result<()> {
     Ok(())
 }
 
-/// Asks the work to stop, or ends the process at the second signal and where the work waits for somebody outside.
+/// Asks the work to stop, or ends the process at the second signal and where the work waits for
+/// somebody outside.
 fn stop_or_end(stop: &Stop) {
     if stop.request() {
         end();
@@ -55,11 +58,13 @@ fn end() {
     std::process::exit(i32::from(Kind::Interrupted.exit_code()));
 }
 
-/// Signals that stay ignored: a hang-up that was when the program started, and the one that a file beyond a limit of size raises.
-/// Such a file is then an error of its write, as a full disk is, and no end without a word.
+/// Signals that stay ignored: a hang-up that was when the program started, and the one that a file
+/// beyond a limit of size raises. Such a file is then an error of its write, as a full disk is, and
+/// no end without a word.
 #[cfg(unix)]
 fn ignored_signals() -> Vec<i32> {
-    // SAFETY: an action of zeros is a valid one, and `sigaction` without a new action only writes the old one to it.
+    // SAFETY: an action of zeros is a valid one, and `sigaction` without a new action only writes
+    // the old one to it.
     let ignores_hangup = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         libc::sigaction(libc::SIGHUP, std::ptr::null(), &raw mut action) == 0

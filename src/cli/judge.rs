@@ -33,13 +33,15 @@ pub struct Arguments {
     /// Summaries to grade, JSON lines: id, prediction.
     #[arg(long)]
     predictions: PathBuf,
-    /// Texts that were summarised: a manifest with `id` and `text`, or a field of the predictions (`source`, `meta.text`).
+    /// Texts that were summarised: a manifest with `id` and `text`, or a field of the predictions
+    /// (`source`, `meta.text`).
     #[arg(long)]
     sources: String,
     /// Rubric, a YAML file [default: eval/judges/summary.yaml, which is built in].
     #[arg(long)]
     rubric: Option<PathBuf>,
-    /// URL of an OpenAI-compatible endpoint, up to /v1. The key is read from the environment variable that the rubric names.
+    /// URL of an OpenAI-compatible endpoint, up to /v1. The key is read from the environment
+    /// variable that the rubric names.
     #[arg(long)]
     endpoint: String,
     /// Model to ask [default: the rubric's].

@@ -25,18 +25,21 @@ pub struct Arguments {
     /// Predictions, JSON lines: id, prediction, and reference or references.
     #[arg(long)]
     predictions: PathBuf,
-    /// References of the same ids, JSON lines: id, and reference, references or a manifest's text, summary or label.
+    /// References of the same ids, JSON lines: id, and reference, references or a manifest's text,
+    /// summary or label.
     #[arg(long)]
     references: Option<PathBuf>,
-    /// Another system's predictions of the same rows, JSON lines. The difference is tested: paired bootstrap, approximate
-    /// randomisation, and for transcripts the matched-pair sentence-segment word error test.
+    /// Another system's predictions of the same rows, JSON lines. The difference is tested: paired
+    /// bootstrap, approximate randomisation, and for transcripts the matched-pair sentence-segment
+    /// word error test.
     #[arg(long)]
     against: Option<PathBuf>,
-    /// Text normalisation before comparison: none, arabic-leaderboard, arabic-dialect, english-basic; may be repeated, for columns side
-    /// by side.
+    /// Text normalisation before comparison: none, arabic-leaderboard, arabic-dialect,
+    /// english-basic; may be repeated, for columns side by side.
     #[arg(long)]
     normaliser: Vec<Normaliser>,
-    /// Labels that answers are read by: a task's name or file, or a file with one label per line. Without it labels are compared as they are.
+    /// Labels that answers are read by: a task's name or file, or a file with one label per line.
+    /// Without it labels are compared as they are.
     #[arg(long, value_name = "FILE|TASK")]
     labels: Option<String>,
     /// How labels are read from answers.

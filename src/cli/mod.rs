@@ -1,6 +1,8 @@
-//! The command line: arguments in, one call, an exit code out. The only module that parses arguments and prints.
+//! The command line: arguments in, one call, an exit code out. The only module that parses
+//! arguments and prints.
 //!
-//! A command is the file of its name, and one with commands of its own a folder. `arguments` holds what several commands take.
+//! A command is the file of its name, and one with commands of its own a folder. `arguments` holds
+//! what several commands take.
 
 pub mod allocator;
 mod arguments;

@@ -1,7 +1,8 @@
 //! The one door to the terminal: results on standard output, messages on standard error.
 //!
-//! Text may be anybody's (an id, a run's name, an endpoint's error), so control characters are escaped. A message that cannot be
-//! printed is dropped. A result that nobody reads any more ends quietly; one that a full device cannot take is an error.
+//! Text may be anybody's (an id, a run's name, an endpoint's error), so control characters are
+//! escaped. A message that cannot be printed is dropped. A result that nobody reads any more ends
+//! quietly; one that a full device cannot take is an error.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -49,7 +50,8 @@ pub fn is_verbose() -> bool {
 /// Prints a part of a result, as it stands; it brings its own line ends.
 ///
 /// # Errors
-/// A device that cannot take it. A reader that has gone is none: the work goes on, and the exit code is that of the work.
+/// A device that cannot take it. A reader that has gone is none: the work goes on, and the exit
+/// code is that of the work.
 pub fn result(text: impl Display) -> Result<()> {
     if IS_CLOSED.load(Ordering::Relaxed) {
         return Ok(());
@@ -81,8 +83,8 @@ pub fn line(text: impl Display) -> Result<()> {
     result(format!("{text}\n"))
 }
 
-/// Prints a message on a line of its own, unless the user asked for quiet. What cannot be printed is dropped: no work ends for want of
-/// a reader.
+/// Prints a message on a line of its own, unless the user asked for quiet. What cannot be printed
+/// is dropped: no work ends for want of a reader.
 pub fn message(text: impl Display) {
     if !is_quiet() {
         error(text);
@@ -95,7 +97,8 @@ pub fn error(text: impl Display) {
     let _ = io::stderr().lock().write_all(printable(&text).as_bytes());
 }
 
-/// The text with its control characters, line ends and tabs apart, as JSON escapes them: none reaches a terminal as a command.
+/// The text with its control characters, line ends and tabs apart, as JSON escapes them: none
+/// reaches a terminal as a command.
 pub fn printable(text: &str) -> Cow<'_, str> {
     let is_command = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(is_command) {

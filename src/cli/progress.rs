@@ -64,8 +64,8 @@ impl Progress {
             0 => "{prefix:>10} {pos} {msg}",
             _ => "{prefix:>10} {bar:28} {pos}/{len} {msg}",
         };
-        let style = ProgressStyle::with_template(template)
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
         bar.set_prefix(what);
         bar.set_position(done);

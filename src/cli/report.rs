@@ -14,7 +14,8 @@ use crate::report::written::PAGE;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Folders of runs, such as runs/quickstart, or the folder of an evaluation, such as runs/eval/first.
+    /// Folders of runs, such as runs/quickstart, or the folder of an evaluation, such as
+    /// runs/eval/first.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// The page [default: report.html in the run's folder, or here for several runs].

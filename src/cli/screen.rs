@@ -30,7 +30,8 @@ pub fn tell_skipped<'a>(skipped: impl Iterator<Item = &'a str>) {
     }
 }
 
-/// Prints notes on the adapter that a run continues from, and how the training fills the GPU's memory if it is on one.
+/// Prints notes on the adapter that a run continues from, and how the training fills the GPU's
+/// memory if it is on one.
 pub fn tell_fit(begun: &Begun) {
     begun
         .notes

@@ -45,7 +45,8 @@ pub struct Arguments {
     /// Change a value of the recipe for this run. Entries of lists count from 0: data.0.weight=2.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Print events as JSON lines: every step, evaluation and note, and the end. The final table is left out.
+    /// Print events as JSON lines: every step, evaluation and note, and the end. The final table is
+    /// left out.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -130,7 +131,8 @@ impl Arguments {
         begun
     }
 
-    /// Prints what a finished run leaves: its best checkpoint and the table of its scores, or one event.
+    /// Prints what a finished run leaves: its best checkpoint and the table of its scores, or one
+    /// event.
     fn show(&self, run: &Run, state: &State, last: &Path, screen: &mut Screen) -> Result<()> {
         let best = run.folder.join("best");
         let mut best_step = None;
@@ -160,7 +162,8 @@ impl Arguments {
         } else if run.evaluate.is_some()
             && let Some(table) = table::of_run(&run.folder, state.step, best_step)?
         {
-            // The run is whole, and its table is in its folder: a printer that fails is no fault of it.
+            // The run is whole, and its table is in its folder: a printer that fails is no fault of
+            // it.
             if let Err(error) = print::line(format_args!("\n{}", table.trim_end())) {
                 print::message(format_args!("note: {}", error.message()));
             }
@@ -169,7 +172,8 @@ impl Arguments {
     }
 }
 
-/// A warning where the best checkpoint scores worse by `score` than the model did before training, as far as both are known.
+/// A warning where the best checkpoint scores worse by `score` than the model did before training,
+/// as far as both are known.
 fn worse_than_base(score: &str, before: Option<f64>, best: Option<f64>) -> Option<String> {
     let (before, best) = before.zip(best)?;
     let better = metrics::better(score);

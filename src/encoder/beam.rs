@@ -1,4 +1,5 @@
-//! Prefix beam search over the outputs of a CTC head (Hannun et al. 2014), with a language model of words where there is one.
+//! Prefix beam search over the outputs of a CTC head (Hannun et al. 2014), with a language model of
+//! words where there is one.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,8 @@ pub struct Beam<'a> {
     pub names: &'a [String],
 }
 
-/// Scores of a prefix: probabilities of its paths that end in blank, and in a unit, and the words' score.
+/// Scores of a prefix: probabilities of its paths that end in blank, and in a unit, and the words'
+/// score.
 #[derive(Clone)]
 struct Entry {
     blank: f64,

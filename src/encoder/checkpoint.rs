@@ -1,4 +1,5 @@
-//! Checkpoints of an encoder's training: weights, moments and state in one folder, whole or not there.
+//! Checkpoints of an encoder's training: weights, moments and state in one folder, whole or not
+//! there.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -49,7 +50,8 @@ pub fn save(target: &Path, parts: &Parts, state: &EncoderState) -> Result<()> {
     staged.commit()
 }
 
-/// Writes a checkpoint of a run into the folder of all of them, at the log's present end, and removes all but the newest `keep`.
+/// Writes a checkpoint of a run into the folder of all of them, at the log's present end, and
+/// removes all but the newest `keep`.
 ///
 /// # Errors
 /// The disk's.

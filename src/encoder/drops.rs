@@ -1,4 +1,5 @@
-//! Dropout of a training step, as a function of keys: streams of frames, and layers that are left out.
+//! Dropout of a training step, as a function of keys: streams of frames, and layers that are left
+//! out.
 
 use crate::error::Error;
 use crate::error::Result;
@@ -37,7 +38,8 @@ impl Shares {
             .collect()
     }
 
-    /// One stream for each frame of the clips of a pack, given each clip's key and its number of frames; none where nothing is dropped.
+    /// One stream for each frame of the clips of a pack, given each clip's key and its number of
+    /// frames; none where nothing is dropped.
     pub fn streams(self, clips: impl Iterator<Item = (Key, usize)>) -> Vec<Key> {
         if self.hidden == 0.0 {
             return Vec::new();

@@ -1,4 +1,5 @@
-//! Features of clips, computed once and kept on the disk in shards while they are clustered: memory holds one shard at a time.
+//! Features of clips, computed once and kept on the disk in shards while they are clustered: memory
+//! holds one shard at a time.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -93,7 +94,8 @@ impl Extractor {
         }
     }
 
-    /// Features of a clip after each of `layers`, `[frames, width]` each, for the frames of `student`.
+    /// Features of a clip after each of `layers`, `[frames, width]` each, for the frames of
+    /// `student`.
     ///
     /// # Errors
     /// Audio that cannot be read.
@@ -124,7 +126,8 @@ impl Extractor {
     }
 }
 
-/// The rows of MFCC whose windows begin where the frames of an encoder do; the last row once more where a frame's window is longer.
+/// The rows of MFCC whose windows begin where the frames of an encoder do; the last row once more
+/// where a frame's window is longer.
 fn mfcc_at_frames(samples: &[f32], student: &Config) -> Vec<f32> {
     let mut padded = samples.to_vec();
     padded.resize(samples.len().max(MFCC_WINDOW), 0.0);
@@ -189,7 +192,8 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Calls `see(clip, features)` for every clip of `wanted`, in order; `features` are `[frames, width]`, row-major.
+    /// Calls `see(clip, features)` for every clip of `wanted`, in order; `features` are
+    /// `[frames, width]`, row-major.
     ///
     /// # Errors
     /// A shard that cannot be read, or what `see` returns.

@@ -5,8 +5,9 @@ use crate::seed::Key;
 
 /// Whether each of `frames` frames of a clip is masked.
 ///
-/// As in fairseq: a share of the frames divided by the length of a span, rounded up or down at random, is the number of spans; their starts
-/// are drawn without replacement. At least one frame of a clip is left.
+/// As in fairseq: a share of the frames divided by the length of a span, rounded up or down at
+/// random, is the number of spans; their starts are drawn without replacement. At least one frame
+/// of a clip is left.
 pub fn draw(masks: Masks, frames: usize, key: Key) -> Vec<bool> {
     let mut masked = vec![false; frames];
     let length = masks.length.min(frames.saturating_sub(1));

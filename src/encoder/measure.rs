@@ -12,8 +12,9 @@ use crate::seed::Key;
 use crate::stats::codes::Codes;
 use crate::stats::pca_stream;
 
-/// Measures the student on the clips after the training ones, or on the training ones where there are no others: accuracies with fixed
-/// masks, codes and agreement and ranks of hidden states without masks.
+/// Measures the student on the clips after the training ones, or on the training ones where there
+/// are no others: accuracies with fixed masks, codes and agreement and ranks of hidden states
+/// without masks.
 ///
 /// # Errors
 /// Audio that cannot be read.

@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 
-/// Log10 of the probability of a word that the model has no unigram for, where it has no `<unk>` either.
+/// Log10 of the probability of a word that the model has no unigram for, where it has no `<unk>`
+/// either.
 const UNSEEN: f64 = -7.0;
 
 /// A language model.
@@ -133,7 +134,8 @@ mod tests {
             let history: Vec<String> = history.iter().map(|word| (*word).to_owned()).collect();
             model.score(&history, word) / std::f64::consts::LN_10
         };
-        // A bigram that is there; backoff of a and the unigram; the unknown word; only the last word counts.
+        // A bigram that is there; backoff of a and the unigram; the unknown word; only the last
+        // word counts.
         for (history, word, expected) in [
             (&["a"][..], "b", -0.1),
             (&["a"][..], "a", -0.3 - 0.5),

@@ -69,7 +69,8 @@ pub struct Recipe {
     pub seed: u64,
 }
 
-/// `encoder:` shape of an encoder; keys are those of Hugging Face's `config.json`, and so are the defaults: HuBERT-base.
+/// `encoder:` shape of an encoder; keys are those of Hugging Face's `config.json`, and so are the
+/// defaults: HuBERT-base.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shape {
@@ -190,8 +191,8 @@ pub struct Iteration {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// `mfcc`, `previous` (the iteration before, or the teacher), or the folder of an encoder. By default `previous`, and `mfcc` where there
-    /// is none.
+    /// `mfcc`, `previous` (the iteration before, or the teacher), or the folder of an encoder. By
+    /// default `previous`, and `mfcc` where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// Layer whose hidden states are used; 0 is the input of the first. By default the last.
@@ -206,7 +207,8 @@ pub struct Target {
     /// Number of clusters.
     #[serde(default = "clusters")]
     pub clusters: usize,
-    /// Principal components that the features are reduced to before clustering; centred, not whitened.
+    /// Principal components that the features are reduced to before clustering; centred, not
+    /// whitened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pca: Option<usize>,
     /// Random directions that the features are reduced to before clustering, the control of `pca`.
@@ -299,7 +301,8 @@ impl Default for Loss {
 pub struct Batch {
     /// Clips of a step.
     pub clips: usize,
-    /// Longest stretch of a clip that a step uses, in seconds; of a longer clip a stretch at random.
+    /// Longest stretch of a clip that a step uses, in seconds; of a longer clip a stretch at
+    /// random.
     pub crop_s: f64,
     /// Most audio that is computed at a time, in seconds: memory, and nothing else, depends on it.
     pub pack_s: f64,
@@ -323,8 +326,9 @@ pub struct Evaluate {
     pub every: u64,
     /// Most audio that ranks of hidden states are measured on, in seconds.
     pub rank_s: f64,
-    /// Fields of rows that codes are compared with, such as `label`, `speaker`, `language` or `text`; `manifest` for the file. A field that
-    /// holds a list of `[start_s, end_s, unit]` gives each frame its unit.
+    /// Fields of rows that codes are compared with, such as `label`, `speaker`, `language` or
+    /// `text`; `manifest` for the file. A field that holds a list of `[start_s, end_s, unit]` gives
+    /// each frame its unit.
     pub against: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! A run: iterations one after the other, each from its targets to an encoder that transformers reads.
+//! A run: iterations one after the other, each from its targets to an encoder that transformers
+//! reads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,10 +61,12 @@ pub trait Observer {
     fn evaluated(&mut self, at_step: u64, scores: &BTreeMap<String, f64>);
 }
 
-/// Trains all iterations; with `resume` from where the run stood. Returns the folder of the last encoder.
+/// Trains all iterations; with `resume` from where the run stood. Returns the folder of the last
+/// encoder.
 ///
 /// # Errors
-/// A run that exists without `resume`; a recipe or input that has changed; rows that cannot be used; a loss that is not finite; the disk's.
+/// A run that exists without `resume`; a recipe or input that has changed; rows that cannot be
+/// used; a loss that is not finite; the disk's.
 pub fn run(
     recipe: &Recipe,
     resume: bool,
@@ -100,7 +103,8 @@ pub fn run(
     Ok(encoder_folder(&folder, recipe.iterations.len() - 1))
 }
 
-/// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what is there.
+/// Takes the folder: writes recipe and inputs of a new run, holds those of an old one against what
+/// is there.
 fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
     let text = yaml_serde::to_string(recipe).map_err(Error::bug_from)?;
     let text = format!("# Recipe of an encoder's run, with every default.\n{text}");
@@ -111,7 +115,8 @@ fn begin(recipe: &Recipe, folder: &Path, resume: bool) -> Result<()> {
     )
 }
 
-/// Writes the files of a new run, the recipe last; of one that is resumed holds them against what is there.
+/// Writes the files of a new run, the recipe last; of one that is resumed holds them against what
+/// is there.
 ///
 /// # Errors
 /// A run that exists without `resume`, or that began with other files.
@@ -144,7 +149,8 @@ pub(super) fn take(folder: &Path, written: &[(&str, String)], resume: bool) -> R
     Ok(())
 }
 
-/// Hashes of manifests and of the weights of encoders that targets come from, as the text of a file.
+/// Hashes of manifests and of the weights of encoders that targets come from, as the text of a
+/// file.
 fn inputs(recipe: &Recipe) -> Result<String> {
     let mut hashes = BTreeMap::new();
     for entry in recipe.data.iter().chain(&recipe.dev) {
@@ -169,7 +175,8 @@ fn inputs(recipe: &Recipe) -> Result<String> {
     EncoderInputs { hashes }.to_text()
 }
 
-/// EncoderState of a run: that of the newest checkpoint of the newest iteration that has one, else the beginning.
+/// EncoderState of a run: that of the newest checkpoint of the newest iteration that has one, else
+/// the beginning.
 fn newest_state(recipe: &Recipe, folder: &Path) -> Result<EncoderState> {
     for iteration in (0..recipe.iterations.len()).rev() {
         let all = steps::list(&checkpoints(folder, iteration))?;

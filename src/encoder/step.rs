@@ -52,7 +52,8 @@ pub struct Piece {
     pub key: Key,
 }
 
-/// The heads of an iteration, a projection and either embeddings of codes or nothing more for each target.
+/// The heads of an iteration, a projection and either embeddings of codes or nothing more for each
+/// target.
 pub fn heads(targets: &[Target], taught: &[Taught], hidden: usize) -> Vec<Head> {
     let mut heads = Vec::new();
     for (i, (target, taught)) in targets.iter().zip(taught).enumerate() {
@@ -86,7 +87,8 @@ fn head_name(target: usize, name: &str) -> String {
 pub struct Outcome {
     /// Mean over targets of the weighted mean over frames of the loss.
     pub loss: f64,
-    /// For each target frames that are masked and those of them predicted, then the same of the others.
+    /// For each target frames that are masked and those of them predicted, then the same of the
+    /// others.
     pub counts: Vec<[u64; 4]>,
     /// For each target the mean cosine with the teacher's features; 0 for ids.
     pub cosines: Vec<f64>,
@@ -431,8 +433,8 @@ impl Moments {
         })
     }
 
-    /// One update of what is trained, shortened by the length of the whole gradient. Decay never touches what has one dimension only, the
-    /// lengths of weight norm included.
+    /// One update of what is trained, shortened by the length of the whole gradient. Decay never
+    /// touches what has one dimension only, the lengths of weight norm included.
     ///
     /// # Errors
     /// A loss or gradient that is not finite; then nothing has changed.

@@ -1,4 +1,5 @@
-//! Targets of an iteration: features reduced and clustered, an id for each frame of each clip, and a report on the codebook.
+//! Targets of an iteration: features reduced and clustered, an id for each frame of each clip, and
+//! a report on the codebook.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,8 +63,8 @@ pub enum Taught {
     },
 }
 
-/// Makes the targets of an iteration, or reads those that were made before. The first `num_train` of `items` are learned from; nothing is
-/// fitted on the others.
+/// Makes the targets of an iteration, or reads those that were made before. The first `num_train`
+/// of `items` are learned from; nothing is fitted on the others.
 ///
 /// # Errors
 /// Encoders that do not fit, audio that cannot be read, a full disk, or what `watch` returns.

@@ -26,8 +26,8 @@ impl Usage {
         completion_tokens: 0,
     };
 
-    /// Reads what an endpoint says, under the names of chat completions or of transcriptions; none without a number of tokens, as where
-    /// seconds are charged.
+    /// Reads what an endpoint says, under the names of chat completions or of transcriptions; none
+    /// without a number of tokens, as where seconds are charged.
     pub fn read(said: &Value) -> Option<Self> {
         let number = |names: [&str; 2]| names.iter().find_map(|name| said.get(name)?.as_u64());
         Some(Self {
@@ -163,8 +163,9 @@ impl Meter {
     /// Counts a request that is about to be sent.
     ///
     /// # Errors
-    /// The limit that was reached, in words. A request is not taken back once it is sent, so each of several threads may
-    /// overstep a limit of tokens or dollars by the request that it has under way.
+    /// The limit that was reached, in words. A request is not taken back once it is sent, so each
+    /// of several threads may overstep a limit of tokens or dollars by the request that it has
+    /// under way.
     pub fn begin(&self) -> std::result::Result<(), String> {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reached) = self.reached(*spent) {
@@ -174,7 +175,8 @@ impl Meter {
         Ok(())
     }
 
-    /// Adds what an answer cost. Where the endpoint does not say, each byte counts as a token, which is never too few.
+    /// Adds what an answer cost. Where the endpoint does not say, each byte counts as a token,
+    /// which is never too few.
     pub fn add(&self, usage: Option<Usage>, bytes_asked: usize, bytes_answered: usize) {
         let usage = usage.unwrap_or(Usage {
             prompt_tokens: bytes_asked as u64,

@@ -6,12 +6,14 @@ use std::ops::Range;
 use crate::error::Error;
 use crate::error::Result;
 
-/// A key. It has no `Debug`, no `Display` and no `Serialize`, so that no message, log or file can hold it by accident.
+/// A key. It has no `Debug`, no `Display` and no `Serialize`, so that no message, log or file can
+/// hold it by accident.
 pub struct Key(String);
 
 /// Text that stands for a key where an endpoint repeats it.
 const HIDDEN: &str = "[key]";
-/// Shortest key that is hidden: a shorter one is a placeholder, and its letters stand in every text.
+/// Shortest key that is hidden: a shorter one is a placeholder, and its letters stand in every
+/// text.
 const SHORTEST: usize = 4;
 /// Characters of a piece of a key that give it away.
 const PIECE: usize = 8;
@@ -59,8 +61,8 @@ impl Key {
         format!("Bearer {}", self.0)
     }
 
-    /// Somebody else's text without the key: without the whole of it, and without pieces of 8 characters, as they are or as JSON, a
-    /// URL, HTML, base64 or hexadecimal digits write them.
+    /// Somebody else's text without the key: without the whole of it, and without pieces of 8
+    /// characters, as they are or as JSON, a URL, HTML, base64 or hexadecimal digits write them.
     pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut found = self.ranges(text);
         if found.is_empty() {
@@ -181,7 +183,8 @@ fn unescaped(read: &[Read]) -> Option<Vec<Read>> {
     (inner.len() < read.len()).then_some(inner)
 }
 
-/// The byte that an escape at the beginning stands for, and its length: `\u0073`, `\x73`, `\/`, `%73`, `&#115;`, `&#x73;`.
+/// The byte that an escape at the beginning stands for, and its length: `\u0073`, `\x73`, `\/`,
+/// `%73`, `&#115;`, `&#x73;`.
 fn escape(read: &[Read]) -> Option<(u8, usize)> {
     let at = |i: usize| read.get(i).map(|one| one.byte);
     let number = |from: usize, digits: usize, radix| number(read.get(from..from + digits)?, radix);
@@ -207,7 +210,8 @@ fn number(digits: &[Read], radix: u32) -> Option<u8> {
     u8::from_str_radix(text.trim_start_matches('0'), radix).ok()
 }
 
-/// The longest stretches of a text whose bytes are all of a kind, as far as they are long enough for a piece of a key.
+/// The longest stretches of a text whose bytes are all of a kind, as far as they are long enough
+/// for a piece of a key.
 fn runs(text: &str, is_of_kind: impl Fn(u8) -> bool) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut start = 0;
@@ -222,7 +226,8 @@ fn runs(text: &str, is_of_kind: impl Fn(u8) -> bool) -> Vec<Range<usize>> {
     found
 }
 
-/// The bytes that base64 of either alphabet stands for (RFC 4648, sections 4 and 5); an incomplete end is left out.
+/// The bytes that base64 of either alphabet stands for (RFC 4648, sections 4 and 5); an incomplete
+/// end is left out.
 fn from_base64(text: Option<&[u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for group in text.unwrap_or_default().chunks(4) {

@@ -1,6 +1,8 @@
-//! A client of an endpoint that speaks OpenAI's chat completions: patient, bounded in what it reads and spends, silent about its key.
+//! A client of an endpoint that speaks OpenAI's chat completions: patient, bounded in what it reads
+//! and spends, silent about its key.
 //!
-//! [`request`] sends one request. [`Caller`] asks until there is an answer, from several threads at once.
+//! [`request`] sends one request. [`Caller`] asks until there is an answer, from several threads at
+//! once.
 
 pub mod bill;
 pub mod key;
@@ -76,7 +78,8 @@ impl<'a> Caller<'a> {
         self.is_over.load(Ordering::Relaxed) || self.stop.is_requested()
     }
 
-    /// Asks until there is an answer, waiting for failures that pass; `draw` spreads the waits, `told` hears of each.
+    /// Asks until there is an answer, waiting for failures that pass; `draw` spreads the waits,
+    /// `told` hears of each.
     ///
     /// # Errors
     /// An endpoint that refuses, or fails more often than patience allows.
@@ -126,7 +129,8 @@ impl<'a> Caller<'a> {
                 .hint(KEPT));
             }
             let own = self.patience.wait(attempt - 1, draw);
-            // The wait that is asked for is a least; the draw on top keeps those who wait for the same moment apart.
+            // The wait that is asked for is a least; the draw on top keeps those who wait for the
+            // same moment apart.
             let wait = after.map_or(own, |asked| asked + own.min(self.patience.first_wait));
             until = Instant::now() + wait;
             if let Some(asked) = after {

@@ -36,8 +36,9 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// The wait after failure number `attempt` (from 0): twice the last, of which a share between a half and the whole is drawn, so
-    /// that requests which failed together do not come back together.
+    /// The wait after failure number `attempt` (from 0): twice the last, of which a share between a
+    /// half and the whole is drawn, so that requests which failed together do not come back
+    /// together.
     pub fn wait(&self, attempt: u32, draw: SeedKey) -> Duration {
         let doubled = self
             .first_wait
@@ -47,7 +48,8 @@ impl Patience {
     }
 }
 
-/// The wait that a header `Retry-After` asks for: seconds, or a date (RFC 9110, sections 5.6.7 and 10.2.3).
+/// The wait that a header `Retry-After` asks for: seconds, or a date (RFC 9110, sections 5.6.7 and
+/// 10.2.3).
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<f64>() {
@@ -84,7 +86,8 @@ fn unix_seconds(date: &str) -> Option<u64> {
     {
         return None;
     }
-    // Years begin in March, so that the leap day is the last (Hinnant, *chrono-compatible low-level date algorithms*).
+    // Years begin in March, so that the leap day is the last (Hinnant, *chrono-compatible low-level
+    // date algorithms*).
     let (shifted_year, shifted_month) = if month < 2 {
         (year - 1, month + 10)
     } else {
@@ -124,7 +127,8 @@ mod tests {
             ("7", Some(7.0)),
             (" 0.5 ", Some(0.5)),
             ("0", Some(0.0)),
-            // The example of RFC 9110, which is 784111777 seconds after 1970 (`date -ud 'Sun, 06 Nov 1994 08:49:37' +%s`).
+            // The example of RFC 9110, which is 784111777 seconds after 1970
+            // (`date -ud 'Sun, 06 Nov 1994 08:49:37' +%s`).
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0.0)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60.0)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0.0)),

@@ -1,4 +1,5 @@
-//! One request to an endpoint that speaks OpenAI's chat completions, and what came of it: an answer, a reason to try again, or the end.
+//! One request to an endpoint that speaks OpenAI's chat completions, and what came of it: an
+//! answer, a reason to try again, or the end.
 
 use std::io::Read;
 use std::time::Duration;
@@ -78,7 +79,8 @@ struct Request<'a> {
     content_type: &'a str,
     body: &'a [u8],
     longest_answer: u64,
-    /// Whether the request and its answer are texts. An upload of audio has many more bytes than tokens.
+    /// Whether the request and its answer are texts. An upload of audio has many more bytes than
+    /// tokens.
     is_text: bool,
 }
 
@@ -101,7 +103,8 @@ struct Content {
 }
 
 impl Endpoint {
-    /// The endpoint at `url`, such as `https://api.openai.com/v1`; `key_variable` is what messages call the key's place.
+    /// The endpoint at `url`, such as `https://api.openai.com/v1`; `key_variable` is what messages
+    /// call the key's place.
     ///
     /// # Errors
     /// A URL that is none, or that holds a name and password.
@@ -220,7 +223,8 @@ impl Endpoint {
         self.send(&request, |bytes| (Ok(bytes.to_vec()), Some(usage)))
     }
 
-    /// Asks once what is said in an audio file (`/audio/transcriptions`), in a language of two letters.
+    /// Asks once what is said in an audio file (`/audio/transcriptions`), in a language of two
+    /// letters.
     pub fn transcribe(
         &self,
         file: &[u8],
@@ -380,7 +384,8 @@ impl Endpoint {
     fn refused(&self, url: &str, status: u16, body: &str, after: Option<Duration>) -> Failure {
         let said = said(body, &|text| self.hide(text));
         let why = format!("{url} answered {status}{said}");
-        // A quota that is used up is told with the status of too many requests, and no wait mends it.
+        // A quota that is used up is told with the status of too many requests, and no wait mends
+        // it.
         let is_used_up = status == 429 && body.contains("insufficient_quota");
         if matches!(status, 408 | 409 | 425 | 429 | 500..) && !is_used_up {
             return Failure::Passing { why, after };
@@ -409,8 +414,8 @@ impl Endpoint {
         Failure::Final(Error::new(kind, why).hint(hint))
     }
 
-    /// The text without the key. Everything that an endpoint says goes through here before it is cut, printed or kept, and again
-    /// where escapes in it were read.
+    /// The text without the key. Everything that an endpoint says goes through here before it is
+    /// cut, printed or kept, and again where escapes in it were read.
     pub fn hide(&self, text: &str) -> String {
         self.key
             .as_ref()

@@ -44,7 +44,8 @@ pub struct Asker<'a> {
     pub seed: u64,
 }
 
-/// Questions whose clips are read before they are sorted by length; bounds the memory of their features.
+/// Questions whose clips are read before they are sorted by length; bounds the memory of their
+/// features.
 const READ_AHEAD: usize = 256;
 /// Most prompts that are answered together.
 const MAX_PROMPTS: usize = 32;
@@ -55,7 +56,8 @@ const MAX_TOKENS: usize = 8192;
 type Take<'a> = dyn FnMut(usize, Found) -> Result<()> + 'a;
 
 impl Asker<'_> {
-    /// Answers to examples, each with its limit of new tokens; `progress` is told how many are done.
+    /// Answers to examples, each with its limit of new tokens; `progress` is told how many are
+    /// done.
     ///
     /// What is drawn for an example depends on the seed and its id, not on its neighbours.
     pub fn answers(
@@ -94,7 +96,8 @@ impl Asker<'_> {
         Ok(answers)
     }
 
-    /// Asks questions; `take` gets each finding with its question's place, in whatever order suits the model. An error of `take` ends it.
+    /// Asks questions; `take` gets each finding with its question's place, in whatever order suits
+    /// the model. An error of `take` ends it.
     pub fn ask(&self, questions: &[&Question], take: &mut Take) -> Result<()> {
         for (chunk, questions) in questions.chunks(READ_AHEAD).enumerate() {
             let heard = self.hear(questions)?;
@@ -105,7 +108,8 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// The prompt of each question; the clips of neighbouring questions about one example are read once.
+    /// The prompt of each question; the clips of neighbouring questions about one example are read
+    /// once.
     fn hear(&self, questions: &[&Question]) -> Result<Vec<Arc<Loaded>>> {
         let runs: Vec<&[&Question]> = questions
             .chunk_by(|a, b| std::ptr::eq(a.example, b.example))
@@ -126,7 +130,8 @@ impl Asker<'_> {
             .collect())
     }
 
-    /// The questions for likelihoods: endings of one prompt after it went through once, whole conversations packed.
+    /// The questions for likelihoods: endings of one prompt after it went through once, whole
+    /// conversations packed.
     fn score(&self, questions: &[&Question], heard: &[Arc<Loaded>], take: &mut Take) -> Result<()> {
         let mut endings = Vec::new();
         let mut packed = Vec::new();
@@ -320,7 +325,8 @@ impl Asker<'_> {
     }
 }
 
-/// What each conversation says after a prompt, where all that counts is its end and all before that is the prompt.
+/// What each conversation says after a prompt, where all that counts is its end and all before that
+/// is the prompt.
 fn endings_of(prompt: &Sequence, conversations: &[Sequence]) -> Option<Vec<Vec<u32>>> {
     let ending = |conversation: &Sequence| {
         let start = prompt.tokens.len();

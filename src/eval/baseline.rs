@@ -56,7 +56,8 @@ pub fn note(baseline: Baseline, set: &Set) -> Option<String> {
     ))
 }
 
-/// The end of a sentence: its marks, with what closes a quotation behind them, before white space; or a line's end.
+/// The end of a sentence: its marks, with what closes a quotation behind them, before white space;
+/// or a line's end.
 #[expect(
     clippy::unwrap_used,
     reason = "the pattern is a constant, compiled in the tests of this file"

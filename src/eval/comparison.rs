@@ -1,4 +1,5 @@
-//! Scores of several systems side by side, to read: intervals, and marks where a difference is resolved.
+//! Scores of several systems side by side, to read: intervals, and marks where a difference is
+//! resolved.
 
 use crate::eval::confidence::Compared;
 use crate::eval::confidence::Confident;
@@ -19,7 +20,8 @@ pub struct Column<'a> {
     pub compared: &'a [Compared],
 }
 
-/// A line for each score that any system has, in order of first appearance; a column for each system.
+/// A line for each score that any system has, in order of first appearance; a column for each
+/// system.
 pub fn table(columns: &[Column]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for score in columns.iter().flat_map(|column| column.scores) {
@@ -44,7 +46,8 @@ pub fn table(columns: &[Column]) -> String {
     )
 }
 
-/// One table for each set and what it is sliced by: the score of `metric_of` the set in each slice, for each system.
+/// One table for each set and what it is sliced by: the score of `metric_of` the set in each slice,
+/// for each system.
 pub fn slice_tables(
     columns: &[(&str, &[Slice])],
     metric_of: impl Fn(&str) -> Option<String>,
@@ -124,7 +127,8 @@ fn written(name: &str, score: &Confident) -> String {
     }
 }
 
-/// Names to the left, cells to the right below their titles; as many columns beside each other as the width allows.
+/// Names to the left, cells to the right below their titles; as many columns beside each other as
+/// the width allows.
 fn laid_out(corner: &str, names: &[&str], titles: &[&str], rows: &[Vec<String>]) -> String {
     let head = std::iter::once(&corner).chain(titles);
     let mut lines = vec![head.map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];

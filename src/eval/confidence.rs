@@ -1,4 +1,5 @@
-//! How sure scores are: intervals of what one system scores, whole and by slice, and paired differences from another system.
+//! How sure scores are: intervals of what one system scores, whole and by slice, and paired
+//! differences from another system.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -89,7 +90,8 @@ pub struct Compared {
     pub name: String,
     /// This system's minus the other's.
     pub difference: Difference,
-    /// Its p-value, Student's where clusters are few, adjusted over all scores of the system (Holm).
+    /// Its p-value, Student's where clusters are few, adjusted over all scores of the system
+    /// (Holm).
     pub adjusted_p: f64,
     /// What it resolves to.
     pub verdict: Verdict,
@@ -112,7 +114,8 @@ pub struct Slice {
     pub scores: Vec<Confident>,
 }
 
-/// What is resampled of a score: a vector for each row, a function of their sum, and which rows go together.
+/// What is resampled of a score: a vector for each row, a function of their sum, and which rows go
+/// together.
 struct Resampled<'a> {
     name: String,
     better: Better,
@@ -201,7 +204,8 @@ impl<'a> System<'a> {
         Ok(found)
     }
 
-    /// The differences of this system's scores from another's, over those that both have and that can be resampled.
+    /// The differences of this system's scores from another's, over those that both have and that
+    /// can be resampled.
     ///
     /// # Errors
     /// A p-value that is none.
@@ -261,7 +265,8 @@ impl<'a> System<'a> {
         all
     }
 
-    /// The mean over sets: their vectors side by side, each with a count of its rows, and clusters of one name are one in all sets.
+    /// The mean over sets: their vectors side by side, each with a count of its rows, and clusters
+    /// of one name are one in all sets.
     fn resampled_mean(&self) -> Resampled<'_> {
         let headlines: Vec<&Tally> = self
             .sets
@@ -316,7 +321,8 @@ impl Answered<'_> {
     }
 }
 
-/// The mean over sets of their scores, from their summed vectors side by side. The last value of each is the number of its rows.
+/// The mean over sets of their scores, from their summed vectors side by side. The last value of
+/// each is the number of its rows.
 fn mean_of_parts(sum: &[f64], headlines: &[&Tally], widths: &[usize]) -> f64 {
     let mut rest = sum;
     let mut total = 0.0;

@@ -1,4 +1,5 @@
-//! What an answer depends on, as hashes of contents: the model, the clips, the tokens of the question, how it is generated.
+//! What an answer depends on, as hashes of contents: the model, the clips, the tokens of the
+//! question, how it is generated.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -37,9 +38,11 @@ use crate::task::Mode;
 
 /// Goes up whenever the same weights would answer the same question otherwise.
 const FORMAT: u32 = 1;
-/// From this size on a file's hash is remembered from run to run, in bytes; what is smaller is read again.
+/// From this size on a file's hash is remembered from run to run, in bytes; what is smaller is read
+/// again.
 const REMEMBERED_BYTES: u64 = 32 << 20;
-/// A file that was written so shortly before it was hashed may have been written again since without a new time, so it is not remembered.
+/// A file that was written so shortly before it was hashed may have been written again since
+/// without a new time, so it is not remembered.
 const SETTLED_NS: u128 = 2_000_000_000;
 /// Files of a checkpoint that are read beside its weights, where they are there.
 const READ_BESIDE_WEIGHTS: [&str; 7] = [
@@ -98,7 +101,8 @@ impl Contents {
         })
     }
 
-    /// Hash of all that a model computes with: its config and weights, those of what was trained, and where it computes.
+    /// Hash of all that a model computes with: its config and weights, those of what was trained,
+    /// and where it computes.
     ///
     /// # Errors
     /// Files that cannot be read; a folder that holds nothing trained.
@@ -134,7 +138,8 @@ impl Contents {
         Ok(fields.hash())
     }
 
-    /// BLAKE3 of each file that a checkpoint is read from, by name: configuration, tokenizer, templates and, unless they are left out, weights.
+    /// BLAKE3 of each file that a checkpoint is read from, by name: configuration, tokenizer,
+    /// templates and, unless they are left out, weights.
     ///
     /// # Errors
     /// Files that cannot be read.
@@ -239,7 +244,8 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     /// Hash of all that what is found of a question depends on.
     ///
-    /// The tokens stand with one token for each clip: how many there really are follows from the clip.
+    /// The tokens stand with one token for each clip: how many there really are follows from the
+    /// clip.
     ///
     /// # Errors
     /// Clips that cannot be read; a conversation that cannot be encoded.
@@ -281,7 +287,8 @@ impl Asked<'_> {
         Ok(fields.hash())
     }
 
-    /// What decides on a token beside its logits. Where the likeliest is taken nothing is drawn, whatever the other settings say.
+    /// What decides on a token beside its logits. Where the likeliest is taken nothing is drawn,
+    /// whatever the other settings say.
     fn choice(&self, id: &str) -> String {
         let Sampling {
             strategy,
@@ -300,7 +307,8 @@ impl Asked<'_> {
     }
 }
 
-/// Fields hashed one after the other, each with its length in front, so that no two lists of fields are one text.
+/// Fields hashed one after the other, each with its length in front, so that no two lists of fields
+/// are one text.
 struct Fields(Hasher);
 
 impl Fields {

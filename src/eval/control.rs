@@ -1,4 +1,5 @@
-//! Controls: the same questions with the audio taken away, or with that of another row. What a model still scores it did not hear.
+//! Controls: the same questions with the audio taken away, or with that of another row. What a
+//! model still scores it did not hear.
 
 use crate::data::AUDIO_MARK;
 use crate::error::Error;
@@ -51,7 +52,8 @@ fn without_audio(example: &Example) -> Example {
     example
 }
 
-/// Every example with audio takes the clips of the next in a seeded order that closes on itself, so none keeps its own.
+/// Every example with audio takes the clips of the next in a seeded order that closes on itself, so
+/// none keeps its own.
 fn shuffled(examples: &[Example]) -> Result<Vec<Example>> {
     let with_audio: Vec<usize> = (0..examples.len())
         .filter(|&i| !examples[i].clips.is_empty())

@@ -1,4 +1,5 @@
-//! A suite put to one model: which of its questions were answered before, and the asking of the others.
+//! A suite put to one model: which of its questions were answered before, and the asking of the
+//! others.
 
 use std::collections::HashSet;
 
@@ -66,7 +67,8 @@ impl<'a> Interview<'a> {
         keys.filter(|key| store.get(key).is_none()).collect()
     }
 
-    /// Asks what the store has no answer to and keeps every answer at once; `kept` is called after each.
+    /// Asks what the store has no answer to and keeps every answer at once; `kept` is called after
+    /// each.
     ///
     /// # Errors
     /// Those of the asking and of the disk, and what `kept` returns; what was kept before is kept.

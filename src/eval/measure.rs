@@ -1,4 +1,5 @@
-//! What is computed of a set: which metrics it may list, what its rows need for them, and the tallies of its predictions.
+//! What is computed of a set: which metrics it may list, what its rows need for them, and the
+//! tallies of its predictions.
 
 use crate::data::Role;
 use crate::error::Error;
@@ -26,7 +27,8 @@ use crate::yaml;
 pub struct Measured {
     /// What the set wants, in a fixed order.
     pub tallies: Vec<Tally>,
-    /// What stands for the set in `mean`: the metric of its task, under its first normaliser or parse.
+    /// What stands for the set in `mean`: the metric of its task, under its first normaliser or
+    /// parse.
     pub headline: Tally,
 }
 
@@ -126,7 +128,8 @@ pub fn check_rows(set: &Set) -> Result<()> {
     }
 }
 
-/// The tallies of a set's predictions; the loss and what goes by likelihood are left out where the predictions do not have them.
+/// The tallies of a set's predictions; the loss and what goes by likelihood are left out where the
+/// predictions do not have them.
 ///
 /// # Errors
 /// A reference outside the inventory.
@@ -134,7 +137,8 @@ pub fn measure(set: &Set, said: &[Prediction]) -> Result<Measured> {
     let metric = &set.task.metric;
     let wanted = |known: &Definition| set.wants(known) || known.name == metric;
     let mut tallies = answers(set, said).tallies(&set.normalisers, set.settings, &wanted)?;
-    // Normalisers and parses stand in the set's order, so the first of the metric is that of the first of them.
+    // Normalisers and parses stand in the set's order, so the first of the metric is that of the
+    // first of them.
     let headline = tallies
         .iter()
         .find(|tally| tally.metric() == metric)
@@ -155,8 +159,8 @@ fn answers<'a>(set: &'a Set, said: &'a [Prediction]) -> Answers<'a> {
     }
 }
 
-/// A prediction with its references; of an answer in JSON what it says, and nothing where it says nothing. What an answer says as a label
-/// is read apart from its text.
+/// A prediction with its references; of an answer in JSON what it says, and nothing where it says
+/// nothing. What an answer says as a label is read apart from its text.
 fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
     let is_json = set.task.answer.format == AnswerFormat::Json;
     let said = match is_json && set.task.kind != TaskKind::Classify {
@@ -168,7 +172,8 @@ fn pair<'a>(set: &Set, row: &'a Prediction) -> Pair<'a> {
     references.fold(first, Pair::or)
 }
 
-/// The answers as labels: under each of the set's ways to read them, and by likelihood where every row has one.
+/// The answers as labels: under each of the set's ways to read them, and by likelihood where every
+/// row has one.
 fn labels<'a>(set: &'a Set, said: &'a [Prediction]) -> Labels<'a> {
     let inventory = set.inventory();
     let mut readings = Vec::with_capacity(set.parses.len());

@@ -1,14 +1,19 @@
 //! How good a model is: its loss on a suite's sets, its answers, and what the metrics say of them.
 //!
-//! - `suite`: the sets as written and read; `control` asks them without their audio, `baseline` answers them without a model.
+//! - `suite`: the sets as written and read; `control` asks them without their audio, `baseline`
+//!   answers them without a model.
 //! - `question`, `answers`: what a model is asked, and the asking.
-//! - `content`, `interview`: what an answer depends on, and the asking of those that were not given before.
+//! - `content`, `interview`: what an answer depends on, and the asking of those that were not given
+//!   before.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
 //! - `slices`, `confidence`: rows put together, and how sure the scores are.
-//! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model behind an endpoint.
+//! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model
+//!   behind an endpoint.
 //! - `record`, `table`, `comparison`: scores to keep and to read.
-//! - `systems`, `suite_run`, `outcome`, `results`: a base and its adapters on a suite, side by side.
-//! - `rows`: a model on the rows of a manifest, without a suite; `scoring`: the scores of predictions, whoever made them.
+//! - `systems`, `suite_run`, `outcome`, `results`: a base and its adapters on a suite, side by
+//!   side.
+//! - `rows`: a model on the rows of a manifest, without a suite; `scoring`: the scores of
+//!   predictions, whoever made them.
 
 pub mod answers;
 pub mod baseline;
@@ -97,8 +102,9 @@ pub fn score_names(suite: &Suite) -> Vec<String> {
     names
 }
 
-/// Evaluates a model on a suite; `progress` is told how many of how many examples are done. Controls and baselines are left out. Rows that
-/// turn out to be unreadable are left out under [`OnBadRow::Skip`].
+/// Evaluates a model on a suite; `progress` is told how many of how many examples are done.
+/// Controls and baselines are left out. Rows that turn out to be unreadable are left out under
+/// [`OnBadRow::Skip`].
 ///
 /// # Errors
 /// Under [`OnBadRow::Error`] all rows of a set that cannot be read.

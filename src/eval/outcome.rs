@@ -1,4 +1,5 @@
-//! Outcomes of a suite: systems, controls and baselines measured, compared with the base, put into a table.
+//! Outcomes of a suite: systems, controls and baselines measured, compared with the base, put into
+//! a table.
 
 use std::path::PathBuf;
 
@@ -53,7 +54,8 @@ pub struct Outcome<'a> {
     is_baseline: bool,
 }
 
-/// Outcomes of all answers and of the suite's baselines; systems first, then their controls, then baselines.
+/// Outcomes of all answers and of the suite's baselines; systems first, then their controls, then
+/// baselines.
 pub fn outcomes<'a>(
     systems: &Systems,
     respondents: &[Respondent<'a>],

@@ -1,4 +1,5 @@
-//! What a model is asked about a set: an answer to every example, and how likely it holds what could be answered.
+//! What a model is asked about a set: an answer to every example, and how likely it holds what
+//! could be answered.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +34,13 @@ pub enum Wanted {
         /// The limit.
         max_new_tokens: usize,
     },
-    /// The log-likelihood of what the assistant says in each of these conversations, all over the example's clips.
+    /// The log-likelihood of what the assistant says in each of these conversations, all over the
+    /// example's clips.
     Likelihoods(Vec<Vec<Message>>),
 }
 
-/// The questions of a set: for each example, in order, its loss and its labels where the set wants them, and its answer last.
+/// The questions of a set: for each example, in order, its loss and its labels where the set wants
+/// them, and its answer last.
 pub fn questions<'a>(set: &'a Set) -> Vec<Question<'a>> {
     let mut questions = Vec::new();
     for example in &set.examples {
@@ -55,7 +58,8 @@ pub fn questions<'a>(set: &'a Set) -> Vec<Question<'a>> {
     questions
 }
 
-/// The example's conversation ending in each label of the inventory, nothing but this last answer counted.
+/// The example's conversation ending in each label of the inventory, nothing but this last answer
+/// counted.
 fn labelled(set: &Set, example: &Example) -> Vec<Vec<Message>> {
     let (asked, said) = match example.messages.split_last() {
         Some((last, asked)) if last.role == Role::Assistant => (asked, Some(last.content.as_str())),
@@ -81,8 +85,9 @@ fn labelled(set: &Set, example: &Example) -> Vec<Vec<Message>> {
         .collect()
 }
 
-/// The labels as they are written to answer this example. A conversation of the row's own may speak another language than the row says, so
-/// where its answer is a label in some language, all labels are written in that one.
+/// The labels as they are written to answer this example. A conversation of the row's own may speak
+/// another language than the row says, so where its answer is a label in some language, all labels
+/// are written in that one.
 fn written_labels(set: &Set, example: &Example, said: Option<&str>) -> Vec<String> {
     let in_language = |language: &str| set.task.written_labels(set.wording, language);
     let place = set
@@ -145,7 +150,8 @@ pub fn predictions(set: &Set, loader: &Loader, found: Vec<Found>) -> Result<Vec<
     Ok(predictions)
 }
 
-/// Mean log-likelihood of each label's answer, in nats per token; `of_all` is in the order of the inventory.
+/// Mean log-likelihood of each label's answer, in nats per token; `of_all` is in the order of the
+/// inventory.
 fn means_by_label(task: &Task, of_all: Vec<Likelihood>) -> BTreeMap<String, f64> {
     let labels = task.labels.iter().zip(of_all);
     labels
@@ -198,7 +204,8 @@ mod tests {
         Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
     }
 
-    /// What the assistant says at the end of each conversation of the first question that asks for labels.
+    /// What the assistant says at the end of each conversation of the first question that asks for
+    /// labels.
     fn endings(set: &Set) -> Vec<String> {
         let of_labels = questions(set)
             .into_iter()
@@ -247,7 +254,8 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(endings(&arabic.sets[0]), words("ar"));
-        // A conversation of the row's own: in a language that the row does not say, and with an earlier turn that is not to be counted.
+        // A conversation of the row's own: in a language that the row does not say, and with an
+        // earlier turn that is not to be counted.
         let turns = |answer: &str| {
             format!(
                 "{{\"label\": \"EGY\", \"messages\": [{{\"role\": \"user\", \"content\": \"a\"}}, {{\"role\": \"assistant\", \"content\": \"b\"}}, {{\"role\": \

@@ -34,7 +34,8 @@ impl Folder {
     /// Takes a folder for the results of a suite.
     ///
     /// # Errors
-    /// A folder that holds results of another suite, or something else; one that another process writes to.
+    /// A folder that holds results of another suite, or something else; one that another process
+    /// writes to.
     pub fn claim(path: &Path, suite: &Suite, prompts: Option<&Path>) -> Result<Self> {
         let mut about = about(suite)?;
         if let Some(prompts) = prompts {
@@ -70,7 +71,8 @@ impl Folder {
         &self.path
     }
 
-    /// Scores of every system as one object: `folder`, and under `systems` `name`, `control` and `scores` of each.
+    /// Scores of every system as one object: `folder`, and under `systems` `name`, `control` and
+    /// `scores` of each.
     pub fn summary(&self, outcomes: &[Outcome]) -> Value {
         let systems: Vec<Value> = outcomes
             .iter()
@@ -125,7 +127,8 @@ impl Folder {
         scores_file(&one.system, &known)?.write(&folder)
     }
 
-    /// Systems of earlier evaluations that are not among `names` and were evaluated with another version of the suite.
+    /// Systems of earlier evaluations that are not among `names` and were evaluated with another
+    /// version of the suite.
     ///
     /// # Errors
     /// Scores that cannot be read.

@@ -1,4 +1,5 @@
-//! `scores.json` of a system: its scores by name, as a training writes them, and under `details` how sure they are and how they came about.
+//! `scores.json` of a system: its scores by name, as a training writes them, and under `details`
+//! how sure they are and how they came about.
 
 use crate::error::Result;
 use crate::eval::confidence::Answered;

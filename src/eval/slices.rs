@@ -45,7 +45,8 @@ pub fn cluster_by(wanted: Option<ClusterBy>, examples: &[Example]) -> Result<Clu
     }
 }
 
-/// The cluster of an example, by a name that says the same in every set; rows that stand for themselves are known by their ids.
+/// The cluster of an example, by a name that says the same in every set; rows that stand for
+/// themselves are known by their ids.
 pub fn cluster(by: ClusterBy, example: &Example) -> String {
     format!("{} {}", by.name(), member(by, example).unwrap_or_default())
 }
@@ -75,7 +76,8 @@ pub fn value(slice: &str, example: &Example) -> Result<Option<String>> {
     Ok(known)
 }
 
-/// Length of an example's audio: the sum of its spans where both ends are given, or else what the data says.
+/// Length of an example's audio: the sum of its spans where both ends are given, or else what the
+/// data says.
 pub fn seconds(example: &Example) -> Option<f64> {
     let span = |clip: &crate::data::Clip| Some(clip.span.end_s? - clip.span.start_s.unwrap_or(0.0));
     let of_spans: Option<f64> = example.clips.iter().map(span).sum();
@@ -152,7 +154,8 @@ pub fn check(slice: &str, examples: &[Example]) -> Result<()> {
         .hint(format!("the rows have {}", known.join(", "))))
 }
 
-/// The slices of some examples: each value with the places of its rows, in order of first appearance but lengths from short to long.
+/// The slices of some examples: each value with the places of its rows, in order of first
+/// appearance but lengths from short to long.
 ///
 /// # Errors
 /// As [`value`].

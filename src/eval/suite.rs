@@ -47,7 +47,8 @@ pub struct Suite {
     pub files: Vec<PathBuf>,
     /// What is wrong with rows that were left out.
     pub skipped: Vec<Error>,
-    /// What a user should know of the manifests: fields that are not read, spellings that were folded.
+    /// What a user should know of the manifests: fields that are not read, spellings that were
+    /// folded.
     pub notes: Vec<String>,
 }
 
@@ -83,7 +84,8 @@ pub struct Set {
 }
 
 impl Suite {
-    /// The examples that cannot be read, with what is wrong: place of the set, place in the set. All clips are decoded for that.
+    /// The examples that cannot be read, with what is wrong: place of the set, place in the set.
+    /// All clips are decoded for that.
     ///
     /// # Errors
     /// Anything but bad input: a disk that fails.
@@ -135,7 +137,8 @@ impl Suite {
 }
 
 impl Set {
-    /// The examples that cannot be read, by place, with what is wrong. All clips are decoded for that.
+    /// The examples that cannot be read, by place, with what is wrong. All clips are decoded for
+    /// that.
     ///
     /// # Errors
     /// Anything but bad input: a disk that fails.

@@ -64,7 +64,8 @@ impl SuiteRun<'_> {
     /// Evaluates. Rows that cannot be read are left out once all others are answered.
     ///
     /// # Errors
-    /// Rows that cannot be read, unless they are skipped; the device's and the disk's; the user asked to stop.
+    /// Rows that cannot be read, unless they are skipped; the device's and the disk's; the user
+    /// asked to stop.
     pub fn run(
         &self,
         mut suite: Suite,
@@ -79,7 +80,8 @@ impl SuiteRun<'_> {
             let respondents = match self.answered(&suites, &suite, observer, stop) {
                 Ok(respondents) => respondents,
                 Err(error) if error.kind == Kind::Input => {
-                    // Some rows cannot be read: the others are asked without them, and every answer is cached.
+                    // Some rows cannot be read: the others are asked without them, and every answer
+                    // is cached.
                     let found = suite.unreadable(&self.systems.loader)?;
                     if found.is_empty() {
                         return Err(error);

@@ -1,4 +1,5 @@
-//! Systems of an evaluation: the base and what was trained of it, their names, their questions, their weights when they are needed.
+//! Systems of an evaluation: the base and what was trained of it, their names, their questions,
+//! their weights when they are needed.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -57,7 +58,8 @@ pub struct Respondent<'a> {
 }
 
 impl Systems {
-    /// The base, unless it is left out, and then the adapters as they were written: `DIR` or `NAME=DIR`.
+    /// The base, unless it is left out, and then the adapters as they were written: `DIR` or
+    /// `NAME=DIR`.
     ///
     /// # Errors
     /// A folder that is no checkpoint; adapters of one name.
@@ -176,7 +178,8 @@ impl Systems {
         Ok(respondents)
     }
 
-    /// Refuses adapters and trained parts whose names or shapes do not fit the base, before the first question.
+    /// Refuses adapters and trained parts whose names or shapes do not fit the base, before the
+    /// first question.
     ///
     /// # Errors
     /// As [`Trained::check`].
@@ -316,7 +319,8 @@ fn split(written: &str) -> (Option<String>, PathBuf) {
     }
 }
 
-/// `tpc-ads` of `runs/tpc-ads/best`, `tpc-ads-step-000200` of its checkpoint, otherwise the folder's own name.
+/// `tpc-ads` of `runs/tpc-ads/best`, `tpc-ads-step-000200` of its checkpoint, otherwise the
+/// folder's own name.
 fn name_of(folder: &Path) -> String {
     let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let mut parts = absolute

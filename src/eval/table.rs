@@ -1,4 +1,5 @@
-//! What training changed, as a table: every score before and after, at its best, and under the controls.
+//! What training changed, as a table: every score before and after, at its best, and under the
+//! controls.
 
 use std::path::Path;
 
@@ -12,7 +13,8 @@ use crate::records::scores::ScoresFile;
 use crate::text_table::NOTHING;
 use crate::text_table::TextTable;
 
-/// The table of a run whose last evaluation was after `last` steps and whose best was after `best`; `None` before there is one.
+/// The table of a run whose last evaluation was after `last` steps and whose best was after `best`;
+/// `None` before there is one.
 ///
 /// # Errors
 /// Files of scores that cannot be read.
@@ -41,7 +43,8 @@ pub fn of_run(run: &Path, last: u64, best: Option<u64>) -> Result<Option<String>
     Ok(Some(table(&after, &columns)))
 }
 
-/// A score as a number to read: fractions in percent, losses and ratios as they are, and so what runs to 100 by itself.
+/// A score as a number to read: fractions in percent, losses and ratios as they are, and so what
+/// runs to 100 by itself.
 pub fn shown(name: &str, value: f64) -> String {
     match scale(name) {
         Scale::Share => format!("{:.1}", 100.0 * value),
@@ -59,7 +62,8 @@ fn scale(name: &str) -> Scale {
 /// Least width of a column.
 const LEAST_WIDTH: usize = 8;
 
-/// One line for each score of `rows`, one column for each of `columns`; shares in percent, everything else as it is.
+/// One line for each score of `rows`, one column for each of `columns`; shares in percent,
+/// everything else as it is.
 fn table(rows: &Scores, columns: &[(String, Scores)]) -> String {
     let titles = columns.iter().map(|(title, _)| title.clone());
     let mut lines = vec![std::iter::once(String::new()).chain(titles).collect()];

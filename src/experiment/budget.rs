@@ -1,4 +1,5 @@
-//! What a run's log says it saw: steps, examples, hours of audio, target tokens, and each task's part of them.
+//! What a run's log says it saw: steps, examples, hours of audio, target tokens, and each task's
+//! part of them.
 
 use crate::error::Result;
 use crate::experiment::Planned;

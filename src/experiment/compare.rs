@@ -1,7 +1,9 @@
-//! What an experiment found: every recipe's test scores over its seeds with intervals, the declared contrasts corrected together, budgets.
+//! What an experiment found: every recipe's test scores over its seeds with intervals, the declared
+//! contrasts corrected together, budgets.
 //!
-//! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and p-values come from a bootstrap that resamples
-//! seeds (paired across recipes), then speakers or groups, then utterances.
+//! The headline is the last checkpoint, the second view the one that was best on dev. Intervals and
+//! p-values come from a bootstrap that resamples seeds (paired across recipes), then speakers or
+//! groups, then utterances.
 
 use std::ops::Range;
 
@@ -37,7 +39,8 @@ use crate::stats::significance::holm;
 /// Compares the seeds that every recipe has finished.
 ///
 /// # Errors
-/// No seed that all recipes have finished; answers of another test suite; a contrast over a score that the suite does not give.
+/// No seed that all recipes have finished; answers of another test suite; a contrast over a score
+/// that the suite does not give.
 pub fn compare(experiment: &Experiment, planned: &[Planned], test: &Suite) -> Result<Comparison> {
     let recipes: Vec<String> = experiment
         .recipes
@@ -126,7 +129,8 @@ impl Judged {
         folder: &str,
         resampling: &Resampling,
     ) -> Result<Self> {
-        // [sets][recipes][seeds]: the tallies of one run on one set, and the one that stands for the set.
+        // [sets][recipes][seeds]: the tallies of one run on one set, and the one that stands for
+        // the set.
         let mut of_sets = Vec::new();
         let mut scores = Vec::new();
         for set in &suite.sets {
@@ -294,7 +298,8 @@ impl Places {
     }
 }
 
-/// The mean over sets of their headline scores as goodness: the sets' vectors side by side, each utterance in its set's place.
+/// The mean over sets of their headline scores as goodness: the sets' vectors side by side, each
+/// utterance in its set's place.
 fn mean(
     suite: &Suite,
     headlines: &[Vec<Vec<&Tally>>],

@@ -1,4 +1,5 @@
-//! How the runs of an experiment went on the way: dev curves, steps to a score, how answers go wrong as training goes on, how tasks pull.
+//! How the runs of an experiment went on the way: dev curves, steps to a score, how answers go
+//! wrong as training goes on, how tasks pull.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -154,7 +155,8 @@ fn means(curves: &SeedCurves) -> BTreeMap<String, BTreeMap<u64, f64>> {
     found
 }
 
-/// Failures of what is said freely, at every evaluation: shares of answers at the limit, with repetition, in a wrong script, insertions, lengths.
+/// Failures of what is said freely, at every evaluation: shares of answers at the limit, with
+/// repetition, in a wrong script, insertions, lengths.
 fn mean_failures<'a>(
     runs: impl Iterator<Item = &'a Planned>,
 ) -> Result<BTreeMap<u64, BTreeMap<String, f64>>> {

@@ -1,4 +1,5 @@
-//! An experiment as written: recipes times seeds over one data set and one budget, and the contrasts to test.
+//! An experiment as written: recipes times seeds over one data set and one budget, and the
+//! contrasts to test.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ pub struct Experiment {
     /// Changes to every recipe, each `KEY.KEY=VALUE` as `--set` takes them.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Seeds; every recipe runs once for each. Recipes share a seed's initialisation and order of the data.
+    /// Seeds; every recipe runs once for each. Recipes share a seed's initialisation and order of
+    /// the data.
     pub seeds: Vec<Seed>,
     /// Suite that every finished run is evaluated on, once.
     #[serde(default)]
@@ -63,7 +65,8 @@ pub struct Entry {
     /// Changes to this recipe, after the experiment's.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Whether it has another budget than the rest, such as a run of one task with the exposure that the task has in a mixture.
+    /// Whether it has another budget than the rest, such as a run of one task with the exposure
+    /// that the task has in a mixture.
     #[serde(default)]
     pub own_budget: bool,
 }
@@ -116,7 +119,8 @@ impl Experiment {
     /// Reads an experiment and every recipe it names.
     ///
     /// # Errors
-    /// Unknown keys, contrasts over recipes that are not there, recipes that do not share data, budget and learning rate.
+    /// Unknown keys, contrasts over recipes that are not there, recipes that do not share data,
+    /// budget and learning rate.
     pub fn load(path: &Path) -> Result<(Self, Vec<Planned>)> {
         let text = files::read_text(path).map_err(|e| {
             e.or_hint("name the YAML file of an experiment; `maqam new experiment FILE` writes one, and relative paths start from the folder the command runs in")
@@ -217,7 +221,8 @@ impl Experiment {
         Ok(recipe)
     }
 
-    /// All recipes learn from the same rows and have the same learning rate at the same step; lengths are compared once schedules are planned.
+    /// All recipes learn from the same rows and have the same learning rate at the same step;
+    /// lengths are compared once schedules are planned.
     fn check_alike(&self, planned: &[&Planned]) -> Result<()> {
         let first = &planned[0];
         let differ = |what: &str, other: &Planned| {
@@ -261,7 +266,8 @@ impl Experiment {
         Ok(())
     }
 
-    /// Compares the lengths of the planned schedules, in recipes' order: steps times examples are the budget.
+    /// Compares the lengths of the planned schedules, in recipes' order: steps times examples are
+    /// the budget.
     pub fn check_budget(&self, lengths: &[u64]) -> Result<()> {
         let common = self
             .recipes

@@ -1,7 +1,9 @@
-//! Recipes times seeds over one data set and one budget: trained one after the other, evaluated once, compared in the end.
+//! Recipes times seeds over one data set and one budget: trained one after the other, evaluated
+//! once, compared in the end.
 //!
-//! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]: scores, intervals, contrasts; [`budget`] and
-//!   [`dynamics`]: what was seen and how it went. - [`mod@write`]: the comparison as Markdown. `report` shows it as a page.
+//! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]:
+//!   scores, intervals, contrasts; [`budget`] and [`dynamics`]: what was seen and how it went. -
+//!   [`mod@write`]: the comparison as Markdown. `report` shows it as a page.
 
 pub mod budget;
 pub mod compare;

@@ -1,4 +1,5 @@
-//! Checks of an experiment before its first run: rows, leakage and lengths of every recipe, and the test suite.
+//! Checks of an experiment before its first run: rows, leakage and lengths of every recipe, and the
+//! test suite.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -26,7 +27,8 @@ pub struct Prepared {
     pub skipped: Vec<String>,
 }
 
-/// Checks the rows of every recipe and of the test suite. Recipes often share manifests: a row or a note of several is named once.
+/// Checks the rows of every recipe and of the test suite. Recipes often share manifests: a row or a
+/// note of several is named once.
 ///
 /// # Errors
 /// Rows that cannot be used, and leakage that is not allowed; those of `watch`.
@@ -94,7 +96,8 @@ impl Told {
     }
 }
 
-/// The suite that every run is evaluated on, with the headers of its audio read: an experiment evaluates on it after hours.
+/// The suite that every run is evaluated on, with the headers of its audio read: an experiment
+/// evaluates on it after hours.
 fn test_suite(path: &Path, first: &Planned, headers: &Headers, watch: Watch) -> Result<Suite> {
     let recipe = &first.recipe;
     let mut check = RowCheck::new(

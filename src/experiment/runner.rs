@@ -1,5 +1,5 @@
-//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and its best on dev evaluated once; finished runs are left
-//! as they are.
+//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and
+//! its best on dev evaluated once; finished runs are left as they are.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -55,10 +55,12 @@ pub struct Models<'a> {
 
 /// Trains and judges what is not done yet.
 ///
-/// Several processes may work on one experiment: each takes runs that no other is at. Returns the number of runs that others are still at.
+/// Several processes may work on one experiment: each takes runs that no other is at. Returns the
+/// number of runs that others are still at.
 ///
 /// # Errors
-/// As training: what was finished stays, and the experiment goes on from there when it is started again.
+/// As training: what was finished stays, and the experiment goes on from there when it is started
+/// again.
 pub fn run(
     experiment: &Experiment,
     planned: &[Planned],
@@ -67,7 +69,8 @@ pub fn run(
     watcher: &mut dyn Watcher,
     stop: &Stop,
 ) -> Result<usize> {
-    // A run that another process had begun is looked at again once this one has nothing else to do: the other may have been stopped.
+    // A run that another process had begun is looked at again once this one has nothing else to do:
+    // the other may have been stopped.
     loop {
         let mut has_run = false;
         for (place, one) in planned.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! The comparison of an experiment as Markdown: tables of scores and contrasts, with "not resolved" for differences that are not significant.
+//! The comparison of an experiment as Markdown: tables of scores and contrasts, with "not resolved"
+//! for differences that are not significant.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,7 +1,8 @@
-//! `augment:` of a recipe: what is done to the clips of a training example, drawn anew in each epoch.
+//! `augment:` of a recipe: what is done to the clips of a training example, drawn anew in each
+//! epoch.
 //!
-//! A draw is a function of (seed, epoch, row, clip), so that a resumed run and `maqam plan` know it. Embeddings and evaluations use the
-//! clips as they are.
+//! A draw is a function of (seed, epoch, row, clip), so that a resumed run and `maqam plan` know
+//! it. Embeddings and evaluations use the clips as they are.
 
 use std::path::PathBuf;
 
@@ -60,8 +61,8 @@ fn all() -> f64 {
     1.0
 }
 
-/// `augment.spec_augment`. The defaults are the widths of the policy LD of Park et al. 2019, with the shorter masks of its policy SM for
-/// clips of a few seconds.
+/// `augment.spec_augment`. The defaults are the widths of the policy LD of Park et al. 2019, with
+/// the shorter masks of its policy SM for clips of a few seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpecAugment {
@@ -239,7 +240,8 @@ impl ExampleAugmentation<'_> {
         augment::num_at_speed(num_samples, self.speed(clip, num_samples))
     }
 
-    /// The samples of the example's clip number `clip` at another speed, with noise, at another gain.
+    /// The samples of the example's clip number `clip` at another speed, with noise, at another
+    /// gain.
     ///
     /// # Errors
     /// A recording of noise that cannot be read.

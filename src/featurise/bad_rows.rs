@@ -37,7 +37,8 @@ impl BadRows {
     /// Ends the command.
     ///
     /// # Errors
-    /// The rows that could not be used, where there are any; `out` holds what was made of the others.
+    /// The rows that could not be used, where there are any; `out` holds what was made of the
+    /// others.
     pub fn finish(self, num_rows: usize, data: &Path, out: &Path) -> Result<()> {
         if self.count == 0 {
             return Ok(());

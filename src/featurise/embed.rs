@@ -66,7 +66,8 @@ pub fn embed(
     Ok(())
 }
 
-/// Takes the hidden states of a speech encoder after `layer`, a clip at a time. A row's clips follow each other.
+/// Takes the hidden states of a speech encoder after `layer`, a clip at a time. A row's clips
+/// follow each other.
 ///
 /// # Errors
 /// What is no fault of a row; the user asked to stop.

@@ -16,7 +16,8 @@ use crate::featurise::named_tensors::READ_AHEAD;
 use crate::featurise::named_tensors::clips;
 use crate::stop::Stop;
 
-/// Computes the log-mel frames of each row's clips, `[mel bands, frames]`. A row of several clips has them as `ID.0`, `ID.1` and so on.
+/// Computes the log-mel frames of each row's clips, `[mel bands, frames]`. A row of several clips
+/// has them as `ID.0`, `ID.1` and so on.
 ///
 /// # Errors
 /// What is no fault of a row; the user asked to stop.

@@ -1,4 +1,5 @@
-//! The rows of a command checked by their headers before any of them is used: which leave the pool, and which stop the command.
+//! The rows of a command checked by their headers before any of them is used: which leave the pool,
+//! and which stop the command.
 
 use crate::data::MAX_BAD_ROWS_NAMED;
 use crate::data::Manifest;
@@ -20,9 +21,11 @@ pub type Watch<'a> = &'a mut dyn FnMut(&'static str, usize, usize) -> Result<()>
 pub enum Pool {
     /// A decision that is made now.
     Fresh,
-    /// A run made it when it began, and is bound to it: the pool decides which rows every step draws.
+    /// A run made it when it began, and is bound to it: the pool decides which rows every step
+    /// draws.
     Recorded(LeftOut),
-    /// A run that began before such decisions were recorded: rows stay in the pool, and are left out where they are drawn.
+    /// A run that began before such decisions were recorded: rows stay in the pool, and are left
+    /// out where they are drawn.
     Unrecorded,
 }
 
@@ -52,7 +55,8 @@ pub struct Checked {
 }
 
 impl<'a> RowCheck<'a> {
-    /// A check of rows whose clips may be up to `max_audio_s` long. `skip` is how a user says that bad rows are to be skipped.
+    /// A check of rows whose clips may be up to `max_audio_s` long. `skip` is how a user says that
+    /// bad rows are to be skipped.
     pub fn new(
         headers: &'a Headers,
         max_audio_s: Option<f64>,
@@ -90,11 +94,13 @@ impl<'a> RowCheck<'a> {
         self.headers
     }
 
-    /// The rows of a manifest that can be used, by what is written and by their headers. `name` is what the decision is recorded under, and is
-    /// unique in a recipe: the entry of `data:`, or the suite and set that the manifest belongs to. `limit` takes the first rows alone.
+    /// The rows of a manifest that can be used, by what is written and by their headers. `name` is
+    /// what the decision is recorded under, and is unique in a recipe: the entry of `data:`, or the
+    /// suite and set that the manifest belongs to. `limit` takes the first rows alone.
     ///
     /// # Errors
-    /// A manifest that cannot be read; a row that could be used when the run began and cannot be read now.
+    /// A manifest that cannot be read; a row that could be used when the run began and cannot be
+    /// read now.
     pub fn read(&mut self, name: &str, source: &Source, limit: usize) -> Result<Checked> {
         let reading = match self.pool {
             // What the run left out when it began is left out still, whatever is asked for now.

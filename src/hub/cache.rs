@@ -1,4 +1,5 @@
-//! The Hub's cache on this machine, in the layout of `huggingface_hub`: blobs by their hash, snapshots of links to them, references.
+//! The Hub's cache on this machine, in the layout of `huggingface_hub`: blobs by their hash,
+//! snapshots of links to them, references.
 
 use std::path::Component;
 use std::path::Path;
@@ -116,7 +117,8 @@ pub fn blob_from(name: &str, etag: &str) -> PathBuf {
     path
 }
 
-/// Refuses a name that the Hub lists and that lies outside of its repository, or that no file can have.
+/// Refuses a name that the Hub lists and that lies outside of its repository, or that no file can
+/// have.
 ///
 /// # Errors
 /// The name.

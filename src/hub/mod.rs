@@ -1,4 +1,5 @@
-//! Checkpoints of Hugging Face's Hub. A folder or an id leads to a folder: the cache first, the network only where a file is missing.
+//! Checkpoints of Hugging Face's Hub. A folder or an id leads to a folder: the cache first, the
+//! network only where a file is missing.
 
 mod cache;
 mod remote;
@@ -47,14 +48,17 @@ pub fn local_dir(model: &str) -> Result<Option<PathBuf>> {
     Ok(cached(&Repo::new(model)?))
 }
 
-/// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading what is missing.
+/// The folder of a checkpoint: `model` itself, or where the Hub's cache has it after downloading
+/// what is missing.
 ///
-/// The environment says what it says to Hugging Face's own libraries: `HF_HUB_OFFLINE` forbids the network, `HF_HUB_CACHE` or else
-/// `HF_HOME` is the cache, `HF_ENDPOINT` the Hub, `HF_TOKEN` or the file `HF_TOKEN_PATH` the token, `HF_HUB_DOWNLOAD_TIMEOUT` the
-/// seconds without a byte after which a download has failed.
+/// The environment says what it says to Hugging Face's own libraries: `HF_HUB_OFFLINE` forbids the
+/// network, `HF_HUB_CACHE` or else `HF_HOME` is the cache, `HF_ENDPOINT` the Hub, `HF_TOKEN` or the
+/// file `HF_TOKEN_PATH` the token, `HF_HUB_DOWNLOAD_TIMEOUT` the seconds without a byte after which
+/// a download has failed.
 ///
 /// # Errors
-/// A name that is neither a folder nor a Hub id; a repository that is no checkpoint; the network's and the disk's.
+/// A name that is neither a folder nor a Hub id; a repository that is no checkpoint; the network's
+/// and the disk's.
 pub fn model_dir(model: &str, watcher: &mut dyn Watcher) -> Result<PathBuf> {
     let dir = find_dir(model, watcher)?;
     for note in checkpoint::notes(&dir) {

@@ -1,4 +1,5 @@
-//! The Hub over the network: what a repository holds, and its files, a part after the other. The token goes to the Hub's own host alone.
+//! The Hub over the network: what a repository holds, and its files, a part after the other. The
+//! token goes to the Hub's own host alone.
 
 use std::io::Read;
 use std::path::Path;
@@ -123,7 +124,8 @@ impl Got {
 }
 
 impl Remote {
-    /// The Hub and the token that the environment names; `token_file` holds the token where no variable does.
+    /// The Hub and the token that the environment names; `token_file` holds the token where no
+    /// variable does.
     ///
     /// # Errors
     /// An address that is none; a token that no header can carry.
@@ -198,7 +200,8 @@ impl Remote {
     /// What the Hub says of a file, without its contents.
     ///
     /// # Errors
-    /// An answer that lacks something, or that names a blob or a commit as none can be named; the network's.
+    /// An answer that lacks something, or that names a blob or a commit as none can be named; the
+    /// network's.
     pub fn describe(&self, model: &str, name: &str) -> Result<Described> {
         let got = self.get(name, &self.url(model, name), Some((0, Some(0))))?;
         let hash = |names: &[&str]| {

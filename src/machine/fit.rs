@@ -29,8 +29,8 @@ pub fn check_answering(
         .check(available().map(Available::named))
 }
 
-/// Keeps the model's matrices once more in bf16 for generation, if the machine has twice the memory that this takes. The answers are the
-/// same either way ([`AudioLlm::add_halves`]).
+/// Keeps the model's matrices once more in bf16 for generation, if the machine has twice the memory
+/// that this takes. The answers are the same either way ([`AudioLlm::add_halves`]).
 ///
 /// # Errors
 /// The device's.

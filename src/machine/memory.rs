@@ -1,4 +1,5 @@
-//! Memory that a process can still take before the kernel ends it: the smaller of what the machine and the control group have left.
+//! Memory that a process can still take before the kernel ends it: the smaller of what the machine
+//! and the control group have left.
 
 use std::fs;
 use std::path::Path;
@@ -86,7 +87,8 @@ struct ControlGroup {
 }
 
 impl ControlGroup {
-    /// Bytes up to the limit; `None` where there is none. Page cache counts as used by the group and is given back on demand.
+    /// Bytes up to the limit; `None` where there is none. Page cache counts as used by the group
+    /// and is given back on demand.
     fn left(&self) -> Option<u64> {
         let read = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
         // Without a limit version 2 says `max`, version 1 a number close to 2^63.
@@ -109,7 +111,8 @@ impl ControlGroup {
     }
 }
 
-/// The control groups of this process that may limit its memory: its own and all above it, in both versions.
+/// The control groups of this process that may limit its memory: its own and all above it, in both
+/// versions.
 fn control_groups(root: &Path) -> Vec<ControlGroup> {
     let text = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut groups = Vec::new();
@@ -127,7 +130,8 @@ fn control_groups(root: &Path) -> Vec<ControlGroup> {
         } else {
             "sys/fs/cgroup/memory"
         });
-        // Inside a container the path may be the one outside; then the mount itself is the process's group.
+        // Inside a container the path may be the one outside; then the mount itself is the
+        // process's group.
         let inside = Path::new(path.trim_start_matches('/'));
         for above in inside.ancestors() {
             groups.push(if is_second {
@@ -190,7 +194,8 @@ mod tests {
 
     #[test]
     fn version_two_counts_every_group_above_and_not_the_cache() {
-        // 8 GiB, of which 5 are used, 2 of those by the page cache: 5 are left. The job inside has no limit of its own.
+        // 8 GiB, of which 5 are used, 2 of those by the page cache: 5 are left. The job inside has
+        // no limit of its own.
         let files = [
             MEMINFO,
             ("proc/self/cgroup", "0::/slurm/job_7/step\n"),

@@ -15,7 +15,8 @@ pub use memory::available_under;
 /// Version of the program, as Cargo.toml has it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Commit that the program was built from, or `unknown`. The build script finds it; the variable `MAQAM_COMMIT` overrides it.
+/// Commit that the program was built from, or `unknown`. The build script finds it; the variable
+/// `MAQAM_COMMIT` overrides it.
 pub const COMMIT: &str = env!("MAQAM_COMMIT");
 
 /// Version and commit in one text, for `--version`.
@@ -28,7 +29,8 @@ pub fn features() -> Vec<String> {
     cuda.into_iter().collect()
 }
 
-/// This machine, with the GPU that the caller computes on. What the system does not tell is left out.
+/// This machine, with the GPU that the caller computes on. What the system does not tell is left
+/// out.
 pub fn here(gpu: Option<String>) -> Machine {
     Machine {
         cpu: fs::read_to_string("/proc/cpuinfo")
@@ -44,7 +46,8 @@ pub fn here(gpu: Option<String>) -> Machine {
     }
 }
 
-/// Processor time of all threads of this process so far, in seconds, to 10 ms, where the system tells it.
+/// Processor time of all threads of this process so far, in seconds, to 10 ms, where the system
+/// tells it.
 pub fn processor_seconds() -> Option<f64> {
     seconds_of_stat(&fs::read_to_string("/proc/self/stat").ok()?)
 }
@@ -52,7 +55,8 @@ pub fn processor_seconds() -> Option<f64> {
 /// Ticks of a second in `/proc/self/stat`: the same on all systems that Linux runs on today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Time in user and system mode in the text of `/proc/self/stat`. The second field is the program's name, which may hold anything, in brackets.
+/// Time in user and system mode in the text of `/proc/self/stat`. The second field is the program's
+/// name, which may hold anything, in brackets.
 fn seconds_of_stat(text: &str) -> Option<f64> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -61,7 +65,8 @@ fn seconds_of_stat(text: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-/// The processor's name in the text of `/proc/cpuinfo`: `model name` on x86, `Model` or `Hardware` on ARM boards.
+/// The processor's name in the text of `/proc/cpuinfo`: `model name` on x86, `Model` or `Hardware`
+/// on ARM boards.
 fn cpu_model(text: &str) -> Option<String> {
     ["model name", "Model", "Hardware"]
         .into_iter()

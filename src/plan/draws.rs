@@ -20,9 +20,11 @@ pub struct StageDraws {
     pub stage: Stage,
     /// The picks of each of its steps.
     pub steps: Vec<Vec<Pick>>,
-    /// The same slots filled in the order of their cells, without a choice, where the stage chooses.
+    /// The same slots filled in the order of their cells, without a choice, where the stage
+    /// chooses.
     pub unchosen: Option<Vec<Vec<Pick>>>,
-    /// Why the picks of a step are not known, where only those of a whole block are; then `steps` is what `unchosen` would be.
+    /// Why the picks of a step are not known, where only those of a whole block are; then `steps`
+    /// is what `unchosen` would be.
     pub unknown: Option<String>,
 }
 
@@ -41,7 +43,8 @@ pub fn rows_of(steps: &[Vec<Pick>]) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// Why the picks of a stage cannot be known before training; `None` where they can, given the model.
+/// Why the picks of a stage cannot be known before training; `None` where they can, given the
+/// model.
 pub fn unknown_until_trained(
     recipe: &Recipe,
     corpus: &Corpus,

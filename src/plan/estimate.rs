@@ -28,9 +28,11 @@ use crate::text_table::count;
 use crate::text_table::duration;
 use crate::train::corpus::Corpus;
 
-/// What a training reaches of the speed of one large product, whole steps with norms, loading and the optimiser. Measured with maqam-tiny,
-/// full fine-tuning of all parts, 16 examples a step, on two cores of an AMD EPYC with AVX-512: 45 GFLOP for each second of a core over 50 steps
-/// where the product alone reached 82. A model this small is the hard case; a large one spends more of its time in products.
+/// What a training reaches of the speed of one large product, whole steps with norms, loading and
+/// the optimiser. Measured with maqam-tiny, full fine-tuning of all parts, 16 examples a step, on
+/// two cores of an AMD EPYC with AVX-512: 45 GFLOP for each second of a core over 50 steps where
+/// the product alone reached 82. A model this small is the hard case; a large one spends more of
+/// its time in products.
 const EFFICIENCY: f64 = 0.55;
 
 /// Rows and columns of the matrices that the machine's speed is measured with.
@@ -104,7 +106,8 @@ pub fn lines(
     lines
 }
 
-/// The lines of an estimate where only the shape of the model is known: what does not depend on tokens.
+/// The lines of an estimate where only the shape of the model is known: what does not depend on
+/// tokens.
 ///
 /// # Errors
 /// Adapters that fit nothing.
@@ -160,7 +163,8 @@ pub fn lines_of_shape(
 /// Seconds of the clip that two encoders are compared on.
 const COMPARED_S: f64 = 10.0;
 
-/// The speech encoder beside the tower that it replaces, on a machine of `speed` operations per second; `None` for a model with its own tower.
+/// The speech encoder beside the tower that it replaces, on a machine of `speed` operations per
+/// second; `None` for a model with its own tower.
 fn encoder(recipe: &Recipe, config: &Config, speed: f64) -> Option<String> {
     let speech = config.speech.as_deref()?;
     let tower = config.with_tower();

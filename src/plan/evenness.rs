@@ -1,4 +1,5 @@
-//! What batches are like beside those that chance would make of the same draws: how level over tasks and labels, how far apart their rows.
+//! What batches are like beside those that chance would make of the same draws: how level over
+//! tasks and labels, how far apart their rows.
 
 use crate::plan::draws::StageDraws;
 use crate::plan::draws::rows_of;

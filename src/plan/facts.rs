@@ -1,4 +1,5 @@
-//! How long each draw is: seconds of audio, tokens of the conversation, and those of them that are learnt.
+//! How long each draw is: seconds of audio, tokens of the conversation, and those of them that are
+//! learnt.
 
 use std::collections::HashMap;
 
@@ -78,10 +79,12 @@ impl Facts {
         self.of.get(&pick)
     }
 
-    /// Looks at the draws of all stages, or of a sample of their steps. `progress` is told how many of how many are done.
+    /// Looks at the draws of all stages, or of a sample of their steps. `progress` is told how many
+    /// of how many are done.
     ///
     /// # Errors
-    /// A row that training would refuse: audio that cannot be read or is too long, more tokens than the model has positions.
+    /// A row that training would refuse: audio that cannot be read or is too long, more tokens than
+    /// the model has positions.
     pub fn read(
         reader: &Reader<'_>,
         stages: &[StageDraws],

@@ -1,4 +1,5 @@
-//! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones, leakage, cost.
+//! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones,
+//! leakage, cost.
 //!
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
@@ -115,12 +116,13 @@ impl Opened {
 }
 
 impl Plan {
-    /// Reads the recipe's rows and suite, plans its schedule and measures what it draws. Nothing is trained, and nothing written but
-    /// embeddings to the recipe's cache, where stages compare them.
+    /// Reads the recipe's rows and suite, plans its schedule and measures what it draws. Nothing is
+    /// trained, and nothing written but embeddings to the recipe's cache, where stages compare
+    /// them.
     ///
     /// # Errors
-    /// Whatever training would refuse of rows, schedule, suite and adapters; leakage of a kind that is not `allowed`; a cache of
-    /// embeddings of another model.
+    /// Whatever training would refuse of rows, schedule, suite and adapters; leakage of a kind that
+    /// is not `allowed`; a cache of embeddings of another model.
     pub fn make(recipe: &Recipe, asked: &Asked<'_>, watch: Watch<'_>) -> Result<Self> {
         let Asked {
             model,
@@ -290,8 +292,9 @@ impl Plan {
         text
     }
 
-    /// The plan as one JSON object. Amounts of audio are in seconds; numbers of tokens are `null` where the tokenizer is not on this
-    /// machine, and all amounts but examples are estimates where `is_sample` is true.
+    /// The plan as one JSON object. Amounts of audio are in seconds; numbers of tokens are `null`
+    /// where the tokenizer is not on this machine, and all amounts but examples are estimates where
+    /// `is_sample` is true.
     pub fn json(&self) -> serde_json::Value {
         let population = self.corpus.population();
         let stages = self.schedule.stages().iter().zip(&self.shares);
@@ -470,7 +473,8 @@ fn embed(
         recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
     let seed = recipe.order_seed();
     let mut compared = None;
-    // A snapshot holds the rows of the stages that share it: centring is over those, as it is in training.
+    // A snapshot holds the rows of the stages that share it: centring is over those, as it is in
+    // training.
     for together in shared(schedule, &stages) {
         let cache = recipe.embeddings.cache.as_path();
         let embedder = Embedder {
@@ -490,7 +494,8 @@ fn embed(
     Ok(compared)
 }
 
-/// Stages by the snapshot they will share: all of the model as the run starts, and each that looks at the model as it stands.
+/// Stages by the snapshot they will share: all of the model as the run starts, and each that looks
+/// at the model as it stands.
 fn shared(schedule: &Schedule, stages: &[usize]) -> Vec<Vec<usize>> {
     let (base, current): (Vec<usize>, Vec<usize>) = stages
         .iter()

@@ -1,7 +1,9 @@
-//! What embeddings know: how well the nearest neighbours of a row in their space tell what the row is.
+//! What embeddings know: how well the nearest neighbours of a row in their space tell what the row
+//! is.
 //!
-//! A vote of nearest neighbours needs no training and no choice but their number (Cover and Hart, *Nearest neighbor pattern
-//! classification*, 1967). Rows with the very same vector, one clip under several tasks, say nothing of each other here.
+//! A vote of nearest neighbours needs no training and no choice but their number (Cover and Hart,
+//! *Nearest neighbor pattern classification*, 1967). Rows with the very same vector, one clip under
+//! several tasks, say nothing of each other here.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,8 @@ pub struct Told {
     pub accuracy: f64,
     /// The same for always saying the commonest value.
     pub commonest: f64,
-    /// The mean over values of the share of their rows that are told right; chance is one over the number of values.
+    /// The mean over values of the share of their rows that are told right; chance is one over the
+    /// number of values.
     pub balanced: f64,
 }
 
@@ -58,7 +61,8 @@ impl<'a> Space<'a> {
         &self.values[row * self.dims..(row + 1) * self.dims]
     }
 
-    /// The nearest rows for which `counts` holds, the nearest first; of equally near ones the first.
+    /// The nearest rows for which `counts` holds, the nearest first; of equally near ones the
+    /// first.
     fn nearest(&self, row: usize, counts: impl Fn(usize) -> bool) -> Vec<usize> {
         let cosines = &self.cosines[row * self.len()..(row + 1) * self.len()];
         let mut others: Vec<usize> = (0..self.len())
@@ -75,7 +79,8 @@ impl<'a> Space<'a> {
         others
     }
 
-    /// How well neighbours tell each row's value, among the rows that have one; `None` where fewer than two values are there.
+    /// How well neighbours tell each row's value, among the rows that have one; `None` where fewer
+    /// than two values are there.
     pub fn tell(&self, of: &[Option<u32>]) -> Option<Told> {
         let mut by_value: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
         for (row, value) in of
@@ -105,8 +110,9 @@ impl<'a> Space<'a> {
         })
     }
 
-    /// How much of the variance of a number the mean over neighbours explains: 1 all of it, 0 as little as always saying the mean, less
-    /// where it misleads. `None` where the number is the same for all.
+    /// How much of the variance of a number the mean over neighbours explains: 1 all of it, 0 as
+    /// little as always saying the mean, less where it misleads. `None` where the number is the
+    /// same for all.
     pub fn explain(&self, numbers: &[f64]) -> Option<f64> {
         let mean = numbers.iter().sum::<f64>() / numbers.len().max(1) as f64;
         let mut missed = 0.0;
@@ -185,7 +191,8 @@ mod tests {
 
     #[test]
     fn the_same_vector_is_no_neighbour() {
-        // Each clip stands there twice, under two tasks: without the exclusion the twin would always vote.
+        // Each clip stands there twice, under two tasks: without the exclusion the twin would
+        // always vote.
         let values = circle(&[0.0, 0.0, 110.0, 110.0, 240.0, 240.0]);
         let space = Space::new(&values, 2);
         assert_eq!(space.nearest(0, |_| true), [2, 3, 4, 5]);
@@ -202,7 +209,8 @@ mod tests {
         assert!(space.explain(&smooth).unwrap() > 0.999);
         let key = Key::new(9, "noise");
         let noise: Vec<f64> = (0..n as u64).map(|i| key.uniform(i)).collect();
-        // A mean of five others adds a fifth of the variance to the row's own: R^2 is -0.2, with a standard error below 0.1 at 400 rows.
+        // A mean of five others adds a fifth of the variance to the row's own: R^2 is -0.2, with a
+        // standard error below 0.1 at 400 rows.
         assert!(
             (space.explain(&noise).unwrap() + 0.2).abs() < 0.2,
             "{:?}",

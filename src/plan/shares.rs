@@ -1,4 +1,5 @@
-//! What each task and label gets of a stage: its share of examples, seconds and target tokens, and how much of its rows that reaches.
+//! What each task and label gets of a stage: its share of examples, seconds and target tokens, and
+//! how much of its rows that reaches.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -79,7 +80,8 @@ pub struct Reach {
 pub struct Share {
     /// Place of the task.
     pub task: usize,
-    /// Place of the label among the task's, where this is one label's share; [`NO_LABEL`] for rows without a label.
+    /// Place of the label among the task's, where this is one label's share; [`NO_LABEL`] for rows
+    /// without a label.
     pub label: Option<u16>,
     /// What it gets.
     pub amount: Amount,
@@ -187,7 +189,8 @@ pub fn of_stage(
     StageShares { shares, total }
 }
 
-/// Seconds and tokens of each cell: those of the draws that were looked at, scaled to all its draws.
+/// Seconds and tokens of each cell: those of the draws that were looked at, scaled to all its
+/// draws.
 fn measure<'a>(
     amounts: &mut BTreeMap<CellOf, Amount>,
     looked_at: impl Iterator<Item = &'a Pick>,

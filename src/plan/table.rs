@@ -36,7 +36,8 @@ impl Table {
         }
     }
 
-    /// The table as lines: words at the left, numbers at the right, a title above and the note below it.
+    /// The table as lines: words at the left, numbers at the right, a title above and the note
+    /// below it.
     pub fn text(&self) -> String {
         let rows = std::iter::once(&self.columns).chain(&self.rows);
         let lines = TextTable::new(self.num_words, rows.cloned().collect()).indent("  ");

@@ -1,4 +1,5 @@
-//! What a person should look at before training: rare cells that are drawn again and again, tasks and labels that get nothing.
+//! What a person should look at before training: rare cells that are drawn again and again, tasks
+//! and labels that get nothing.
 
 use crate::plan::draws::StageDraws;
 use crate::plan::shares::StageShares;

@@ -1,4 +1,5 @@
-//! The start of a run: its folder is taken, its recipe is compared with the one it began with, its last checkpoint is read.
+//! The start of a run: its folder is taken, its recipe is compared with the one it began with, its
+//! last checkpoint is read.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -69,8 +70,8 @@ impl Recipe {
     /// Takes the run's folder and reads all inputs of training onto the device.
     ///
     /// # Errors
-    /// A run that exists without `resume`; with it a recipe or an input that has changed; rows that cannot be used; leakage that is not
-    /// allowed; those of [`Recipe::open`].
+    /// A run that exists without `resume`; with it a recipe or an input that has changed; rows that
+    /// cannot be used; leakage that is not allowed; those of [`Recipe::open`].
     pub fn begin(&self, opening: Opening<'_>) -> Result<Begun> {
         let folder = self.folder();
         let stored = folder.join("recipe.yaml");
@@ -88,7 +89,8 @@ impl Recipe {
         } else {
             self.with_masks(None)
         };
-        // A refused folder does not change. Completing an interrupted exchange may restore a checkpoint, so the last one is searched afterwards.
+        // A refused folder does not change. Completing an interrupted exchange may restore a
+        // checkpoint, so the last one is searched afterwards.
         lock.remove_leftovers();
         let last = last_checkpoint(&folder, is_begun)?;
         let mut notes = Vec::new();
@@ -170,8 +172,8 @@ impl Recipe {
         })
     }
 
-    /// The recipe with its dropout masks written out. A run from before this choice shares the masks, and continues so unless the recipe has
-    /// another value.
+    /// The recipe with its dropout masks written out. A run from before this choice shares the
+    /// masks, and continues so unless the recipe has another value.
     fn with_masks(&self, original: Option<&Self>) -> Self {
         let before = original.map(|original| original.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();
@@ -219,7 +221,8 @@ fn last_checkpoint(folder: &Path, is_begun: bool) -> Result<Option<(u64, PathBuf
     Ok(last)
 }
 
-/// Checks that the files of a run's last checkpoint are unchanged, before any of them is read again.
+/// Checks that the files of a run's last checkpoint are unchanged, before any of them is read
+/// again.
 fn check_files(saved: &State) -> Result<()> {
     for (path, hash) in &saved.inputs {
         if Source::new(path.as_str()).hash()? != *hash {

@@ -1,5 +1,5 @@
-//! A recipe: the YAML as written, checked, and the run that it resolves to. Each section is the settings type of the module that uses
-//! it. `schema/recipe.yaml` describes every key.
+//! A recipe: the YAML as written, checked, and the run that it resolves to. Each section is the
+//! settings type of the module that uses it. `schema/recipe.yaml` describes every key.
 
 mod begin;
 mod changes;
@@ -242,7 +242,8 @@ impl EncoderSettings {
     }
 }
 
-/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
+/// Reads a YAML file; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of
+/// lists count from 0.
 ///
 /// # Errors
 /// Unknown keys (with file, line and the nearest known one), wrong types.
@@ -262,10 +263,12 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
 }
 
 impl Recipe {
-    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of lists count from 0.
+    /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of
+    /// lists count from 0.
     ///
     /// # Errors
-    /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their range.
+    /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their
+    /// range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let mut recipe: Self = read(path, overrides)?;
         if recipe.name.is_empty() {
@@ -319,11 +322,12 @@ impl Recipe {
         Tasks::load(self.prompts.as_deref())
     }
 
-    /// Reads the rows of training and evaluation with the headers of all audio, and plans the schedule, without weights. `pool` decides which rows
-    /// leave the pool.
+    /// Reads the rows of training and evaluation with the headers of all audio, and plans the
+    /// schedule, without weights. `pool` decides which rows leave the pool.
     ///
     /// # Errors
-    /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the suite and [`Schedule::new`].
+    /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the
+    /// suite and [`Schedule::new`].
     pub fn rows(
         &self,
         tasks: &Tasks,
@@ -352,7 +356,8 @@ impl Recipe {
     /// The suite that the run evaluates on, if there is one.
     ///
     /// # Errors
-    /// A suite of role `test`; a score for the best checkpoint or for early stopping that the suite does not compute.
+    /// A suite of role `test`; a score for the best checkpoint or for early stopping that the suite
+    /// does not compute.
     fn suite(
         &self,
         tasks: &Tasks,
@@ -390,7 +395,8 @@ impl Recipe {
     /// Shape of the model: that of the checkpoint in `model_dir`, with the recipe's audio encoder.
     ///
     /// # Errors
-    /// Those of [`Config::load`] and [`Speech::open`]; masks of log-mel spectrograms for an encoder that reads samples.
+    /// Those of [`Config::load`] and [`Speech::open`]; masks of log-mel spectrograms for an encoder
+    /// that reads samples.
     pub fn config(&self, model_dir: &Path) -> Result<Config> {
         let config = self.audio_encoder.put_into(Config::load(model_dir)?)?;
         if config.speech.is_some() && self.augment.spec_augment.is_some() {
@@ -402,12 +408,13 @@ impl Recipe {
         Ok(config)
     }
 
-    /// Training of each part by each stage, and the adapters for it. `tokens` are the special tokens of the model, where its tokenizer is
-    /// here.
+    /// Training of each part by each stage, and the adapters for it. `tokens` are the special
+    /// tokens of the model, where its tokenizer is here.
     ///
     /// # Errors
-    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no frozen layer to round; a fresh
-    /// projector that no stage trains; embeddings of tokens without a projector to train them with.
+    /// Stages that contradict each other; targets that match nothing; fp8 where the decoder has no
+    /// frozen layer to round; a fresh projector that no stage trains; embeddings of tokens without
+    /// a projector to train them with.
     pub fn adapters(
         &self,
         config: &Config,
@@ -446,7 +453,8 @@ impl Recipe {
     /// Training of each part in the stages that train it.
     ///
     /// # Errors
-    /// A part that one stage trains through adapters and another in full; a stage that trains nothing.
+    /// A part that one stage trains through adapters and another in full; a stage that trains
+    /// nothing.
     fn trained_parts(&self, schedule: &Schedule, by_stage: &[Parts]) -> Result<Parts> {
         let mut trained = Parts {
             audio_encoder: Training::Frozen,
@@ -482,7 +490,8 @@ impl Recipe {
         Ok(trained)
     }
 
-    /// BLAKE3 of every manifest, task file, suite and file of a speech encoder that the run reads, by path: a resumed run must find the same.
+    /// BLAKE3 of every manifest, task file, suite and file of a speech encoder that the run reads,
+    /// by path: a resumed run must find the same.
     pub fn inputs(&self, suite: Option<&Suite>) -> Result<BTreeMap<String, String>> {
         let manifests = self.data.iter().map(|entry| entry.manifest.clone());
         let noise = self.augment.noise.iter();
@@ -509,7 +518,8 @@ impl Recipe {
         yaml_serde::to_string(self).map_err(Error::bug_from)
     }
 
-    /// The first field that differs between two recipes, with both values; evaluation and checkpoint intervals are ignored.
+    /// The first field that differs between two recipes, with both values; evaluation and
+    /// checkpoint intervals are ignored.
     pub fn first_difference(&self, other: &Self) -> Result<Option<(String, String, String)>> {
         let tree = |recipe: &Self| yaml_serde::to_value(recipe).map_err(Error::bug_from);
         Ok(changes::first_difference(&tree(other)?, &tree(self)?, ""))
@@ -537,13 +547,15 @@ impl RecipeRows {
         self.corpus.skipped().iter().chain(of_suite)
     }
 
-    /// Notes for the user on the manifests of training and suite: unread fields, normalised spellings.
+    /// Notes for the user on the manifests of training and suite: unread fields, normalised
+    /// spellings.
     pub fn notes(&self) -> impl Iterator<Item = &String> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.notes);
         self.corpus.notes().iter().chain(of_suite)
     }
 
-    /// Compares the training data with the recipe's suite and with others: see [`leakage::check`]. Without a suite nothing is compared.
+    /// Compares the training data with the recipe's suite and with others: see [`leakage::check`].
+    /// Without a suite nothing is compared.
     ///
     /// # Errors
     /// Those of [`leakage::check`].
@@ -578,7 +590,8 @@ fn encoder_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Checks that the embeddings of the tokens that open and close a clip can be trained as `train.audio_tokens: full` says.
+/// Checks that the embeddings of the tokens that open and close a clip can be trained as
+/// `train.audio_tokens: full` says.
 fn check_audio_tokens(trained: &Parts) -> Result<()> {
     if trained.decoder == Training::Full {
         return Err(Error::input(

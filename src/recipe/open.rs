@@ -77,7 +77,8 @@ pub struct Prepared {
 /// Steps of each stage whose micro-batches are measured before a weight is read.
 const STEPS_LOOKED_AT: usize = 8;
 
-/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used, which training reports.
+/// All tokens, audio tokens and target tokens of a pick; `None` for a row that cannot be used,
+/// which training reports.
 fn tokens_of(
     rows: &RecipeRows,
     pick: Pick,
@@ -106,10 +107,12 @@ fn tokens_of(
 }
 
 impl Recipe {
-    /// Reads configuration and tokenizer, and checks whether the training fits the device, before a weight is read.
+    /// Reads configuration and tokenizer, and checks whether the training fits the device, before a
+    /// weight is read.
     ///
     /// # Errors
-    /// Adapters that match nothing; a training that does not fit the memory of the GPU, or of the machine if the CPU computes.
+    /// Adapters that match nothing; a training that does not fit the memory of the GPU, or of the
+    /// machine if the CPU computes.
     pub fn prepare(
         &self,
         model_dir: &Path,
@@ -166,8 +169,8 @@ impl Recipe {
         })
     }
 
-    /// Bytes of the largest micro-batch among the first steps of each stage, by the headers of their clips. Stages whose picks depend on
-    /// embeddings are left out.
+    /// Bytes of the largest micro-batch among the first steps of each stage, by the headers of
+    /// their clips. Stages whose picks depend on embeddings are left out.
     fn first_batches(
         &self,
         rows: &RecipeRows,
@@ -204,10 +207,12 @@ impl Recipe {
         Ok(largest)
     }
 
-    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder of `model.path`.
+    /// Resolves the recipe: reads the weights onto the device. `model_dir` is the folder of
+    /// `model.path`.
     ///
     /// # Errors
-    /// Weights that are damaged or missing; an adapter to continue from with another shape than the recipe's.
+    /// Weights that are damaged or missing; an adapter to continue from with another shape than the
+    /// recipe's.
     pub fn open(
         &self,
         prepared: Prepared,
@@ -374,8 +379,8 @@ impl Recipe {
         Ok((model, notes))
     }
 
-    /// The PEFT folder or checkpoint to continue from; its adapter must have the recipe's shape. Without an adapter in it, fresh adapters start from
-    /// its weights.
+    /// The PEFT folder or checkpoint to continue from; its adapter must have the recipe's shape.
+    /// Without an adapter in it, fresh adapters start from its weights.
     fn continued(&self, plan: &Plan, config: &Config) -> Result<Trained> {
         let trained = Trained::load(self.init_folder()?, config)?;
         if let Some(adapter) = &trained.adapter {
@@ -395,7 +400,8 @@ impl Recipe {
         Ok(trained)
     }
 
-    /// Checks that what the run continues from fits the model and the recipe. The weights of parts in full fine-tuning are not read.
+    /// Checks that what the run continues from fits the model and the recipe. The weights of parts
+    /// in full fine-tuning are not read.
     ///
     /// # Errors
     /// A folder that does not exist or does not fit.

@@ -14,8 +14,8 @@ use crate::recipe::Recipe;
 use crate::records::adapter_recipe::recipe_of;
 use crate::records::suite_file::SuiteFile;
 
-/// Compares the rows of a suite with those that each adapter was trained on, if it lies in the folder of a run. `note` is given what the
-/// user should know.
+/// Compares the rows of a suite with those that each adapter was trained on, if it lies in the
+/// folder of a run. `note` is given what the user should know.
 ///
 /// # Errors
 /// Leakage that is not allowed.

@@ -1,7 +1,9 @@
-//! Descriptions of the files that people write: a JSON Schema of each, and a commented file to start from.
+//! Descriptions of the files that people write: a JSON Schema of each, and a commented file to
+//! start from.
 //!
-//! The schemas are YAML next to this file, and tests compare them with the settings types (`tests/it/schema.rs`): every key, every value of a
-//! choice, every default. They are written by hand, because a derived schema does not know rules such as one value for a list, a path in place
+//! The schemas are YAML next to this file, and tests compare them with the settings types
+//! (`tests/it/schema.rs`): every key, every value of a choice, every default. They are written by
+//! hand, because a derived schema does not know rules such as one value for a list, a path in place
 //! of fields, or labels and instructions in several forms.
 
 use serde_json::Map;
@@ -58,7 +60,8 @@ impl SchemaKind {
         }
     }
 
-    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as in the program.
+    /// JSON Schema of the kind, draft 2020-12. A list may also be written as its one entry, as in
+    /// the program.
     ///
     /// # Errors
     /// A schema that is not YAML, which is a bug of maqam.

@@ -1,4 +1,5 @@
-//! Checkpoints of a run: what was trained, moments and position, in a folder that is there whole or not at all.
+//! Checkpoints of a run: what was trained, moments and position, in a folder that is there whole or
+//! not at all.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ use crate::train::optimiser::Optimiser;
 const DAMAGED_HINT: &str = "remove the checkpoint's folder to continue from the one before";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 
-/// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the state.
+/// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the
+/// state.
 pub fn save(
     target: &Path,
     model: &AudioLlm,
@@ -97,7 +99,8 @@ pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes checkpoints that a stopped run left between those of the recipe, the newest apart, then the oldest until `keep` are left.
+/// Removes checkpoints that a stopped run left between those of the recipe, the newest apart, then
+/// the oldest until `keep` are left.
 pub fn rotate(checkpoints: &Path, keep: usize) -> Result<()> {
     let mut all = list(checkpoints)?;
     let newest = all.pop();

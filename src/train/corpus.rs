@@ -38,7 +38,8 @@ pub struct EntrySettings {
     /// The task of rows that do not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// Factor of the rows' share under `mix: proportional` and `temperature`, the share under `mix: weights`.
+    /// Factor of the rows' share under `mix: proportional` and `temperature`, the share under
+    /// `mix: weights`.
     #[serde(default = "one")]
     pub weight: f64,
     /// Folder that relative audio paths start from; by default the manifest's.
@@ -90,7 +91,8 @@ impl Corpus {
     /// Reads every manifest of a recipe, and the headers of all audio.
     ///
     /// # Errors
-    /// Rows that cannot be used (or none that can), a task that nobody knows, rows whose task differs from their entry's.
+    /// Rows that cannot be used (or none that can), a task that nobody knows, rows whose task
+    /// differs from their entry's.
     pub fn load(
         entries: &[EntrySettings],
         tasks: &Tasks,
@@ -177,8 +179,9 @@ impl Corpus {
         Ok(())
     }
 
-    /// Name that the left-out rows of the next entry are recorded under: its manifest, numbered from the second entry of one manifest on.
-    /// A row may fail under the task of one entry and be used by another.
+    /// Name that the left-out rows of the next entry are recorded under: its manifest, numbered
+    /// from the second entry of one manifest on. A row may fail under the task of one entry and be
+    /// used by another.
     fn pool_name(&self, manifest: &Path) -> String {
         let num_before = self
             .manifests
@@ -191,7 +194,8 @@ impl Corpus {
         }
     }
 
-    /// The row's task and label, by their numbers; makes its example once, so that a bad row is found before training.
+    /// The row's task and label, by their numbers; makes its example once, so that a bad row is
+    /// found before training.
     fn check(&mut self, row: &Row, entry: &EntrySettings, tasks: &Tasks) -> Result<(u16, u16)> {
         let name = match (row.task.as_deref(), entry.task.as_deref()) {
             (Some(own), Some(entry)) if own != entry => {
@@ -326,7 +330,8 @@ impl Corpus {
         example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
     }
 
-    /// The example of a row for its embedding: the same wording for every row of a task and language, whatever the epoch.
+    /// The example of a row for its embedding: the same wording for every row of a task and
+    /// language, whatever the epoch.
     pub fn clean_example(&self, row: u32) -> Result<Example> {
         let task = self.tasks[self.task_of(row)].as_ref();
         example_of(
@@ -342,7 +347,8 @@ impl Corpus {
         self.rows[row as usize].place(&self.manifests[usize::from(self.row_manifest[row as usize])])
     }
 
-    /// Factor of a label that makes all labels of its task weigh the same: rows / (labels * rows of the label); 1 without a label.
+    /// Factor of a label that makes all labels of its task weigh the same: rows / (labels * rows of
+    /// the label); 1 without a label.
     pub fn class_weight(&self, row: u32, label: Option<&str>) -> f64 {
         label
             .and_then(|label| self.class_weights[self.task_of(row)].get(label))

@@ -1,8 +1,10 @@
-//! The cache of embeddings, by model and by audio or text: a folder of parts, each written once and whole.
+//! The cache of embeddings, by model and by audio or text: a folder of parts, each written once and
+//! whole.
 //!
-//! A part is a safetensors file with `model` (the fingerprint it was computed with), `keys` (`[rows, 32]`, a hash of each row's clips or
-//! tokens) and `values` (`[rows, dim]`, f32). Nothing in it depends on a manifest, so recipes share it; a clip whose file changes
-//! has another key, a model that changes another folder.
+//! A part is a safetensors file with `model` (the fingerprint it was computed with), `keys`
+//! (`[rows, 32]`, a hash of each row's clips or tokens) and `values` (`[rows, dim]`, f32). Nothing
+//! in it depends on a manifest, so recipes share it; a clip whose file changes has another key, a
+//! model that changes another folder.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -46,7 +48,8 @@ impl Cache {
     /// Opens the folder of a model inside `root`; there may be none yet.
     ///
     /// # Errors
-    /// A part that was computed by another model or has other dimensions: the folder was renamed or copied.
+    /// A part that was computed by another model or has other dimensions: the folder was renamed or
+    /// copied.
     pub fn open(root: &Path, model: Fingerprint, dim: usize) -> Result<Self> {
         let folder = root.join(&blake3::Hash::from_bytes(model).to_hex().as_str()[..32]);
         let mut cache = Self {

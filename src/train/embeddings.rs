@@ -1,5 +1,6 @@
-//! Vectors that `draw: diverse` compares rows by: the projector's output for their audio, the token embeddings for text; and the
-//! snapshot of them that a run keeps, so that what was drawn can be drawn again.
+//! Vectors that `draw: diverse` compares rows by: the projector's output for their audio, the token
+//! embeddings for text; and the snapshot of them that a run keeps, so that what was drawn can be
+//! drawn again.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -72,10 +73,12 @@ struct KeyedRow {
 }
 
 impl Embedder<'_> {
-    /// The vectors of these rows, from the cache where it has them; always of clean audio. `progress` is told how many of how many are done.
+    /// The vectors of these rows, from the cache where it has them; always of clean audio.
+    /// `progress` is told how many of how many are done.
     ///
     /// # Errors
-    /// Audio that cannot be read (with [`OnBadRow::Error`]), a cache of another model, what `progress` returns.
+    /// Audio that cannot be read (with [`OnBadRow::Error`]), a cache of another model, what
+    /// `progress` returns.
     pub fn embed(
         &mut self,
         rows: &[u32],
@@ -140,7 +143,8 @@ impl Embedder<'_> {
         }
         cache.flush()?;
         progress(rows.len())?;
-        // A row whose audio cannot be read has no vector: zeros say nothing of it, and it is as far from every other as unrelated rows are.
+        // A row whose audio cannot be read has no vector: zeros say nothing of it, and it is as far
+        // from every other as unrelated rows are.
         Ok(self.gathered(rows, |row| {
             cache.get(&row.key).unwrap_or_else(|| vec![0.0; dim])
         }))
@@ -303,7 +307,8 @@ fn keyed_by_clips(examples: Vec<(u32, Example)>) -> Vec<KeyedRow> {
         .collect()
 }
 
-/// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place when it is decoded.
+/// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place
+/// when it is decoded.
 fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
     let path = |clip: &Clip| match &clip.source {
         AudioSource::File(path) => Some(path.to_path_buf()),

@@ -1,4 +1,5 @@
-//! `environment.json`: how long a run took, on which machine, and by which build. The log holds nothing of this.
+//! `environment.json`: how long a run took, on which machine, and by which build. The log holds
+//! nothing of this.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -48,8 +49,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a session of the run in `folder`, which stands at `step`. What earlier sessions wrote is kept; a file that cannot be read
-    /// counts as none, because nothing depends on it.
+    /// Begins a session of the run in `folder`, which stands at `step`. What earlier sessions wrote
+    /// is kept; a file that cannot be read counts as none, because nothing depends on it.
     pub fn begin(folder: &Path, step: u64, computes: Computes, machine: &Machine) -> Self {
         let earlier = Environment::read(folder).ok().flatten();
         let earlier = earlier.map_or_else(Vec::new, |environment| environment.sessions);

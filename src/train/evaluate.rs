@@ -1,4 +1,5 @@
-//! Evaluations of a run: when a score is the best, when a stage has stopped getting better, and what is written in which order.
+//! Evaluations of a run: when a score is the best, when a stage has stopped getting better, and
+//! what is written in which order.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,7 +32,8 @@ use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
 
 impl Trainer<'_> {
-    /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is the best so far, `best/`.
+    /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is
+    /// the best so far, `best/`.
     pub fn evaluate(&mut self, settings: &EvaluateSettings, suite: &Suite) -> Result<()> {
         let run = self.run;
         let step = self.state.step;
@@ -100,7 +102,8 @@ impl Trainer<'_> {
             .extend(end.as_ref().map(|end| (end.stage, end.steps)));
 
         if is_best {
-            // Before the log and the state know of the evaluation: if this fails, a resumed run evaluates again.
+            // Before the log and the state know of the evaluation: if this fails, a resumed run
+            // evaluates again.
             state.log_bytes = self.log.num_bytes()? + lines.len() as u64 + 1;
             checkpoint::save(
                 &run.folder.join("best"),
@@ -140,8 +143,9 @@ impl Trainer<'_> {
         }
     }
 
-    /// Records the clips that an evaluation used: a score is compared with those of other clips no more than a loss is. Those of examples
-    /// that were left out, by place of set and example, were not used and may be replaced.
+    /// Records the clips that an evaluation used: a score is compared with those of other clips no
+    /// more than a loss is. Those of examples that were left out, by place of set and example, were
+    /// not used and may be replaced.
     fn record_clips(&self, suite: &Suite, skipped: &BTreeSet<(usize, usize)>) {
         let mut clips: Vec<&Clip> = Vec::new();
         for (of_suite, set) in suite.sets.iter().enumerate() {
@@ -188,7 +192,8 @@ impl Trainer<'_> {
         Ok(lines.join("\n"))
     }
 
-    /// Counts how long the stage of the step just finished has waited for a better score, this evaluation included, and whether it ends here.
+    /// Counts how long the stage of the step just finished has waited for a better score, this
+    /// evaluation included, and whether it ends here.
     fn patience(&self, scores: &Scores) -> Result<(Option<Waiting>, Option<End>)> {
         let Some(last) = self.state.step.checked_sub(1) else {
             return Ok((None, None));
@@ -270,7 +275,8 @@ fn names(scores: &Scores) -> String {
         .join(", ")
 }
 
-/// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures are better low.
+/// Whether a score beats the best so far by more than `min_delta`; losses, error rates and failures
+/// are better low.
 fn is_better(name: &str, score: f64, best: f64, min_delta: f64) -> bool {
     let better = metrics::better(name);
     better.rank(score) > better.rank(best) + min_delta

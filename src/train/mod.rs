@@ -1,4 +1,5 @@
-//! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops cleanly, resumes exactly.
+//! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops
+//! cleanly, resumes exactly.
 
 pub mod checkpoint;
 pub mod corpus;
@@ -42,8 +43,9 @@ use crate::train::trainer::Trainer;
 /// Trains `model` from where `state` stands to the end of the schedule.
 ///
 /// # Errors
-/// [`Kind::Interrupted`] once `stop` is requested and [`Kind::Diverged`] before the weights take a step that is not finite;
-/// everything before is in a checkpoint then, as it is when a row cannot be read or the disk is full.
+/// [`Kind::Interrupted`] once `stop` is requested and [`Kind::Diverged`] before the weights take a
+/// step that is not finite; everything before is in a checkpoint then, as it is when a row cannot
+/// be read or the disk is full.
 pub fn train(
     run: &Run,
     schedule: Schedule,

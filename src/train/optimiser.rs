@@ -56,7 +56,8 @@ impl Default for Settings {
     }
 }
 
-/// `factors:` of the optimiser: every learning rate, a stage's own too, is multiplied by its part's.
+/// `factors:` of the optimiser: every learning rate, a stage's own too, is multiplied by its
+/// part's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Factors {
@@ -99,7 +100,8 @@ pub enum Shape {
     Linear,
     /// Along half a cosine to zero at the end (Loshchilov and Hutter 2017).
     Cosine,
-    /// Warm-up, stable, decay: not at all until the last `decay` of the steps, then to zero as 1 - sqrt(progress) (Hägele et al. 2024).
+    /// Warm-up, stable, decay: not at all until the last `decay` of the steps, then to zero as 1 -
+    /// sqrt(progress) (Hägele et al. 2024).
     Wsd,
 }
 
@@ -178,7 +180,8 @@ impl Settings {
 
     /// Factor of the learning rate in step `step` (from 0) of `num_steps` planned ones.
     ///
-    /// With W = ceil(warmup * num_steps): (step + 1) / W while step < W, then the shape over the remaining steps.
+    /// With W = ceil(warmup * num_steps): (step + 1) / W while step < W, then the shape over the
+    /// remaining steps.
     pub fn factor(&self, step: u64, num_steps: u64) -> f64 {
         let warmup = (self.warmup * num_steps as f64).ceil();
         let step = step as f64;
@@ -237,8 +240,8 @@ impl Optimiser {
         Ok(norm(&parameters.gradients)?)
     }
 
-    /// One update, clipped, of which nothing is waited for on a GPU. Frozen parts keep values and moments; every part corrects its moments'
-    /// bias by its own count.
+    /// One update, clipped, of which nothing is waited for on a GPU. Frozen parts keep values and
+    /// moments; every part corrects its moments' bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
         let Settings {
             betas: [beta1, beta2],
@@ -308,7 +311,8 @@ mod tests {
         assert!(
             (at(Shape::Cosine, 55) - 0.5).abs() < 1e-12 && (at(Shape::Cosine, 100)).abs() < 1e-12
         );
-        // The last 20 of 100 steps: full at their beginning, half after a quarter of them, a step short of zero at the end.
+        // The last 20 of 100 steps: full at their beginning, half after a quarter of them, a step
+        // short of zero at the end.
         assert_eq!((at(Shape::Wsd, 80), at(Shape::Wsd, 85)), (1.0, 0.5));
         assert!(
             at(Shape::Wsd, 99) > 0.0 && at(Shape::Wsd, 99) < 0.03 && at(Shape::Wsd, 100) == 0.0

@@ -1,8 +1,10 @@
-//! The gradient of each task apart: how long it is, and how far two tasks pull the same way. It changes no parameter.
+//! The gradient of each task apart: how long it is, and how far two tasks pull the same way. It
+//! changes no parameter.
 //!
-//! A task's gradient is that of the mean loss over its own examples of the step, so lengths can be compared whatever share of the batch a
-//! task has. A negative cosine says that a step which lowers one task's loss raises the other's, to first order: negative transfer
-//! as it happens (Yu et al. 2020, *Gradient surgery for multi-task learning*, section 2).
+//! A task's gradient is that of the mean loss over its own examples of the step, so lengths can be
+//! compared whatever share of the batch a task has. A negative cosine says that a step which lowers
+//! one task's loss raises the other's, to first order: negative transfer as it happens (Yu et al.
+//! 2020, *Gradient surgery for multi-task learning*, section 2).
 
 use std::collections::BTreeMap;
 
@@ -31,7 +33,8 @@ pub(super) struct LossSettings {
     pub pack_tokens: usize,
 }
 
-/// The gradients of a step's tasks, one after the other. What the parameters' gradient buffer held is lost.
+/// The gradients of a step's tasks, one after the other. What the parameters' gradient buffer held
+/// is lost.
 pub(super) fn gradients(
     model: &AudioLlm,
     loaded: &LoadedStep,

@@ -108,7 +108,8 @@ impl Run {
     }
 }
 
-/// Learning rate of a step: the peak of its stage, else the optimiser's, shaped over all planned steps.
+/// Learning rate of a step: the peak of its stage, else the optimiser's, shaped over all planned
+/// steps.
 pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> f64 {
     let (stage, _) = schedule.stage_of(step);
     let peak = schedule.stages()[stage]

@@ -1,4 +1,5 @@
-//! The sections of a recipe that training owns: memory, checkpoints, evaluation, probes, embeddings.
+//! The sections of a recipe that training owns: memory, checkpoints, evaluation, probes,
+//! embeddings.
 
 use std::path::PathBuf;
 
@@ -58,7 +59,8 @@ pub struct EvaluateSettings {
     /// The score whose best checkpoint is kept in `best/`.
     #[serde(default = "default_keep_best")]
     pub keep_best: String,
-    /// Whether to evaluate before the first step too. What the model knew before training is never the `best`.
+    /// Whether to evaluate before the first step too. What the model knew before training is never
+    /// the `best`.
     #[serde(default)]
     pub at_start: bool,
 }
@@ -75,8 +77,9 @@ fn default_keep_best() -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbeSettings {
-    /// Steps from one probe to the next; 0 for none. A probe computes its step's forward and backward a second time, task by task, so
-    /// `every: 50` costs about 2 % of the training time and a copy of the trained parameters for each task. A probe does not change the run.
+    /// Steps from one probe to the next; 0 for none. A probe computes its step's forward and
+    /// backward a second time, task by task, so `every: 50` costs about 2 % of the training time
+    /// and a copy of the trained parameters for each task. A probe does not change the run.
     pub every: u64,
 }
 

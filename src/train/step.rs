@@ -1,4 +1,5 @@
-//! Reading one step: the rows the schedule picks, loaded in parallel, what each weighs in the loss, and how they are packed.
+//! Reading one step: the rows the schedule picks, loaded in parallel, what each weighs in the loss,
+//! and how they are packed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -77,8 +78,9 @@ impl Steps {
         }
     }
 
-    /// Begins to embed the audio of the next step's first micro-batch if that step has been read, so that a GPU has work while the host reads
-    /// the numbers of the step before. An error here fails the next step, not the one that is finished.
+    /// Begins to embed the audio of the next step's first micro-batch if that step has been read,
+    /// so that a GPU has work while the host reads the numbers of the step before. An error here
+    /// fails the next step, not the one that is finished.
     pub fn embed_audio_ahead(&mut self, model: &AudioLlm, pass: Pass) {
         if let Ok(read) = self.receive.try_recv() {
             self.next = Some(read.and_then(|loaded| {

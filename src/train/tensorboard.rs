@@ -1,4 +1,5 @@
-//! TensorBoard's event file, derived from the lines of `log.jsonl`: made anew where a run starts or resumes, so every step is there once.
+//! TensorBoard's event file, derived from the lines of `log.jsonl`: made anew where a run starts or
+//! resumes, so every step is there once.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Writes what the log holds already, and waits for more. Events that were written before keep their times.
+    /// Writes what the log holds already, and waits for more. Events that were written before keep
+    /// their times.
     pub fn start(run: &Path, log: &Path) -> Result<Self> {
         let path: PathBuf = run.join(FILE);
         let before = std::fs::read(&path).unwrap_or_default();
@@ -34,7 +36,8 @@ impl Events {
         let mut bytes = record(&event(begun, 0, &[], Some("brain.Event:2")));
         if log.is_file() {
             jsonl::each_line(log, LastLine::Row, |_, line| {
-                // The file is the log's lines in their order, so a record belongs to the line of its place.
+                // The file is the log's lines in their order, so a record belongs to the line of
+                // its place.
                 let event = written.next();
                 let time = event.as_ref().map_or_else(now, |event| event.time);
                 let share = event.and_then(|event| event.waiting_share);
@@ -62,7 +65,8 @@ fn now() -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Name of the share of a step's time in which it waited for its data. The log does not hold it, because it is another in every run.
+/// Name of the share of a step's time in which it waited for its data. The log does not hold it,
+/// because it is another in every run.
 const WAITING_SHARE: &str = "data/waiting_share";
 
 /// The record of a line of the log, ready for the file.
@@ -168,7 +172,8 @@ fn of_probe(record: &ProbeRecord) -> Vec<(String, f64)> {
         .collect()
 }
 
-/// TensorFlow's `Event` message with a `Summary` of simple values, in protocol-buffer encoding (tensorflow/core/util/event.proto).
+/// TensorFlow's `Event` message with a `Summary` of simple values, in protocol-buffer encoding
+/// (tensorflow/core/util/event.proto).
 fn event(
     wall_time: f64,
     step: u64,
@@ -212,7 +217,8 @@ fn block(bytes: &mut Vec<u8>, field: u8, contents: &[u8]) {
     bytes.extend(contents);
 }
 
-/// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted as TensorFlow masks them.
+/// A TFRecord: length, its checksum, contents, theirs; checksums are CRC-32C, rotated and shifted
+/// as TensorFlow masks them.
 fn record(contents: &[u8]) -> Vec<u8> {
     let length = (contents.len() as u64).to_le_bytes();
     [

@@ -1,4 +1,5 @@
-//! The loop: stage after stage, step after step; what is written when, so that a kill at any moment loses nothing that is not made again.
+//! The loop: stage after stage, step after step; what is written when, so that a kill at any moment
+//! loses nothing that is not made again.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -65,7 +66,8 @@ pub(super) struct Trainer<'a> {
     pub log: AppendLog,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
-    /// The last step whose line is in the log; a checkpoint never holds a step that the log does not.
+    /// The last step whose line is in the log; a checkpoint never holds a step that the log does
+    /// not.
     pub logged: u64,
     pub saved: Option<u64>,
     /// Notes on rows that were left out: each is told once, however often its row is drawn.
@@ -123,7 +125,8 @@ impl Trainer<'_> {
         let last = start + steps;
         let schedule = self.schedule.clone();
         std::thread::scope(|scope| {
-            // One step is read ahead while the one before it is computed; dropping the receiver, with `steps`, ends the reader.
+            // One step is read ahead while the one before it is computed; dropping the receiver,
+            // with `steps`, ends the reader.
             let (send, receive) = sync_channel(0);
             scope.spawn(move || {
                 for step in first..last {
@@ -182,7 +185,8 @@ impl Trainer<'_> {
         self.finish_step()
     }
 
-    /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or reads it again.
+    /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or
+    /// reads it again.
     fn prepare_base(&mut self) -> Result<()> {
         let stages: Vec<usize> = (0..self.schedule.stages().len())
             .filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base))
@@ -193,7 +197,8 @@ impl Trainer<'_> {
         self.snapshot(BASE, &stages)
     }
 
-    /// Takes the snapshot of a stage that draws by the model as it stands when it begins, or reads it again.
+    /// Takes the snapshot of a stage that draws by the model as it stands when it begins, or reads
+    /// it again.
     fn prepare(&mut self, stage: usize) -> Result<()> {
         if self.schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {
             return Ok(());
@@ -314,7 +319,8 @@ impl Trainer<'_> {
 
     /// Forward, backward and update of one step; the weights do not move if anything is not finite.
     ///
-    /// The whole step is queued on the device before the first number is waited for. On a GPU the next step's first clips are queued too.
+    /// The whole step is queued on the device before the first number is waited for. On a GPU the
+    /// next step's first clips are queued too.
     fn step(
         &mut self,
         loaded: LoadedStep,
@@ -387,7 +393,8 @@ impl Trainer<'_> {
         })
     }
 
-    /// Notes once that some audio is longer than what the official processor, and so other tools, would encode.
+    /// Notes once that some audio is longer than what the official processor, and so other tools,
+    /// would encode.
     fn warn_of_long_audio(&mut self, loaded: &LoadedStep) {
         let official_max_s = self.run.loader.official_max_s();
         if let Some(longest) = loaded
@@ -482,7 +489,8 @@ fn refuse_not_finite(step: u64, loss: f64, grad_norm: f64) -> Result<()> {
         .hint("lower `optimiser.learning_rate` or lengthen `optimiser.warmup` in a new run (`--set name=NAME`); `lora.init: CHECKPOINT` starts it from a checkpoint of this one"))
 }
 
-/// Records of each task for the log; `log_probabilities` are those of the targets of each micro-batch.
+/// Records of each task for the log; `log_probabilities` are those of the targets of each
+/// micro-batch.
 fn task_records(
     loaded: &LoadedStep,
     log_probabilities: &[Vec<f64>],
@@ -505,7 +513,8 @@ fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
-/// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part that is frozen in it.
+/// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part
+/// that is frozen in it.
 fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
     let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {

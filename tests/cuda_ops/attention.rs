@@ -14,8 +14,9 @@ use crate::compare;
 use crate::on_gpu;
 use crate::support::numbers;
 
-/// Probabilities and their gradients are rounded before the products with values and keys, so the sums contain a share of each rounding. All
-/// queries of a sequence use its first values and keys, so these gradients and their errors are larger than most.
+/// Probabilities and their gradients are rounded before the products with values and keys, so the
+/// sums contain a share of each rounding. All queries of a sequence use its first values and keys,
+/// so these gradients and their errors are larger than most.
 const OUTPUT: f64 = 2.0 * ROUNDED;
 const GRADIENT: f64 = 8.0 * ROUNDED;
 

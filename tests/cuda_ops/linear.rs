@@ -22,7 +22,8 @@ use crate::on_gpu;
 use crate::support::NO_DROPOUT;
 use crate::support::keys;
 
-/// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs; a share of each rounding stays.
+/// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs; a
+/// share of each rounding stays.
 const ADAPTER: f64 = TWICE;
 
 /// Parts of a layer.
@@ -442,8 +443,9 @@ fn single(tensor: &Tensor) -> Tensor {
 
 #[test]
 fn layers_in_fp8() {
-    /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole of it, so 0.026 of each factor, and
-    /// sqrt(2) of that of their product. Less than a third of it would mean that no factor was rounded.
+    /// Three bits after the leading one: an error uniform within 2^-4 of a number, seldom the whole
+    /// of it, so 0.026 of each factor, and sqrt(2) of that of their product. Less than a third of
+    /// it would mean that no factor was rounded.
     const EXPECTED: f64 = 0.037;
     on_gpu(|gpu| {
         let parts = Parts {
@@ -510,7 +512,8 @@ fn layers_in_fp8() {
                     "gradient: {found}"
                 );
 
-                // The CPU rounds to the same numbers, so that roundings of the sums are all that is between the two.
+                // The CPU rounds to the same numbers, so that roundings of the sums are all that is
+                // between the two.
                 let (y_rounded, hidden_rounded) = rounded
                     .forward(
                         &single(&x.exact),
@@ -546,7 +549,8 @@ fn layers_in_fp8() {
 #[test]
 fn exact_fp8_values_are_multiplied_exactly() {
     on_gpu(|gpu| {
-        // Powers of two up to 448 times one: every row's scale is a power of two, and every number is held as it is.
+        // Powers of two up to 448 times one: every row's scale is a power of two, and every number
+        // is held as it is.
         let of_rows = |rows: usize, cols: usize| -> Vec<f64> {
             (0..rows * cols)
                 .map(|i| {

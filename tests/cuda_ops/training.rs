@@ -80,8 +80,8 @@ fn the_loss_and_its_gradients() {
                 )
                 .unwrap();
                 assert!(alone.d_rows.is_none());
-                // All rows are one block there. Blocks of other sizes are other questions to the library, whose algorithms may sum in
-                // another order.
+                // All rows are one block there. Blocks of other sizes are other questions to the
+                // library, whose algorithms may sum in another order.
                 let alone = alone.read().unwrap();
                 if rows <= block {
                     assert_eq!(alone, found, "{what}: without gradients");

@@ -1,4 +1,5 @@
-//! Audio against external references: goldens of the official processor, files of every format against libsndfile and soxr, spans, and damage.
+//! Audio against external references: goldens of the official processor, files of every format
+//! against libsndfile and soxr, spans, and damage.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -70,7 +71,8 @@ fn decode(bytes: &[u8]) -> maqam::error::Result<Vec<f32>> {
     read_bytes(Arc::from(bytes), "a.clip", WHOLE)
 }
 
-/// The error for invalid bytes. It names the recording, its first line has no hint, and it is an input error.
+/// The error for invalid bytes. It names the recording, its first line has no hint, and it is an
+/// input error.
 fn refusal(bytes: &[u8]) -> String {
     match decode(bytes) {
         Ok(samples) => panic!(
@@ -442,7 +444,8 @@ fn an_mp3_without_an_info_frame_keeps_every_frame() {
         .position(|w| matches!(w, b"Info" | b"Xing"))
         .unwrap();
     assert!(info < 100);
-    // The frame after the one that holds the tag: the next header equal to the first in its first two bytes.
+    // The frame after the one that holds the tag: the next header equal to the first in its first
+    // two bytes.
     let next = (info..bytes.len())
         .find(|&at| bytes[at..at + 2] == bytes[..2])
         .unwrap();
@@ -522,7 +525,8 @@ fn frames_of_a_clip_are_a_hop_apart() {
     let samples = read(&fixture("audio/a1.wav"), WHOLE).unwrap();
     let whole = extractor.extract(&samples);
     let later = extractor.extract(&samples[10 * HOP..]);
-    // Frames whose windows are inside both clips have the same samples, and both clips have the loudest cell.
+    // Frames whose windows are inside both clips have the same samples, and both clips have the
+    // loudest cell.
     let shift = 10 * MELS;
     assert_eq!(
         largest_difference(

@@ -1,5 +1,5 @@
-//! Trained embeddings of the tokens that open and close a clip, against PEFT's `trainable_token_indices`; `tests/reference/audio_tokens.py` made
-//! the numbers.
+//! Trained embeddings of the tokens that open and close a clip, against PEFT's
+//! `trainable_token_indices`; `tests/reference/audio_tokens.py` made the numbers.
 
 use std::collections::BTreeMap;
 use std::path::Path;

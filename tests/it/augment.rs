@@ -1,4 +1,5 @@
-//! `augment:` changes what is trained on and nothing else, and a run that is stopped goes on with the same draws.
+//! `augment:` changes what is trained on and nothing else, and a run that is stopped goes on with
+//! the same draws.
 
 use crate::command;
 

@@ -1,4 +1,5 @@
-//! Data sets built end to end: every document accounted for, the same bytes after kills and from shards, engines that fail in every way.
+//! Data sets built end to end: every document accounted for, the same bytes after kills and from
+//! shards, engines that fail in every way.
 
 #![cfg(unix)]
 
@@ -45,7 +46,8 @@ const WORDS: [&str; 24] = [
     "أمس",
 ];
 
-/// A speech engine of a few lines: it reads a text and writes a tone for each letter, 50 ms long, as a WAV file.
+/// A speech engine of a few lines: it reads a text and writes a tone for each letter, 50 ms long,
+/// as a WAV file.
 const ENGINE: &str = r#"#!/usr/bin/env python3
 import math, struct, sys
 text = sys.stdin.read()
@@ -300,7 +302,8 @@ fn a_data_set_is_built_completely() {
         listed.status.success() && names.lines().count() == 2 * sizes["dev"],
         "{names}"
     );
-    // Shar's folders hold the same recordings, by the reader of `train`, and the list of checksums names every file.
+    // Shar's folders hold the same recordings, by the reader of `train`, and the list of checksums
+    // names every file.
     let both = "publish.formats=[webdataset, shar]";
     place
         .run(&["build", "recipe.yaml", "--set", both])
@@ -406,7 +409,8 @@ fn a_full_disk_stops_and_space_continues() {
     undisturbed.run(&["build", "recipe.yaml"]).succeeds();
     let expected = contents(&undisturbed.path("datasets/news"));
 
-    // No file may be longer than so many blocks of 512 bytes: the first write fails, one of the cache, or one of the published set.
+    // No file may be longer than so many blocks of 512 bytes: the first write fails, one of the
+    // cache, or one of the published set.
     let place = place(&rows);
     for blocks in [0, 100, 500] {
         let maqam = place.command(&[]);
@@ -436,7 +440,8 @@ fn sentences_are_spoken_once() {
     let place = place(&documents(6));
     place.run(&["build", "recipe.yaml"]).succeeds();
     let first = contents(&place.path("datasets/news"));
-    // The engine is still there but would fail; another set of the same texts and voices needs it no more.
+    // The engine is still there but would fail; another set of the same texts and voices needs it
+    // no more.
     place.write("engine", "#!/bin/sh\nexit 1\n");
     std::fs::remove_dir_all(place.path("datasets/news")).unwrap();
     std::fs::remove_dir_all(place.path("datasets/.work")).unwrap();
@@ -556,7 +561,8 @@ fn text_files_and_comparisons_are_read() {
         let file = format!("{}\n\n{}\n", text("headline"), text("text"));
         place.write(&format!("texts/{i}.txt"), file);
     }
-    // By hand: 8 words of text for 4 of the summary; 3 of these are one run of the text, and all are in it.
+    // By hand: 8 words of text for 4 of the summary; 3 of these are one run of the text, and all
+    // are in it.
     place.write_rows(
         "human.jsonl",
         &[json!({"body": "a b c d e f g h", "abstract": "b c d a"})],

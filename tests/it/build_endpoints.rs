@@ -1,5 +1,6 @@
-//! A set built from an endpoint on this machine that plays language model, speech engine and recogniser, slowly and with every fault:
-//! too many requests, faults, dropped connections, truncated JSON, sound that is none, other words and other languages.
+//! A set built from an endpoint on this machine that plays language model, speech engine and
+//! recogniser, slowly and with every fault: too many requests, faults, dropped connections,
+//! truncated JSON, sound that is none, other words and other languages.
 
 #![cfg(unix)]
 
@@ -242,7 +243,8 @@ fn transcription(body: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Documents of which the last ones each go wrong in their own way, and the reason that is to be found.
+/// Documents of which the last ones each go wrong in their own way, and the reason that is to be
+/// found.
 fn documents() -> (Vec<Value>, HashMap<String, &'static str>) {
     let words = [
         "اليوم",
@@ -358,7 +360,8 @@ fn every_document_is_accounted_for() {
     let again = build(&place, KEY).succeeds();
     assert_eq!(again.stdout, done.stdout);
     let more = server.state.num_requests.load(Ordering::SeqCst) - asked;
-    // Audio that cannot be decoded is never cached, so it is requested again: three times, besides other failures.
+    // Audio that cannot be decoded is never cached, so it is requested again: three times, besides
+    // other failures.
     assert!(more <= 12, "{more} requests for what was known");
 
     // The key is in no file and no message.

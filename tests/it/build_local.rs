@@ -1,4 +1,5 @@
-//! Data sets from models on this machine: small random checkpoints that summarise, judge and transcribe.
+//! Data sets from models on this machine: small random checkpoints that summarise, judge and
+//! transcribe.
 
 #![cfg(unix)]
 
@@ -12,7 +13,8 @@ use crate::build::recipe;
 use crate::command::Place;
 use crate::command::fixture_text;
 
-/// Sampling by which a random model ends its answers: it draws from nearly equal logits, so that an end token comes soon.
+/// Sampling by which a random model ends its answers: it draws from nearly equal logits, so that an
+/// end token comes soon.
 const SAMPLING: &str = "parameters: {temperature: 10, max_tokens: 2000}";
 
 /// Bytes of all cached answers.
@@ -162,7 +164,8 @@ fn a_whisper_listens() {
     place.run(&build).succeeds();
     assert_eq!(cached_bytes(&place), bytes);
 
-    // The Whisper compares texts by their likelihood too: by chance, about half of two are the likeliest.
+    // The Whisper compares texts by their likelihood too: by chance, about half of two are the
+    // likeliest.
     let matched = [&build[..], &["--set", "listen.match=2"]].concat();
     place.run(&matched).succeeds();
     let (_, rejected) = assert_reconciled(&place, 8);

@@ -1,7 +1,8 @@
 //! Known faults of candle, each with a test that would find it in maqam.
 //!
-//! Candle 0.11 silently drops gradients at its fused operations, computes those of frozen weights, gives NaN for masked rows and wrong kernel
-//! gradients over a batch, recurses in its backward, and cannot seed its dropout on the CPU.
+//! Candle 0.11 silently drops gradients at its fused operations, computes those of frozen weights,
+//! gives NaN for masked rows and wrong kernel gradients over a batch, recurses in its backward, and
+//! cannot seed its dropout on the CPU.
 
 use crate::support;
 
@@ -67,7 +68,8 @@ fn weights(layer: &Linear) -> Vec<(String, &Weight)> {
 
 #[test]
 fn exactly_the_trained_weights_get_gradients() {
-    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get an unnecessary gradient.
+    // Fault: fused norms, softmax and rope end the gradient silently; frozen operands get an
+    // unnecessary gradient.
     let tokens = 6;
     let dim = 8;
     let heads = Heads {
@@ -240,7 +242,8 @@ fn scores_have_no_empty_row_and_logits_stay_finite() {
     };
     let bounds = [0, 1, 1, 1, 2, 67, 67, 70, 70];
     for size in [0.0, 1.0, 1e2, 1e4] {
-        // Scores are products of eight pairs over sqrt(8): with numbers of up to sqrt(size) they reach about `size`.
+        // Scores are products of eight pairs over sqrt(8): with numbers of up to sqrt(size) they
+        // reach about `size`.
         let qkv = (random("qkv", &[70, heads.width()]) * f64::sqrt(size))
             .unwrap()
             .to_dtype(DType::F32)
@@ -374,7 +377,8 @@ fn dropout_keeps_its_share_and_its_expectation() {
 
 #[test]
 fn twenty_thousand_layers_fit_a_small_stack() {
-    // Fault: candle's backward recurses over the graph and overflows a stack of 2 MiB between 8,000 and 10,000 nodes.
+    // Fault: candle's backward recurses over the graph and overflows a stack of 2 MiB between 8,000
+    // and 10,000 nodes.
     let run = || {
         let layer = Linear {
             weight: trained(Tensor::new(&[[0.0f64, 1.0], [-1.0, 0.0]], &Device::Cpu).unwrap()),
@@ -468,7 +472,8 @@ fn a_kernels_gradient_is_the_sum_over_windows() {
 
 #[test]
 fn half_precision_and_strided_tensors_are_refused() {
-    // Fault: half precision on the CPU uses other code than on CUDA, with other results and without a warning.
+    // Fault: half precision on the CPU uses other code than on CUDA, with other results and without
+    // a warning.
     let heads = Heads {
         num_heads: 1,
         num_kv_heads: 1,

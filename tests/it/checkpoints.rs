@@ -1,4 +1,5 @@
-//! Checkpoints and adapters whose files disagree, hold values that are not finite, or are something else than they seem.
+//! Checkpoints and adapters whose files disagree, hold values that are not finite, or are something
+//! else than they seem.
 //!
 //! Losses are those of transformers 5.17.0 and PEFT 0.21.2 (`tests/reference/checkpoints.py`).
 
@@ -744,7 +745,8 @@ fn a_model_card_replaces_the_bases_documents() {
 
 #[test]
 fn a_model_card_loads_only_what_is_there() {
-    // Like maqam-tiny, the fixture has a feature extractor and no settings of images and videos, which the processor needs.
+    // Like maqam-tiny, the fixture has a feature extractor and no settings of images and videos,
+    // which the processor needs.
     let place = with_model("qwen_omni");
     export(&place, &[]).succeeds();
     let card = place.text("merged/README.md");

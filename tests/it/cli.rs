@@ -1,4 +1,5 @@
-//! The commands against what Hugging Face computes: features, audio tokens, scores, answers, merged trees, adapters in both key forms.
+//! The commands against what Hugging Face computes: features, audio tokens, scores, answers, merged
+//! trees, adapters in both key forms.
 
 use crate::command;
 
@@ -535,8 +536,9 @@ fn stored(dir: &Path) -> HashMap<String, (String, Vec<usize>, Vec<u8>)> {
 
 #[test]
 fn a_merged_checkpoint_scores_like_the_adapter() {
-    // The merged weights are rounded to the type they are stored in: with 8 bits (bf16) or 11 bits (f16) of mantissa each weight
-    // moves by up to 2^-9 or 2^-12 of itself, which moved these losses by 4e-4 and 5e-5 of themselves.
+    // The merged weights are rounded to the type they are stored in: with 8 bits (bf16) or 11 bits
+    // (f16) of mantissa each weight moves by up to 2^-9 or 2^-12 of itself, which moved these
+    // losses by 4e-4 and 5e-5 of themselves.
     for (golden, bar) in [
         ("qwen_omni", 1e-5),
         ("qwen_omni_tied", 2e-3),

@@ -1,4 +1,5 @@
-//! `maqam compose`: the tree is transformers', weight for weight and logit for logit; `tests/reference/make_compose_fixture.py` made the numbers.
+//! `maqam compose`: the tree is transformers', weight for weight and logit for logit;
+//! `tests/reference/make_compose_fixture.py` made the numbers.
 
 use std::path::Path;
 use std::sync::Arc;

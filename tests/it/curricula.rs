@@ -1,4 +1,5 @@
-//! Curricula end to end: stages that draw by embeddings, probes that change nothing, stages that end early, and all of it resumed bit for bit.
+//! Curricula end to end: stages that draw by embeddings, probes that change nothing, stages that
+//! end early, and all of it resumed bit for bit.
 
 use crate::command;
 
@@ -9,7 +10,8 @@ use command::fixture_text;
 use serde_json::Value;
 use serde_json::json;
 
-/// First a mixture that waits for a score that cannot improve, then diverse batches by the current model. Text rows take part.
+/// First a mixture that waits for a score that cannot improve, then diverse batches by the current
+/// model. Text rows take part.
 fn recipe(embeddings: &str) -> String {
     format!(
         "\
@@ -56,7 +58,8 @@ fn of_kind(place: &Place, run: &str, kind: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Number of steps after which the first stage of [`recipe`] ends: an evaluation sets the mark, the next is no better than it or is.
+/// Number of steps after which the first stage of [`recipe`] ends: an evaluation sets the mark, the
+/// next is no better than it or is.
 fn end_of_first_stage(place: &Place) -> u64 {
     let ends = of_kind(place, "small", "stage_end");
     assert_eq!(

@@ -128,7 +128,8 @@ fn an_import_is_a_manifest_and_an_export_is_read_back() {
         .fails(2, &["did you mean `kaldi`?"]);
 }
 
-/// A folder that takes no index, as a read-only one: what stands in the index's place cannot be replaced, by root neither.
+/// A folder that takes no index, as a read-only one: what stands in the index's place cannot be
+/// replaced, by root neither.
 #[test]
 fn indices_of_read_only_folders_are_in_runs() {
     let place = Place::new();
@@ -153,7 +154,8 @@ fn indices_of_read_only_folders_are_in_runs() {
     assert_eq!(place.lines("m.jsonl"), rows);
 }
 
-/// A recipe that trains on a format of another tool, from tar files, draws as planned, stops and resumes at any step.
+/// A recipe that trains on a format of another tool, from tar files, draws as planned, stops and
+/// resumes at any step.
 #[test]
 fn training_reads_ranges_of_tar_files_and_resumes() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! Devices and precisions in commands and recipes, and the memory of training on a GPU, on a machine without one.
+//! Devices and precisions in commands and recipes, and the memory of training on a GPU, on a
+//! machine without one.
 
 use crate::command;
 
@@ -49,7 +50,8 @@ fn a_benchmark_reports_work_and_time_by_part() {
         (number("examples_per_s") * seconds / 4.0 - 1.0).abs() < 1e-9
             && (number("tokens_per_s") * seconds / 2383.0 - 1.0).abs() < 1e-9
     );
-    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head; two encoder layers of 128 and 512.
+    // By hand: two layers of 4 heads of 32 with 2 key heads, 384 inside; 2048 tokens in the head;
+    // two encoder layers of 128 and 512.
     let layers = 2.0 * (128.0 * 256.0 + 128.0 * 128.0 + 3.0 * 128.0 * 384.0);
     let tower = 2.0 * (4.0 * 128.0 * 128.0 + 2.0 * 128.0 * 512.0)
         + 3.0 * 128.0 * (128.0 + 128.0)

@@ -1,4 +1,5 @@
-//! Encoders by the command line: hidden states, training from nothing, distillation, heads; resumed bit for bit.
+//! Encoders by the command line: hidden states, training from nothing, distillation, heads; resumed
+//! bit for bit.
 
 use std::path::PathBuf;
 
@@ -159,7 +160,8 @@ fn pretraining_learns_and_resumes_bit_for_bit() {
     );
     let encoder = place.bytes("runs/teacher/iteration-2/encoder/model.safetensors");
 
-    // What a kill in the second iteration leaves: no encoder, an earlier checkpoint, lines beyond it.
+    // What a kill in the second iteration leaves: no encoder, an earlier checkpoint, lines beyond
+    // it.
     let run = place.path("runs/teacher");
     std::fs::remove_dir_all(run.join("iteration-2/encoder")).unwrap();
     std::fs::remove_dir_all(run.join("iteration-2/checkpoints/step-000004")).unwrap();
@@ -201,7 +203,8 @@ fn pretraining_learns_and_resumes_bit_for_bit() {
             2,
             &["recipe.yaml: the run began with another one; now `seed: 6`"],
         );
-    // The packs of a step change memory, not the gradient. Only rounding differs, which changes ids in later iterations.
+    // The packs of a step change memory, not the gradient. Only rounding differs, which changes ids
+    // in later iterations.
     place
         .run(&[
             "encoder",

@@ -1,4 +1,5 @@
-//! Mistakes of new users in recipes and manifests: each message has the place, the fault and a hint.
+//! Mistakes of new users in recipes and manifests: each message has the place, the fault and a
+//! hint.
 
 use crate::command;
 

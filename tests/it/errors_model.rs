@@ -1,4 +1,5 @@
-//! Faults of checkpoints, adapters, outputs and disks: the error names the damage, and nothing is written partially.
+//! Faults of checkpoints, adapters, outputs and disks: the error names the damage, and nothing is
+//! written partially.
 
 use crate::command;
 

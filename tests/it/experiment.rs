@@ -1,4 +1,5 @@
-//! An experiment from start to end: recipes with paired seeds, resumed after a stop, evaluated once, compared; and unfair comparisons.
+//! An experiment from start to end: recipes with paired seeds, resumed after a stop, evaluated
+//! once, compared; and unfair comparisons.
 
 use crate::command;
 
@@ -147,7 +148,8 @@ fn an_experiment_is_run_once_and_compared() {
             .any(|set| note.as_str().unwrap().starts_with(set))),
         "{notes:?}"
     );
-    // The budgets are those of the logs: four steps of four examples, but two for the recipe with its own budget.
+    // The budgets are those of the logs: four steps of four examples, but two for the recipe with
+    // its own budget.
     let examples: Vec<f64> = found["budgets"]
         .as_array()
         .unwrap()

@@ -1,4 +1,5 @@
-//! Frozen linear layers rounded to fp8 on the CPU: the effect on losses and gradients of whole models, and the output of commands.
+//! Frozen linear layers rounded to fp8 on the CPU: the effect on losses and gradients of whole
+//! models, and the output of commands.
 
 use crate::command;
 use crate::golden;
@@ -26,7 +27,8 @@ fn batch(golden: &Golden) -> Batch {
     Batch::pack(&sequences.iter().collect::<Vec<_>>(), 200).unwrap()
 }
 
-/// A golden's model as its training begins, as it is and with rounded layers: near the end a gradient is a small difference of large parts.
+/// A golden's model as its training begins, as it is and with rounded layers: near the end a
+/// gradient is a small difference of large parts.
 fn both(golden: &Golden) -> [AudioLlm; 2] {
     let mut rounded = golden.adapted("adapter_init");
     rounded.quantise().unwrap();
@@ -191,7 +193,8 @@ fn an_fp8_run_is_logged_and_resumes_bit_for_bit() {
     }
 }
 
-/// If a run computed in `f32` under this setting, as the CPU once did, the rest of it is in fp8, and the log names the step.
+/// If a run computed in `f32` under this setting, as the CPU once did, the rest of it is in fp8,
+/// and the log names the step.
 #[test]
 fn a_run_that_changes_to_fp8_logs_the_step() {
     let place = small_run(3);

@@ -1,5 +1,6 @@
-//! Training whole parts against PyTorch (`reference/full_training.py`): gradients, steps of AdamW, factors by part, parts frozen for a while; and every gradient
-//! against central differences of the loss.
+//! Training whole parts against PyTorch (`reference/full_training.py`): gradients, steps of AdamW,
+//! factors by part, parts frozen for a while; and every gradient against central differences of the
+//! loss.
 
 use crate::golden;
 

@@ -1,5 +1,6 @@
-//! The GPU check (`benches/gpu`) with stand-in programs: the results after a crash, a hang or a stop of the check itself.
-//! It needs Python 3 and neither a GPU nor a build with the feature `cuda`.
+//! The GPU check (`benches/gpu`) with stand-in programs: the results after a crash, a hang or a
+//! stop of the check itself. It needs Python 3 and neither a GPU nor a build with the feature
+//! `cuda`.
 #![cfg(unix)]
 
 use std::fs;
@@ -31,7 +32,8 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Returns whether there is a Python for the check; a test without one prints a note outside its captured output.
+/// Returns whether there is a Python for the check; a test without one prints a note outside its
+/// captured output.
 fn has_python() -> bool {
     let asks = "import sys; sys.exit(sys.version_info < (3, 8))";
     let found = Command::new("python3").args(["-c", asks]).status();
@@ -157,7 +159,8 @@ fn signal(process: &Child, number: i32) {
     assert!(sent.unwrap().success());
 }
 
-/// Returns whether a process is gone within some seconds; one that only waits to be noticed is gone.
+/// Returns whether a process is gone within some seconds; one that only waits to be noticed is
+/// gone.
 fn is_gone(pid: i32) -> bool {
     let runs = || {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -636,8 +639,8 @@ fn the_documented_forecast_is_the_computed_one() {
     }
 }
 
-/// Milliseconds and useful TFLOP/s of the peers as they were measured on one H200: the rate fixes what counts as
-/// useful.
+/// Milliseconds and useful TFLOP/s of the peers as they were measured on one H200: the rate fixes
+/// what counts as useful.
 #[test]
 fn useful_work_is_that_of_the_measured_peers() {
     if !has_python() {

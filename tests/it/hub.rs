@@ -1,4 +1,5 @@
-//! A checkpoint from a Hub: a server on this machine plays it, answers in pieces and hangs up in the middle.
+//! A checkpoint from a Hub: a server on this machine plays it, answers in pieces and hangs up in
+//! the middle.
 
 use std::io::BufRead;
 use std::io::BufReader;

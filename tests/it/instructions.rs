@@ -1,4 +1,5 @@
-//! Instruction suites: IFEval's own decisions, a suite built from the sample that ships, and the command that builds and scores.
+//! Instruction suites: IFEval's own decisions, a suite built from the sample that ships, and the
+//! command that builds and scores.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -235,7 +236,8 @@ fn every_instruction_has_a_passing_answer() {
             );
         }
     }
-    // Where the form alone decides, the right answer can always take it; a longer answer or one in another language has to be made up.
+    // Where the form alone decides, the right answer can always take it; a longer answer or one in
+    // another language has to be made up.
     for kind in [
         "label",
         "json",
@@ -612,7 +614,8 @@ fn the_same_rows_are_scored_as_text() {
         serde_json::from_str(&score(&[&text[..], &["--json"]].concat()).succeeds().stdout).unwrap();
     let change = &json["text"]["change"];
     let lost = change["lost"].as_array().unwrap().len();
-    // Chatter is followed loosely alone, and what was right before is lost: McNemar's p of so many against none.
+    // Chatter is followed loosely alone, and what was right before is lost: McNemar's p of so many
+    // against none.
     assert!(
         lost > 10 && change["gained"].as_array().unwrap().is_empty(),
         "{change}"

@@ -1,4 +1,5 @@
-//! The judge against a local endpoint with faults: too many requests, errors, cut connections, silence, wrong answers of every kind.
+//! The judge against a local endpoint with faults: too many requests, errors, cut connections,
+//! silence, wrong answers of every kind.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -442,7 +443,8 @@ fn threads_are_bounded_and_retry_after_holds_all() {
         patience(),
     );
     assert!(verdicts.unwrap().bill.requests == 12 && waits.len() == 1);
-    // Three requests may be sent before the first answer. No request is repeated within the 0.3 s, and nine more take three rounds of 40 ms.
+    // Three requests may be sent before the first answer. No request is repeated within the 0.3 s,
+    // and nine more take three rounds of 40 ms.
     assert!(
         started.elapsed() >= Duration::from_millis(420),
         "{:?}",

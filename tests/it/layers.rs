@@ -1,6 +1,8 @@
-//! One decoder layer and one encoder layer in `f64` against PyTorch's: outputs, the gradient of the input, the gradients of weights.
+//! One decoder layer and one encoder layer in `f64` against PyTorch's: outputs, the gradient of the
+//! input, the gradients of weights.
 //!
-//! `tests/reference/make_layer_goldens.py` made the goldens with transformers' own layers in double precision.
+//! `tests/reference/make_layer_goldens.py` made the goldens with transformers' own layers in double
+//! precision.
 
 use std::collections::HashMap;
 
@@ -70,7 +72,8 @@ impl Golden {
         Tensor::cat(&parts, 0).unwrap()
     }
 
-    /// The projections of these names stacked, everything trained. A projection without a bias gets one of zeros.
+    /// The projections of these names stacked, everything trained. A projection without a bias gets
+    /// one of zeros.
     fn linear(&self, names: &[&str]) -> Linear {
         let weight = self.weights("weight", names);
         let has_bias = names.iter().any(|name| self.has_bias(name));
@@ -190,7 +193,8 @@ fn rms_norm(golden: &Golden, name: &str) -> RmsNorm {
     }
 }
 
-/// Rotations by the golden's own angles: those of the model are rounded to single precision where transformers rounds them.
+/// Rotations by the golden's own angles: those of the model are rounded to single precision where
+/// transformers rounds them.
 fn rotary(golden: &Golden, cu_seqlens: &[usize]) -> Rotary {
     let positions = cu_seqlens.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
     let frequency = |i: usize| 1e6f64.powf(-2.0 * i as f64 / 8.0);

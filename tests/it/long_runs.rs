@@ -1,5 +1,5 @@
-//! Problems that must not cost hours: a bad row, a test set in the training data, too little memory, a replaced input; and the records of
-//! machine and time.
+//! Problems that must not cost hours: a bad row, a test set in the training data, too little
+//! memory, a replaced input; and the records of machine and time.
 
 use crate::command;
 
@@ -43,7 +43,8 @@ fn damaged_flac() -> Vec<u8> {
     bytes
 }
 
-/// Six training clips and two dev clips, and a recipe over them: every row is drawn once every three steps.
+/// Six training clips and two dev clips, and a recipe over them: every row is drawn once every
+/// three steps.
 fn place() -> Place {
     let place = Place::new();
     let row = |name: &str, i: usize| json!({"id": format!("{name}{i}"), "audio": format!("clips/{name}{i}.wav"), "text": "yes"});
@@ -118,7 +119,8 @@ fn every_bad_header_is_named_before_step_one() {
     place
         .run(&["plan", "recipe.yaml"])
         .fails(2, &["3 of 8 rows"]);
-    // The hint is followed: the rows leave, in the plan as in the training, and the suite has one row left.
+    // The hint is followed: the rows leave, in the plan as in the training, and the suite has one
+    // row left.
     let skip = ["--set", "on_bad_row=skip"];
     place
         .run(
@@ -375,7 +377,8 @@ fn a_shared_text_is_a_note() {
 #[test]
 fn a_model_beyond_the_memory_is_refused_at_once() {
     let place = place();
-    // The toy's configuration with so many layers that no machine holds them; its weights are not even there.
+    // The toy's configuration with so many layers that no machine holds them; its weights are not
+    // even there.
     let model = place.path("giant");
     std::fs::create_dir(&model).unwrap();
     let names = [
@@ -442,7 +445,8 @@ fn a_plan_answers_from_the_name_of_a_model() {
     };
     for flag in ["--gpu-memory", "--card"] {
         let seven = plan("Qwen/Qwen2.5-Omni-7B", flag);
-        // 8.25 billion parameters: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters in addition.
+        // 8.25 billion parameters: 33.0 GB in f32; in bf16 16.5 GB, and copies of the adapters in
+        // addition.
         assert!(
             seven.contains("frozen weights 33.0 GB")
                 && seven.contains("bf16: frozen weights 16.6 GB"),

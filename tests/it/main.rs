@@ -1,7 +1,8 @@
 //! The tests of the program and of the root package, in one program: it is linked once.
 //!
-//! Programs of their own stay `tidy`, which reads sources and links nothing, and `cuda_ops`, `cuda_train` and `cuda_commands`: they are
-//! built with the feature `cuda` alone, packed up and run by themselves on a machine with a GPU or on an emulated driver.
+//! Programs of their own stay `tidy`, which reads sources and links nothing, and `cuda_ops`,
+//! `cuda_train` and `cuda_commands`: they are built with the feature `cuda` alone, packed up and
+//! run by themselves on a machine with a GPU or on an emulated driver.
 
 mod audio;
 mod audio_tokens;

@@ -1,4 +1,5 @@
-//! The metrics against jiwer, sacreBLEU, rouge_score, scikit-learn and Whisper's rules, on thousands of random texts.
+//! The metrics against jiwer, sacreBLEU, rouge_score, scikit-learn and Whisper's rules, on
+//! thousands of random texts.
 
 #[path = "../fixtures/metrics/strings.rs"]
 mod strings;
@@ -23,7 +24,8 @@ use maqam::metrics::rouge;
 use maqam::metrics::rouge::Fold;
 use serde::Deserialize;
 
-/// Sums over blocks of a few rows may differ in the order of additions and in the form of F1's formula: 1e-9 is far above either.
+/// Sums over blocks of a few rows may differ in the order of additions and in the form of F1's
+/// formula: 1e-9 is far above either.
 const TOLERANCE: f64 = 1e-9;
 
 #[derive(Deserialize)]

@@ -7,7 +7,8 @@ use command::Place;
 use serde_json::Value;
 use serde_json::json;
 
-/// Three answers of a recogniser: correct except for spelling, an English word transcribed as Arabic, and a loop.
+/// Three answers of a recogniser: correct except for spelling, an English word transcribed as
+/// Arabic, and a loop.
 fn transcripts() -> Vec<Value> {
     vec![
         json!({"id": "a", "task": "asr", "prediction": "ذهبت الى المدرسه", "reference": "ذهبتُ إلى المدرسة", "meta": {}}),
@@ -76,7 +77,8 @@ fn json_has_every_score_with_its_signature() {
             "{name}"
         );
     }
-    // By hand: one word of four is another, one is missing; ROUGE-1 has two words of three and four.
+    // By hand: one word of four is another, one is missing; ROUGE-1 has two words of three and
+    // four.
     for (name, expected) in [
         ("wer", 0.5),
         ("substitutions", 0.25),
@@ -110,7 +112,8 @@ fn normalisers_stand_side_by_side() {
             "arabic-dialect",
         ],
     );
-    // By hand, of 3 + 3 + 2 words: ten words too many, `meeting`; three misspelt words, under the leaderboard's rules one, the dialect's none.
+    // By hand, of 3 + 3 + 2 words: ten words too many, `meeting`; three misspelt words, under the
+    // leaderboard's rules one, the dialect's none.
     for (normaliser, errors) in [
         ("none", 14.0),
         ("arabic-leaderboard", 12.0),
@@ -152,7 +155,8 @@ fn answers_are_read_by_an_inventory() {
     let place = Place::new();
     place.write_rows("p.jsonl", &emotions());
     let lenient = json_of(&place, "emotion", &["--labels", "emotion"]);
-    // By hand: F1 of angry 0, of happy 1, of sad 2/3; recalls 0, 1 and 1/2; three of five are right.
+    // By hand: F1 of angry 0, of happy 1, of sad 2/3; recalls 0, 1 and 1/2; three of five are
+    // right.
     for (name, expected) in [
         ("accuracy", 0.6),
         ("macro_f1", 5.0 / 9.0),
@@ -230,7 +234,8 @@ fn labels_without_an_inventory_are_compared_exactly() {
     place.write_rows("p.jsonl", &emotions());
     let found = json_of(&place, "emotion", &[]);
     assert_score(&found, "accuracy", 0.2);
-    // By hand: only `happy` scores, 2 / (1 + 1); seen are three labels more in the references (`Happy` is one) and four answers more.
+    // By hand: only `happy` scores, 2 / (1 + 1); seen are three labels more in the references
+    // (`Happy` is one) and four answers more.
     assert_score(&found, "macro_f1", 1.0 / 8.0);
     assert_eq!(found["parse"], "as-is");
     let table = metrics(&place, "emotion", &[]).succeeds().stdout;
@@ -431,7 +436,8 @@ fn two_systems_are_tested_in_pairs() {
         "{}",
         wer["scores"]
     );
-    // Five of six speakers differ, all in the same direction: of 2^5 swaps, the two that keep all on one side are as far from 0.
+    // Five of six speakers differ, all in the same direction: of 2^5 swaps, the two that keep all
+    // on one side are as far from 0.
     let swapped = &wer["randomisation"];
     assert_eq!(
         (

@@ -1,5 +1,6 @@
-//! maqam's model against transformers and PEFT, on checkpoints of random weights: audio tokens, logits, losses, greedy tokens,
-//! gradients, 20 steps of LoRA training. The bars are the project's; `tests/reference` has the scripts.
+//! maqam's model against transformers and PEFT, on checkpoints of random weights: audio tokens,
+//! logits, losses, greedy tokens, gradients, 20 steps of LoRA training. The bars are the project's;
+//! `tests/reference` has the scripts.
 
 use crate::golden;
 

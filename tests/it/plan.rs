@@ -82,7 +82,8 @@ fn the_picks_are_the_rows_of_training() {
         );
         let ids = pick["ids"].as_array().unwrap();
         assert_eq!(ids.len() as u64, step["examples"].as_u64().unwrap());
-        // No two subsets of the asr rows are equally long, so these seconds identify the rows; emotion rows are distinguished by number.
+        // No two subsets of the asr rows are equally long, so these seconds identify the rows;
+        // emotion rows are distinguished by number.
         let of_task = |start: char| {
             ids.iter()
                 .filter(move |id| id.as_str().unwrap().starts_with(start))
@@ -352,7 +353,8 @@ fn a_diverse_stage_is_planned_as_it_will_be_drawn() {
             "{pick} {step}"
         );
     }
-    // What a stage compares after its encoder was trained cannot be known before; how often rows are drawn can.
+    // What a stage compares after its encoder was trained cannot be known before; how often rows
+    // are drawn can.
     place.write(
         "recipe.yaml",
         recipe.replace("draw: diverse", "draw: diverse, embeddings: current"),

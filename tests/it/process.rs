@@ -1,5 +1,5 @@
-//! The program among hostile surroundings: outputs that are no files, printers that fail, disks and memories that end, inputs
-//! without end, signals, and what dead processes left.
+//! The program among hostile surroundings: outputs that are no files, printers that fail, disks and
+//! memories that end, inputs without end, signals, and what dead processes left.
 
 #![cfg(unix)]
 
@@ -116,7 +116,8 @@ fn limited(place: &Place, limits: &str, arguments: &[&str]) -> Outcome {
     outcome(command.output().unwrap())
 }
 
-/// Returns whether two outputs are the same; a plan's page has a newly measured speed, so its ends are compared.
+/// Returns whether two outputs are the same; a plan's page has a newly measured speed, so its ends
+/// are compared.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let is_page = |bytes: &[u8]| bytes.starts_with(b"<!DOCTYPE") && bytes.ends_with(b"</html>\n");
     a == b || (is_page(a) && is_page(b))
@@ -605,7 +606,8 @@ fn inputs_without_end_are_refused() {
         assert_eq!(ran.code, Some(2), "{command:?}: {}", ran.stderr);
         assert!(started.elapsed() < Duration::from_secs(20), "{command:?}");
     }
-    // Files next to the weights: a template is ignored, an adapter is refused, and maqam waits for neither a device nor a pipe.
+    // Files next to the weights: a template is ignored, an adapter is refused, and maqam waits for
+    // neither a device nor a pipe.
     place.copy("qwen_omni", "odd");
     for (name, is_pipe) in [
         ("processor_config.json", true),
@@ -946,7 +948,8 @@ fn a_kill_between_two_writes_costs_no_finished_step() {
             .command(&["train", "recipe.yaml", "--device", "cpu"])
             .spawn()
             .unwrap();
-        // These names appear and disappear when checkpoints are started, moved into place and removed.
+        // These names appear and disappear when checkpoints are started, moved into place and
+        // removed.
         events.wait_for(writes, &mut child);
         let _ = child.kill();
         child.wait().unwrap();

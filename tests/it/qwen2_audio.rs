@@ -1,5 +1,6 @@
-//! Qwen2-Audio against transformers and PEFT, on checkpoints of random weights: frames, tokens, embeddings, logits, losses, greedy tokens,
-//! gradients, 20 steps of LoRA; clips from 0.3 s to beyond two windows. `tests/reference/make_qwen2_audio_fixture.py` made the numbers.
+//! Qwen2-Audio against transformers and PEFT, on checkpoints of random weights: frames, tokens,
+//! embeddings, logits, losses, greedy tokens, gradients, 20 steps of LoRA; clips from 0.3 s to
+//! beyond two windows. `tests/reference/make_qwen2_audio_fixture.py` made the numbers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -589,7 +590,15 @@ fn exports_score_like_the_adapter() {
                 variant: adapter.variant,
             };
             let to = tempfile::tempdir().unwrap();
-            peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
+            peft::save(
+                to.path(),
+                &adapter.plan,
+                &adapter.tensors,
+                None,
+                &metadata,
+                form,
+            )
+            .unwrap();
             let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
             assert_eq!(again.plan, adapter.plan);
         }
@@ -601,7 +610,15 @@ fn exports_score_like_the_adapter() {
             variant: adapter.variant,
         };
         let form = &golden.config.names.adapters[0];
-        peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
+        peft::save(
+            to.path(),
+            &adapter.plan,
+            &adapter.tensors,
+            None,
+            &metadata,
+            form,
+        )
+        .unwrap();
         assert_eq!(
             names(to.path().join(peft::TENSORS_FILE)),
             names(golden.dir.join("adapter_final").join(peft::TENSORS_FILE))
@@ -655,7 +672,8 @@ fn cached_encoder_outputs_change_no_bit() {
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
 
-/// The same through the program: a run's log does not depend on the cache, which is off where clips or the encoder change.
+/// The same through the program: a run's log does not depend on the cache, which is off where clips
+/// or the encoder change.
 #[test]
 fn the_folder_of_encoder_outputs_can_be_removed() {
     let place = Place::new();

@@ -1,5 +1,6 @@
-//! Qwen3-ASR against transformers and PEFT, on checkpoints of random weights in both layouts: frames, tokens, embeddings, logits, losses,
-//! greedy tokens, gradients, 20 steps of LoRA; clips from 0.3 s to 65 s. `tests/reference/make_qwen3_asr_fixture.py` made the numbers.
+//! Qwen3-ASR against transformers and PEFT, on checkpoints of random weights in both layouts:
+//! frames, tokens, embeddings, logits, losses, greedy tokens, gradients, 20 steps of LoRA; clips
+//! from 0.3 s to 65 s. `tests/reference/make_qwen3_asr_fixture.py` made the numbers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -53,7 +54,8 @@ use maqam::train::optimiser::Shape;
 use maqam::train::optimiser::Update;
 use serde_json::Value;
 
-/// 128 mel bands, chunks of 100 frames, windows of two chunks and a tied head; 80 bands, chunks of 104, one key head and a head of its own.
+/// 128 mel bands, chunks of 100 frames, windows of two chunks and a tied head; 80 bands, chunks of
+/// 104, one key head and a head of its own.
 const GOLDENS: [&str; 2] = ["qwen3_asr", "qwen3_asr_wide"];
 
 struct Golden {
@@ -679,7 +681,8 @@ fn original(golden: &Golden) -> tempfile::TempDir {
     dir
 }
 
-/// Stores the tokenizer of a folder as the original checkpoints do: ids by piece, merges, and added tokens in `tokenizer_config.json`.
+/// Stores the tokenizer of a folder as the original checkpoints do: ids by piece, merges, and added
+/// tokens in `tokenizer_config.json`.
 fn store_slow_tokenizer(dir: &Path) {
     let path = dir.join("tokenizer.json");
     let tokenizer = json(&path);
@@ -780,7 +783,15 @@ fn exports_score_like_the_adapter() {
             };
             for (i, form) in config.names.adapters.iter().enumerate() {
                 let to = tempfile::tempdir().unwrap();
-                peft::save(to.path(), &adapter.plan, &adapter.tensors, None, &metadata, form).unwrap();
+                peft::save(
+                    to.path(),
+                    &adapter.plan,
+                    &adapter.tensors,
+                    None,
+                    &metadata,
+                    form,
+                )
+                .unwrap();
                 let again = peft::Adapter::load(to.path(), &golden.config.adaptable()).unwrap();
                 assert_eq!(again.plan, adapter.plan);
                 let written = names(&to.path().join(peft::TENSORS_FILE));

@@ -1,4 +1,5 @@
-//! A run that is stopped and resumed ends like an undisturbed one, bit for bit; the error names the reason if a run cannot be resumed.
+//! A run that is stopped and resumed ends like an undisturbed one, bit for bit; the error names the
+//! reason if a run cannot be resumed.
 
 use crate::command;
 
@@ -188,7 +189,8 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
                 .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
                 .spawn()
                 .unwrap();
-            // After some attempts the run may go to its end, however slow the machine is at that time.
+            // After some attempts the run may go to its end, however slow the machine is at that
+            // time.
             if attempt < 12 {
                 std::thread::sleep(whole.mul_f64(0.1 + 0.6 * delays.uniform(attempt)));
                 child.kill().unwrap();
@@ -307,7 +309,8 @@ fn unfinished_checkpoints_are_ignored() {
         .succeeds();
     assert_uninterrupted(&place, "after leftovers");
 
-    // Without its later checkpoints the run continues from an earlier one, and without any from the beginning.
+    // Without its later checkpoints the run continues from an earlier one, and without any from the
+    // beginning.
     for gone in [
         &["step-000012"][..],
         &["step-000008", "step-000010", "step-000012"],

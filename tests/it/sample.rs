@@ -1,4 +1,5 @@
-//! The sample agrees with its README: complete clips, four tasks each, splits without common voices and sentences, emotions crossed evenly.
+//! The sample agrees with its README: complete clips, four tasks each, splits without common voices
+//! and sentences, emotions crossed evenly.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -1,4 +1,5 @@
-//! The schemas of the files that people write: held against the settings types, the shipped files and the tables of the manual.
+//! The schemas of the files that people write: held against the settings types, the shipped files
+//! and the tables of the manual.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +49,8 @@ impl Schema {
 
     /// Faults of a value at a place; none if it fits.
     ///
-    /// The function supports the keywords that the schemas use, and refuses a schema with any other.
+    /// The function supports the keywords that the schemas use, and refuses a schema with any
+    /// other.
     fn faults(&self, node: &Value, value: &Value, at: &str) -> Vec<String> {
         let mut found = Vec::new();
         let mut fault = |what: String| found.push(format!("{at}: {what}"));
@@ -218,8 +220,8 @@ impl Schema {
         Value::Object(fields)
     }
 
-    /// Every object of a whole file, as a pointer with its schema, each before those inside it; and every key that holds no object,
-    /// likewise.
+    /// Every object of a whole file, as a pointer with its schema, each before those inside it; and
+    /// every key that holds no object, likewise.
     fn places(&self) -> (Places<'_>, Places<'_>) {
         let mut objects = Vec::new();
         let mut leaves = Vec::new();
@@ -475,7 +477,8 @@ fn shipped_files_fit() {
     let builder = root().join("prompts/build");
     let jobs = root().join("builds/jobs");
     for path in folders.into_iter().flat_map(yaml_files) {
-        // Prompts and words of `maqam build` are files of other kinds, and so are jobs of schedulers.
+        // Prompts and words of `maqam build` are files of other kinds, and so are jobs of
+        // schedulers.
         if path.starts_with(&builder) || path.starts_with(&jobs) {
             continue;
         }

@@ -1,5 +1,5 @@
-//! A speech encoder in place of the audio tower: against PyTorch, in training, and in every command that takes the result.
-//! `tests/reference/speech_encoder.py` made the numbers.
+//! A speech encoder in place of the audio tower: against PyTorch, in training, and in every command
+//! that takes the result. `tests/reference/speech_encoder.py` made the numbers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -500,7 +500,8 @@ fn an_exported_model_answers_as_its_checkpoint() {
             "{card}"
         );
 
-        // A run goes on from it with the decoder alone, its checkpoints need no other folder, and it is exported again.
+        // A run goes on from it with the decoder alone, its checkpoints need no other folder, and
+        // it is exported again.
         let next = text
             .replace(&format!("path: {model}"), "path: exported")
             .replace(

@@ -1,4 +1,5 @@
-//! Augmentation: speed, noise and gain of samples, masks of a log-mel spectrogram. Each is a pure function of its input and a [`Key`].
+//! Augmentation: speed, noise and gain of samples, masks of a log-mel spectrogram. Each is a pure
+//! function of its input and a [`Key`].
 
 use std::ops::Range;
 
@@ -37,8 +38,8 @@ fn rate_of(factor: f64) -> u32 {
     (f64::from(SAMPLE_RATE) * factor).round() as u32
 }
 
-/// Adds noise so that the clip's power is `snr_db` above that of the noise. Noise that is too short is repeated. A silent clip and silent
-/// noise change nothing.
+/// Adds noise so that the clip's power is `snr_db` above that of the noise. Noise that is too short
+/// is repeated. A silent clip and silent noise change nothing.
 ///
 /// # Shapes
 /// `samples` `[n]`, `noise` `[m]`
@@ -102,7 +103,8 @@ pub struct Masks {
     pub mel_bands: usize,
 }
 
-/// Replaces stretches of time and bands of frequency by the clip's mean value. Widths are uniform from 0 to their limit.
+/// Replaces stretches of time and bands of frequency by the clip's mean value. Widths are uniform
+/// from 0 to their limit.
 ///
 /// # Source
 /// Park et al. 2019, SpecAugment; without time warping.

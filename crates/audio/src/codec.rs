@@ -132,7 +132,8 @@ impl Decoder {
     }
 
     fn symphonia(parameters: &AudioCodecParameters, name: &str) -> Result<Self> {
-        // Only `gapless` has an effect here: it drops the output of Vorbis's first packet, which overlaps with nothing.
+        // Only `gapless` has an effect here: it drops the output of Vorbis's first packet, which
+        // overlaps with nothing.
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
             .map_err(|e| damaged(name, &e.to_string()).caused_by(e))?;
@@ -182,7 +183,8 @@ impl Decoder {
         })
     }
 
-    /// Appends a packet's samples, of one channel or of the average of all, and returns their number.
+    /// Appends a packet's samples, of one channel or of the average of all, and returns their
+    /// number.
     ///
     /// # Errors
     /// An error of the decoder, or a channel that the packet does not have.

@@ -1,4 +1,5 @@
-//! Examines a recording for faults that reading it for a model ignores: silence, cancelling channels, clipping.
+//! Examines a recording for faults that reading it for a model ignores: silence, cancelling
+//! channels, clipping.
 
 use std::ops::Range;
 use std::path::Path;
@@ -32,7 +33,8 @@ pub struct Examined {
     pub decoded: Option<Decoded>,
 }
 
-/// Facts about samples, which are those of the average of all channels unless a span names a channel.
+/// Facts about samples, which are those of the average of all channels unless a span names a
+/// channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     /// Largest absolute sample value; full scale is 1.
@@ -43,7 +45,8 @@ pub struct Decoded {
     pub first_channel_rms: Option<f64>,
     /// Share of the samples in runs of at least three at full scale.
     pub clipped_share: f64,
-    /// BLAKE3 of the samples, rounded to 16 bits, and of their rate: equal for equal sound in different lossless files.
+    /// BLAKE3 of the samples, rounded to 16 bits, and of their rate: equal for equal sound in
+    /// different lossless files.
     pub content: [u8; 16],
 }
 
@@ -93,7 +96,8 @@ pub fn examine_bytes(
     of_source(|| Ok(Source::from_bytes(bytes.clone())), span, decode, name)
 }
 
-/// Examines the bytes `range` of a file as one recording, as [`examine`] does; `name` is the recording's name in messages.
+/// Examines the bytes `range` of a file as one recording, as [`examine`] does; `name` is the
+/// recording's name in messages.
 ///
 /// # Errors
 /// A recording that cannot be used.
@@ -180,7 +184,8 @@ fn look_at(
     })
 }
 
-/// Share of the samples in runs of at least [`CLIPPED_RUN`] at full scale and of one sign; 0 for no samples.
+/// Share of the samples in runs of at least [`CLIPPED_RUN`] at full scale and of one sign; 0 for no
+/// samples.
 fn clipped_share(samples: &[f32]) -> f64 {
     let is_clipped = |sample: f32| sample.abs() >= FULL_SCALE;
     let same_run = |a: &f32, b: &f32| is_clipped(*a) && is_clipped(*b) && (*a > 0.0) == (*b > 0.0);

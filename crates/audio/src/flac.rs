@@ -1,6 +1,8 @@
-//! FLAC through the demuxer of `symphonia`, which gets only the stream's description and its frames.
+//! FLAC through the demuxer of `symphonia`, which gets only the stream's description and its
+//! frames.
 //!
-//! Blocks between the two (pictures, comments, seek tables) are left out, so that they cannot cost memory or cause faults.
+//! Blocks between the two (pictures, comments, seek tables) are left out, so that they cannot cost
+//! memory or cause faults.
 
 use std::io;
 use std::io::Read;
@@ -225,7 +227,8 @@ impl MediaSource for Input {
 }
 
 fn codec_error(error: CodecError, what: &str) -> Error {
-    // An error of maqam inside one of the demuxer's is the system's, because `Input` gives no other.
+    // An error of maqam inside one of the demuxer's is the system's, because `Input` gives no
+    // other.
     if let CodecError::IoError(io) = &error
         && let Some(carried) = Error::carried(io)
     {

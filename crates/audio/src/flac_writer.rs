@@ -1,7 +1,9 @@
-//! Writer of FLAC files of 16-bit mono speech at 16 kHz. It encodes pieces once and joins them without encoding again.
+//! Writer of FLAC files of 16-bit mono speech at 16 kHz. It encodes pieces once and joins them
+//! without encoding again.
 //!
-//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] joins pieces: it writes frame headers and checksums, and copies
-//! the rest. So joining the sentences of a document costs only a copy. Prediction uses FLAC's fixed polynomials, and residuals are Rice codes.
+//! A [`Piece`] holds the encoded blocks of one stretch of samples. [`file()`] joins pieces: it
+//! writes frame headers and checksums, and copies the rest. So joining the sentences of a document
+//! costs only a copy. Prediction uses FLAC's fixed polynomials, and residuals are Rice codes.
 //! Source: RFC 9639.
 
 use maqam_base::error::Error;
@@ -32,7 +34,8 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Encodes samples. Fewer than 16 are padded with zeros to 16, because FLAC has no shorter blocks.
+    /// Encodes samples. Fewer than 16 are padded with zeros to 16, because FLAC has no shorter
+    /// blocks.
     pub fn encode(samples: &[i16]) -> Self {
         let mut piece = Self::default();
         let mut scratch = Scratch::default();
@@ -189,7 +192,8 @@ pub fn file<'a>(pieces: impl IntoIterator<Item = &'a Piece>) -> Vec<u8> {
     out
 }
 
-/// Lengths of a file's blocks. If all are equal, readers count frames, and refuse frames of other lengths.
+/// Lengths of a file's blocks. If all are equal, readers count frames, and refuse frames of other
+/// lengths.
 struct Blocking {
     is_fixed: bool,
     shortest: u16,

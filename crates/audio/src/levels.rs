@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn levels_find_silence_noise_and_speech() {
-        // Two seconds of tone, one of silence, one of faint noise 40 dB below: active for half of the time.
+        // Two seconds of tone, one of silence, one of faint noise 40 dB below: active for half of
+        // the time.
         let samples = [tone(2.0, 0.5), vec![0.0; 16_000], tone(1.0, 0.005)].concat();
         let found = levels(&samples, 16_000);
         assert!((found.silent - 0.25).abs() < 0.01, "{found:?}");

@@ -1,7 +1,9 @@
-//! Reads audio files as mono samples at 16 kHz, and computes the log-mel spectrogram that the audio encoders take.
+//! Reads audio files as mono samples at 16 kHz, and computes the log-mel spectrogram that the audio
+//! encoders take.
 //!
-//! The path is bytes > container ([`read()`]) > codec > mono > 16 kHz > [`LogMelExtractor`]. Nothing is cut silently: a file that ends early, a
-//! packet that does not decode and a span that exceeds the recording are errors that name the file. A header's sizes count only up to the
+//! The path is bytes > container ([`read()`]) > codec > mono > 16 kHz > [`LogMelExtractor`].
+//! Nothing is cut silently: a file that ends early, a packet that does not decode and a span that
+//! exceeds the recording are errors that name the file. A header's sizes count only up to the
 //! file's bytes, and a panic of a library becomes an error of the file.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
@@ -65,7 +67,8 @@ pub const MELS: usize = 128;
 /// Samples from one frame to the next: 10 ms at [`SAMPLE_RATE`].
 pub const HOP: usize = 160;
 
-/// A part of a recording: a stretch of time, and optionally one of its channels. A bound that is `None` is the recording's own.
+/// A part of a recording: a stretch of time, and optionally one of its channels. A bound that is
+/// `None` is the recording's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
     /// Start of the part, in seconds.
@@ -91,7 +94,8 @@ impl Span {
 
     /// Returns the text for the part in keys of caches. Equal texts mean equal samples of one file.
     pub fn key(self) -> String {
-        // Keys of parts without a channel must not change, or existing caches would be computed again.
+        // Keys of parts without a channel must not change, or existing caches would be computed
+        // again.
         let Self {
             start_s,
             end_s,
@@ -120,7 +124,8 @@ fn append_mono(
     Ok(())
 }
 
-/// Appends one of the interleaved channels, or the average of all, and returns the number of samples.
+/// Appends one of the interleaved channels, or the average of all, and returns the number of
+/// samples.
 ///
 /// # Errors
 /// A channel that does not exist.

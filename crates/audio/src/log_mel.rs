@@ -1,4 +1,5 @@
-//! The log-mel spectrogram of Whisper, as the processors of Qwen2.5-Omni, Qwen2-Audio and Qwen3-ASR compute it.
+//! The log-mel spectrogram of Whisper, as the processors of Qwen2.5-Omni, Qwen2-Audio and Qwen3-ASR
+//! compute it.
 
 use std::sync::Arc;
 
@@ -15,11 +16,13 @@ const WINDOW: usize = 400;
 const BINS: usize = WINDOW / 2 + 1;
 /// Samples that a window reaches back from the frame's centre.
 const REACH: usize = WINDOW / 2;
-/// Frames that go through the mel filters together, so that every loop over them uses vector instructions.
+/// Frames that go through the mel filters together, so that every loop over them uses vector
+/// instructions.
 const LANES: usize = 16;
 /// Power below which a value counts as silence: its log10 is -10.
 const POWER_FLOOR: f32 = 1e-10;
-/// Dynamic range in decades of power (80 dB): values further below the clip's maximum are raised to this limit.
+/// Dynamic range in decades of power (80 dB): values further below the clip's maximum are raised to
+/// this limit.
 const DYNAMIC_RANGE: f32 = 8.0;
 
 /// Number of log-mel frames of a clip: one per full or partial [`HOP`].
@@ -27,10 +30,12 @@ pub fn num_frames(num_samples: usize) -> usize {
     num_samples.div_ceil(HOP)
 }
 
-/// Number of decoder tokens of a clip with `frames` frames, after Whisper's convolutions and pooling: 25 per second, 0 if the clip is too
-/// short for a token. Successive windows of a multiple of four frames give as many tokens as the whole clip.
+/// Number of decoder tokens of a clip with `frames` frames, after Whisper's convolutions and
+/// pooling: 25 per second, 0 if the clip is too short for a token. Successive windows of a multiple
+/// of four frames give as many tokens as the whole clip.
 ///
-/// Source: `_get_feat_extract_output_lengths` of transformers' `modeling_qwen2_5_omni.py`: a convolution with stride 2, then pooling by 2.
+/// Source: `_get_feat_extract_output_lengths` of transformers' `modeling_qwen2_5_omni.py`: a
+/// convolution with stride 2, then pooling by 2.
 pub fn num_audio_tokens(frames: usize) -> usize {
     match frames {
         0..=2 => 0,
@@ -50,14 +55,16 @@ pub struct MelForm {
 /// Samples that the transform reads after a clip's last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipEnd {
-    /// Silence. A clip of any length is transformed as a whole, and every full or partial [`HOP`] is a frame.
+    /// Silence. A clip of any length is transformed as a whole, and every full or partial [`HOP`]
+    /// is a frame.
     Silence,
-    /// Silence up to the number of frames to which the processor pads every clip. A longer clip becomes several windows of this size, each
-    /// transformed separately.
+    /// Silence up to the number of frames to which the processor pads every clip. A longer clip
+    /// becomes several windows of this size, each transformed separately.
     Window(usize),
     /// The clip itself, mirrored. Only full hops are frames.
     Mirror {
-        /// Samples of the shortest clip: a shorter one is filled up with zeros, which count as a part of it.
+        /// Samples of the shortest clip: a shorter one is filled up with zeros, which count as a
+        /// part of it.
         min_samples: usize,
     },
 }
@@ -89,7 +96,8 @@ impl MelForm {
     }
 }
 
-/// Frames after a clip's last one that the convolutions reach into: two of three frames each, the second of which sees every other one.
+/// Frames after a clip's last one that the convolutions reach into: two of three frames each, the
+/// second of which sees every other one.
 const TAIL: usize = 2;
 
 /// A log-mel spectrogram.
@@ -102,7 +110,8 @@ pub struct LogMel {
     pub mels: usize,
     /// Number of frames, [`HOP`] samples apart.
     pub frames: usize,
-    /// Number of frames of the padding after the last one: convolutions see them, and they give no position.
+    /// Number of frames of the padding after the last one: convolutions see them, and they give no
+    /// position.
     pub tail: usize,
     /// log10 of mel power, limited to 80 dB below the loudest, shifted and scaled: `(x + 4) / 4`.
     pub values: Vec<f32>,
@@ -141,16 +150,19 @@ impl LogMelExtractor {
 
     /// Log-mel spectrogram of one clip, on the calling thread.
     ///
-    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2. The clip is mirrored before its beginning and
-    /// followed by silence, as in the official processor's padding. Only the frames that it marks as valid are returned. In a form with windows,
-    /// the padding frames that convolutions reach from there are returned too. Windows are transformed one by one.
-    /// `Qwen3ASRFeatureExtractor` mirrors the end too, and drops the frame that is centred on it.
+    /// Source: `WhisperFeatureExtractor` of transformers, after Radford et al. 2022, section 2.2.
+    /// The clip is mirrored before its beginning and followed by silence, as in the official
+    /// processor's padding. Only the frames that it marks as valid are returned. In a form with
+    /// windows, the padding frames that convolutions reach from there are returned too. Windows are
+    /// transformed one by one. `Qwen3ASRFeatureExtractor` mirrors the end too, and drops the frame
+    /// that is centred on it.
     ///
-    /// Differs: in the form [`ClipEnd::Silence`] (Qwen2.5-Omni) a clip of 300 s or more is followed by silence too. The official processor cuts it
-    /// and mirrors its end.
+    /// Differs: in the form [`ClipEnd::Silence`] (Qwen2.5-Omni) a clip of 300 s or more is followed
+    /// by silence too. The official processor cuts it and mirrors its end.
     ///
     /// # Shapes
-    /// `samples`: `[num_samples]`, mono, at [`SAMPLE_RATE`] -> `[num_frames(num_samples) + tail, mels]`
+    /// `samples`: `[num_samples]`, mono, at [`SAMPLE_RATE`] ->
+    /// `[num_frames(num_samples) + tail, mels]`
     pub fn extract(&self, samples: &[f32]) -> LogMel {
         let mut found = LogMel {
             mels: self.form.mels,
@@ -181,7 +193,8 @@ impl LogMelExtractor {
         found
     }
 
-    /// The first `rows` frames of samples that are padded to `padded` frames; from the sample `end` on they are mirrored.
+    /// The first `rows` frames of samples that are padded to `padded` frames; from the sample `end`
+    /// on they are mirrored.
     fn window_of(
         &self,
         samples: &[f32],
@@ -190,8 +203,8 @@ impl LogMelExtractor {
         end: Option<usize>,
     ) -> Vec<f32> {
         let mels = self.form.mels;
-        // The maximum is over all frames whose window overlaps the clip. Those include up to two frames after the last valid one. Later frames
-        // are silent and cannot raise the maximum.
+        // The maximum is over all frames whose window overlaps the clip. Those include up to two
+        // frames after the last valid one. Later frames are silent and cannot raise the maximum.
         let num_computed = if rows == 0 {
             0
         } else {
@@ -217,7 +230,8 @@ impl LogMelExtractor {
                     bin[lane] = value.re * value.re + value.im * value.im;
                 }
             }
-            // Lanes without a frame hold silence or values of an earlier block, so they cannot raise the maximum.
+            // Lanes without a frame hold silence or values of an earlier block, so they cannot
+            // raise the maximum.
             loudest = arch
                 .dispatch(|| self.mel_block(&power, &mut block))
                 .into_iter()
@@ -242,7 +256,8 @@ impl LogMelExtractor {
         values
     }
 
-    /// Writes the windowed samples around `frame`'s centre, mirrored at the end of the padding `end`.
+    /// Writes the windowed samples around `frame`'s centre, mirrored at the end of the padding
+    /// `end`.
     #[inline(always)]
     fn take_window(&self, samples: &[f32], frame: usize, end: Option<usize>, windowed: &mut [f32]) {
         let centre = frame * HOP;
@@ -295,9 +310,11 @@ fn filled(samples: &[f32], len: usize) -> Vec<f32> {
     filled
 }
 
-/// log10 of a positive normal number to within an ulp or two, free of branches so that a loop of it becomes vector code.
+/// log10 of a positive normal number to within an ulp or two, free of branches so that a loop of it
+/// becomes vector code.
 ///
-/// The number is `2^e m` with m in `[sqrt(1/2), sqrt(2))`, and `ln m = 2 artanh(s) = 2 s (1 + s^2/3 + s^4/5 + ...)` with `s = (m - 1) / (m + 1)`;
+/// The number is `2^e m` with m in `[sqrt(1/2), sqrt(2))`, and
+/// `ln m = 2 artanh(s) = 2 s (1 + s^2/3 + s^4/5 + ...)` with `s = (m - 1) / (m + 1)`;
 /// |s| < 0.172, so the first term left out is below 3e-9 of the whole.
 #[inline(always)]
 fn log10(x: f32) -> f32 {
@@ -319,9 +336,11 @@ fn hann_window() -> Vec<f32> {
         .collect()
 }
 
-/// The filter bank: triangles evenly spaced on Slaney's mel scale from 0 Hz to half the sampling rate, each of unit area in Hz.
+/// The filter bank: triangles evenly spaced on Slaney's mel scale from 0 Hz to half the sampling
+/// rate, each of unit area in Hz.
 ///
-/// Source: Slaney 1998, Auditory Toolbox; `mel_filter_bank` of transformers with `norm="slaney", mel_scale="slaney"`.
+/// Source: Slaney 1998, Auditory Toolbox; `mel_filter_bank` of transformers with
+/// `norm="slaney", mel_scale="slaney"`.
 fn mel_filters(mels: usize) -> Vec<MelFilter> {
     let nyquist = f64::from(SAMPLE_RATE) / 2.0;
     let top = hertz_to_mel(nyquist);
@@ -451,8 +470,9 @@ mod tests {
 
     #[test]
     fn a_burst_at_the_end_reaches_the_padding_frames() {
-        // 1600 samples: frame 9 is the last valid one, and its window ends at 1640. Frame 10, centred on the clip's end, has the most of the
-        // burst, so the floor of all other frames depends on it.
+        // 1600 samples: frame 9 is the last valid one, and its window ends at 1640. Frame 10,
+        // centred on the clip's end, has the most of the burst, so the floor of all other frames
+        // depends on it.
         let samples = noise(1600, |i| if i < 1590 { 1e-5 } else { 0.9 });
         let worst = worst(&samples);
         assert!(worst < 2e-5, "{worst}");
@@ -513,7 +533,8 @@ mod tests {
 
     #[test]
     fn tokens_of_known_lengths() {
-        // 30 s and 300 s by the paper's 25 per second; the short ones computed by hand from the two strides.
+        // 30 s and 300 s by the paper's 25 per second; the short ones computed by hand from the two
+        // strides.
         for (frames, tokens) in [
             (0, 0),
             (2, 0),
@@ -560,7 +581,8 @@ mod tests {
             parts.iter().map(|part| part.tail).collect::<Vec<_>>(),
             [0, 0, 2]
         );
-        // One frame before the end of the window, one frame of padding remains, and at the end none.
+        // One frame before the end of the window, one frame of padding remains, and at the end
+        // none.
         let tails =
             [18, 19, 20].map(|frames| extractor.extract(&noise(frames * HOP, |_| 0.1)).tail);
         assert_eq!(tails, [2, 1, 0]);

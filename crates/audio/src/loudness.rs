@@ -14,16 +14,17 @@ const ABSOLUTE_GATE: f64 = -70.0;
 /// Distance below the loudness of the non-silent blocks from which a block does not count, in LU.
 const RELATIVE_GATE: f64 = -10.0;
 
-/// Integrated loudness of one channel, in LUFS; `None` if it is shorter than 400 ms or nothing in it is louder than -70 LUFS.
+/// Integrated loudness of one channel, in LUFS; `None` if it is shorter than 400 ms or nothing in
+/// it is louder than -70 LUFS.
 ///
-/// The samples are those of one channel at `rate` Hz. A mono file is measured as one channel: played over two loudspeakers it is 3.01 LU
-/// louder.
+/// The samples are those of one channel at `rate` Hz. A mono file is measured as one channel:
+/// played over two loudspeakers it is 3.01 LU louder.
 ///
 /// # Shapes
 /// `[n]`, full scale at 1
 ///
-/// Source: ITU-R BS.1770-5 and EBU R 128. The filters are the standard's, which are given at 48 kHz, for any rate by the bilinear
-/// transform of their analogue prototypes, as in libebur128.
+/// Source: ITU-R BS.1770-5 and EBU R 128. The filters are the standard's, which are given at 48
+/// kHz, for any rate by the bilinear transform of their analogue prototypes, as in libebur128.
 pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
     let powers = block_powers(samples, rate);
     let mean = |powers: &[f64]| powers.iter().sum::<f64>() / powers.len() as f64;
@@ -43,7 +44,8 @@ pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
     (!counted.is_empty()).then(|| lufs(mean(&counted)))
 }
 
-/// Gain for `target_lufs`, or the largest gain that the loudest sample allows; 1 for a clip without loudness.
+/// Gain for `target_lufs`, or the largest gain that the loudest sample allows; 1 for a clip without
+/// loudness.
 ///
 /// The amplified clip stays within `peak`, the largest absolute sample value wanted.
 pub fn gain_to(samples: &[f32], rate: u32, target_lufs: f64, peak: f32) -> f32 {
@@ -111,7 +113,8 @@ struct Biquad {
 }
 
 impl Biquad {
-    /// The standard's first filter: the effect of the head, which raises frequencies above 1.5 kHz by 4 dB.
+    /// The standard's first filter: the effect of the head, which raises frequencies above 1.5 kHz
+    /// by 4 dB.
     fn shelf(rate: u32) -> Self {
         const HERTZ: f64 = 1681.974450955533;
         const GAIN_DB: f64 = 3.999843853973347;
@@ -185,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_full_scale_tone_has_the_standards_loudness() {
-        // BS.1770-5: a sine of 997 Hz at 0 dBFS in one channel reads -3.01 LKFS. At 16 kHz the bilinear transform bends the shelf a little.
+        // BS.1770-5: a sine of 997 Hz at 0 dBFS in one channel reads -3.01 LKFS. At 16 kHz the
+        // bilinear transform bends the shelf a little.
         for rate in [16_000, 44_100, 48_000] {
             let loudness = integrated_lufs(&tone(997.0, 0.0, 5.0, rate), rate).unwrap();
             assert!((loudness + 3.01).abs() < 0.05, "{rate} Hz: {loudness}");
@@ -194,7 +198,8 @@ mod tests {
 
     #[test]
     fn silence_and_quiet_parts_do_not_count() {
-        // EBU Tech 3341, cases 3, 4 and 5, of one channel: 3.01 LU under the stereo values of the document. Its tolerance is 0.1 LU.
+        // EBU Tech 3341, cases 3, 4 and 5, of one channel: 3.01 LU under the stereo values of the
+        // document. Its tolerance is 0.1 LU.
         let cases: [&[(f64, f64)]; 3] = [
             &[(-36.0, 10.0), (-23.0, 60.0), (-36.0, 10.0)],
             &[

@@ -1,4 +1,5 @@
-//! MFCC with first and second differences, as in Kaldi: the features that HuBERT's first iteration clusters.
+//! MFCC with first and second differences, as in Kaldi: the features that HuBERT's first iteration
+//! clusters.
 
 use std::f64::consts::PI;
 
@@ -30,7 +31,8 @@ pub fn num_mfcc_rows(num_samples: usize) -> usize {
 
 /// MFCC of a clip without dither and energy, `[num_mfcc_rows(samples), MFCC_DIMS]`.
 ///
-/// Source: `compute-mfcc-feats` of Kaldi with its defaults, through torchaudio's `compliance.kaldi.mfcc`, and its `compute_deltas`.
+/// Source: `compute-mfcc-feats` of Kaldi with its defaults, through torchaudio's
+/// `compliance.kaldi.mfcc`, and its `compute_deltas`.
 pub fn mfcc(samples: &[f32]) -> Vec<f32> {
     let rows = num_mfcc_rows(samples.len());
     let fft = RealFftPlanner::<f32>::new().plan_fft_forward(FFT);
@@ -164,7 +166,8 @@ mod tests {
         assert_eq!(found.len(), expected.len());
         assert_eq!(found.len(), 8 * MFCC_DIMS);
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            // torchaudio computes in f32, and logarithms of nearly empty bands amplify its rounding.
+            // torchaudio computes in f32, and logarithms of nearly empty bands amplify its
+            // rounding.
             assert!((found - expected).abs() < 5e-2, "{i}: {found} {expected}");
         }
         assert!(mfcc(&clip[..399]).is_empty());

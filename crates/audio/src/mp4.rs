@@ -1,9 +1,11 @@
-//! MP4: the packets of the first sound track, and the range of decoded samples that is the recording.
+//! MP4: the packets of the first sound track, and the range of decoded samples that is the
+//! recording.
 //!
-//! The general demuxer is not used, because it does not read edit lists, looks each packet up from the beginning of its tables, and allocates
-//! for counts that exceed the file.
+//! The general demuxer is not used, because it does not read edit lists, looks each packet up from
+//! the beginning of its tables, and allocates for counts that exceed the file.
 //!
-//! Source: ISO/IEC 14496-12 (boxes, tables of samples, fragments), ISO/IEC 14496-1, section 7.2.6 (descriptors).
+//! Source: ISO/IEC 14496-12 (boxes, tables of samples, fragments), ISO/IEC 14496-1, section 7.2.6
+//! (descriptors).
 
 use std::ops::Range;
 
@@ -65,7 +67,8 @@ impl Mp4 {
     /// Reads the tables of the first sound track.
     ///
     /// # Errors
-    /// A box or packet that is cut off, tables that contradict each other, no sound, or sound that is not AAC-LC.
+    /// A box or packet that is cut off, tables that contradict each other, no sound, or sound that
+    /// is not AAC-LC.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let boxes = outer_boxes(&mut source)?;
         let Some(outer) = boxes.iter().find(|outer| &outer.kind == b"moov") else {
@@ -332,7 +335,8 @@ fn decoder_config(bytes: &[u8]) -> Option<(u8, &[u8])> {
     ))
 }
 
-/// Contents of the descriptor of kind `tag` that begins here; its length is written in groups of seven bits.
+/// Contents of the descriptor of kind `tag` that begins here; its length is written in groups of
+/// seven bits.
 fn descriptor(bytes: &[u8], tag: u8) -> Option<&[u8]> {
     if bytes.first() != Some(&tag) {
         return None;
@@ -607,10 +611,12 @@ struct Edit {
     len: usize,
 }
 
-/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples per second and fill `ticks` of them.
+/// Reads the edit list of the first sound track of a `moov` box, whose packets have `rate` samples
+/// per second and fill `ticks` of them.
 ///
 /// # Errors
-/// No sound track, a box that is cut off, a clock other than the sampling rate, an edit list that rearranges the sound.
+/// No sound track, a box that is cut off, a clock other than the sampling rate, an edit list that
+/// rearranges the sound.
 fn edit(moov: &[u8], rate: u32, ticks: u64) -> Result<Edit> {
     let movie_clock = clock(required(moov, b"mvhd")?)?;
     let track = sound_track(moov)?;
@@ -642,7 +648,8 @@ fn edit(moov: &[u8], rate: u32, ticks: u64) -> Result<Edit> {
 const CONVERT: &str =
     "AAC-LC in mono or stereo is read; convert the file to FLAC: ffmpeg -i OLD NEW.flac";
 
-/// Length of an edit in samples: to the end of the track if the edit list, whose clock is coarser, agrees within a tick.
+/// Length of an edit in samples: to the end of the track if the edit list, whose clock is coarser,
+/// agrees within a tick.
 fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u64 {
     let to_end = ticks.saturating_sub(delay);
     let tick = u64::from(rate).div_ceil(movie_clock.max(1));
@@ -654,7 +661,8 @@ fn length(ticks: u64, delay: u64, edited: u64, rate: u32, movie_clock: u64) -> u
     }
 }
 
-/// Start and duration of the only edit of a list; a pause before it, which aligns sound with pictures, is not part of the recording.
+/// Start and duration of the only edit of a list; a pause before it, which aligns sound with
+/// pictures, is not part of the recording.
 fn single_edit(list: &[u8]) -> Result<(u64, u64)> {
     let wide = list.first() == Some(&1);
     let (width, entry_len) = if wide { (8, 20) } else { (4, 12) };
@@ -686,7 +694,8 @@ fn single_edit(list: &[u8]) -> Result<(u64, u64)> {
     }
 }
 
-/// The comment in which iTunes and Apple's encoders write delay, padding and length, in hexadecimal.
+/// The comment in which iTunes and Apple's encoders write delay, padding and length, in
+/// hexadecimal.
 fn itunes(moov: &[u8]) -> Option<Edit> {
     let name = b"iTunSMPB";
     let at = moov.windows(name.len()).position(|bytes| bytes == name)? + name.len();
@@ -740,7 +749,8 @@ fn children(contents: &[u8]) -> Result<Vec<([u8; 4], &[u8])>> {
     Ok(found)
 }
 
-/// Length of the header and of the whole of the box that begins with `bytes` (16 of them, if there are); 0 for one that ends with the file.
+/// Length of the header and of the whole of the box that begins with `bytes` (16 of them, if there
+/// are); 0 for one that ends with the file.
 fn box_len(bytes: &[u8]) -> Option<(usize, u64)> {
     match big_endian(bytes.get(..4)?) {
         1 => Some((16, big_endian(bytes.get(8..16)?))),
@@ -789,7 +799,8 @@ mod tests {
             .collect()
     }
 
-    /// A `moov` with one sound track of 16 kHz and `ticks` samples; edits are (duration in ms, start).
+    /// A `moov` with one sound track of 16 kHz and `ticks` samples; edits are (duration in ms,
+    /// start).
     fn moov(ticks: u32, edits: &[(u32, i32)], extra: &[u8]) -> Vec<u8> {
         let list: Vec<u8> = [0u32, edits.len() as u32]
             .iter()

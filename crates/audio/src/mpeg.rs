@@ -1,7 +1,8 @@
-//! MP3 frame by frame: places of the frames, the silence that the encoder added, and the samples of any part.
+//! MP3 frame by frame: places of the frames, the silence that the encoder added, and the samples of
+//! any part.
 //!
-//! The general demuxer is not used, because it guesses the length of a file without an `Info` frame, trims the last packets to its guess, and
-//! silently skips damaged frames.
+//! The general demuxer is not used, because it guesses the length of a file without an `Info`
+//! frame, trims the last packets to its guess, and silently skips damaged frames.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,14 +21,15 @@ use crate::source::Source;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Bytes in which the first frame is searched: a recording cut out of a stream begins with the rest of a frame.
+/// Bytes in which the first frame is searched: a recording cut out of a stream begins with the rest
+/// of a frame.
 pub(super) const SEARCH_BYTES: usize = 8192;
 
 /// Delay of every MP3 decoder, in samples.
 const DECODER_DELAY: usize = 529;
 
-/// Frames decoded before those of a span. A frame uses up to 511 bytes of those before it, at most 24 frames at the lowest bit rate,
-/// and the filter memory of two.
+/// Frames decoded before those of a span. A frame uses up to 511 bytes of those before it, at most
+/// 24 frames at the lowest bit rate, and the filter memory of two.
 const WARM_UP_FRAMES: usize = 32;
 
 /// An MP3 file, in memory.
@@ -94,7 +96,8 @@ struct Header {
     side_info: usize,
 }
 
-/// Returns whether a file that begins with `bytes` is MP3: two frames follow each other near its beginning.
+/// Returns whether a file that begins with `bytes` is MP3: two frames follow each other near its
+/// beginning.
 pub(super) fn begins_here(bytes: &[u8]) -> bool {
     first_frame(bytes).is_some()
 }
@@ -103,7 +106,8 @@ impl Stream {
     /// Walks through all frames.
     ///
     /// # Errors
-    /// Bytes between frames that are neither a frame nor a known tag, a truncated last frame, fewer frames than the file announces.
+    /// Bytes between frames that are neither a frame nor a known tag, a truncated last frame, fewer
+    /// frames than the file announces.
     fn find(bytes: &[u8]) -> Result<Self> {
         let start = first_frame(bytes).ok_or_else(|| Error::input("no MP3 frame was found"))?;
         let first = header(&bytes[start..])
@@ -193,7 +197,8 @@ impl Stream {
                 .decode_ref(&packet)
                 .map(|buffer| append_mono(&buffer, channel, &mut scratch, &mut samples));
             if index < first_needed {
-                // The first frames of the warm-up may lack the bytes before them, so their output is not used.
+                // The first frames of the warm-up may lack the bytes before them, so their output
+                // is not used.
                 samples.truncate(len_before);
                 continue;
             }
@@ -215,7 +220,8 @@ impl Stream {
         Ok(samples)
     }
 
-    /// Takes delay and padding from the `Info` frame, and compares the number of frames with the one it announces.
+    /// Takes delay and padding from the `Info` frame, and compares the number of frames with the
+    /// one it announces.
     fn apply(&mut self, info: Option<Info>) -> Result<()> {
         if self.frames.is_empty() {
             return Err(Error::input("an MP3 file without a single frame of audio")
@@ -286,8 +292,9 @@ struct Info {
 impl Info {
     /// Reads the frame at `at` as an `Info`, `Xing` or `VBRI` frame; `None` if it is sound.
     ///
-    /// Source: the LAME project's "Mp3 Info Tag revision 1". The tag follows the side information. Flags show which of four fields follow. 21 bytes
-    /// after the encoder's name are 12 bits of delay and 12 bits of padding.
+    /// Source: the LAME project's "Mp3 Info Tag revision 1". The tag follows the side information.
+    /// Flags show which of four fields follow. 21 bytes after the encoder's name are 12 bits of
+    /// delay and 12 bits of padding.
     fn read(bytes: &[u8], at: usize, header: Header) -> Option<Self> {
         let frame = &bytes[at..(at + header.bytes).min(bytes.len())];
         let number = |tag: &[u8], at: usize| {
@@ -346,7 +353,8 @@ impl Info {
     }
 }
 
-/// Start of the first of two successive frames, at most one frame's length from the beginning, not counting zeros.
+/// Start of the first of two successive frames, at most one frame's length from the beginning, not
+/// counting zeros.
 fn first_frame(bytes: &[u8]) -> Option<usize> {
     const LONGEST_FRAME: usize = 2881;
     let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();

@@ -1,6 +1,7 @@
 //! Ogg: pages, and the logical streams of Vorbis, Opus or FLAC that follow each other in one file.
 //!
-//! Source: RFC 3533 (pages), RFC 7845 (Opus), the Vorbis I specification, section A.2, and "Ogg FLAC mapping" of Xiph.
+//! Source: RFC 3533 (pages), RFC 7845 (Opus), the Vorbis I specification, section A.2, and "Ogg
+//! FLAC mapping" of Xiph.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,8 +22,8 @@ use maqam_base::error::Result;
 /// Bytes of a page before its table of segments.
 const HEADER_BYTES: usize = 27;
 
-/// Samples decoded and dropped before a part of a recording, so that the decoder has the state of a continuous decode. Vorbis needs
-/// one block of up to 8192 samples, Opus 80 ms.
+/// Samples decoded and dropped before a part of a recording, so that the decoder has the state of a
+/// continuous decode. Vorbis needs one block of up to 8192 samples, Opus 80 ms.
 const PREROLL_SAMPLES: i64 = 24_000;
 
 /// Streams side by side in one recording; video has two or three.
@@ -65,7 +66,8 @@ enum Codec {
 struct Page {
     at: u64,
     len: usize,
-    /// Number of samples up to the end of the last packet that ends on the page; `None` if none does.
+    /// Number of samples up to the end of the last packet that ends on the page; `None` if none
+    /// does.
     granule: Option<i64>,
     serial: u32,
     flags: u8,
@@ -231,7 +233,8 @@ impl Link {
                 Decoder::opus(head)?
             }
             Codec::Flac => {
-                // Two bytes of version, two of a count, "fLaC", four of a block's header, then the block of 34 bytes.
+                // Two bytes of version, two of a count, "fLaC", four of a block's header, then the
+                // block of 34 bytes.
                 let info = head.get(17..51).unwrap_or_default();
                 (Decoder::flac(info)?, 0)
             }
@@ -248,7 +251,8 @@ impl Link {
         Ok(link)
     }
 
-    /// Finds start and end of the recording in the stream's own count of samples; `delay` samples at its beginning are the encoder's.
+    /// Finds start and end of the recording in the stream's own count of samples; `delay` samples
+    /// at its beginning are the encoder's.
     fn find_ends(&mut self, source: &mut Source, delay: usize, index: usize) -> Result<()> {
         if !self.pages.last().is_some_and(|last| last.is(LAST)) {
             let which = if index == 0 {
@@ -278,8 +282,9 @@ impl Link {
             return Err(no_samples());
         };
 
-        // A stream may begin later than at 0. A first page with more sound than it counts begins before 0, and that part is dropped;
-        // if it is the last page as well, the part after its end is dropped.
+        // A stream may begin later than at 0. A first page with more sound than it counts begins
+        // before 0, and that part is dropped; if it is the last page as well, the part after its
+        // end is dropped.
         let begin = first_end.saturating_sub(found as i64);
         let is_only = Some(first_page) == last_page;
         let begin = if is_only { begin.max(0) } else { begin };
@@ -294,7 +299,8 @@ impl Link {
     /// Samples `wanted` of the recording.
     ///
     /// # Errors
-    /// A packet that does not decode, pages that do not follow each other, an end before the announced one.
+    /// A packet that does not decode, pages that do not follow each other, an end before the
+    /// announced one.
     fn decode(
         &mut self,
         source: &mut Source,
@@ -313,7 +319,8 @@ impl Link {
 
         let mut packets = Packets::new(self.pages.clone(), first);
         let mut samples = Vec::new();
-        // Number of the first of `samples`, known at the end of the first page, and of the sample after the last.
+        // Number of the first of `samples`, known at the end of the first page, and of the sample
+        // after the last.
         let mut origin = None;
         let mut position = 0;
         while origin.is_none() || position < wanted.end {
@@ -552,7 +559,8 @@ fn codec_of(head: &[u8]) -> std::result::Result<Codec, &'static str> {
 
 /// Continues the checksum of a page over `bytes`.
 ///
-/// Source: RFC 3533, section 6: polynomial 0x04c11db7, no reflection, initial value and final XOR 0.
+/// Source: RFC 3533, section 6: polynomial 0x04c11db7, no reflection, initial value and final
+/// XOR 0.
 fn checksum(sum: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = table();
 

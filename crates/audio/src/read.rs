@@ -1,4 +1,5 @@
-//! A recording as mono samples at 16 kHz: container, codec, channels, the wanted span, sampling rate.
+//! A recording as mono samples at 16 kHz: container, codec, channels, the wanted span, sampling
+//! rate.
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,20 +25,22 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::panics;
 
-/// Seconds by which a span may exceed the recording, through rounding or an encoder's last frame. More is an error.
+/// Seconds by which a span may exceed the recording, through rounding or an encoder's last frame.
+/// More is an error.
 const END_TOLERANCE_S: f64 = 0.05;
 
-/// Mono samples of a recording, or of a part of it, at 16 kHz. Without a channel in the span, channels are averaged. 16 kHz recordings are not
-/// resampled.
+/// Mono samples of a recording, or of a part of it, at 16 kHz. Without a channel in the span,
+/// channels are averaged. 16 kHz recordings are not resampled.
 ///
-/// Reads WAV, FLAC, MP3, Ogg (Vorbis, Opus, FLAC), WebM (Opus, Vorbis) and M4A (AAC-LC), by their contents. The delay and padding of an encoder
-/// are not part of the recording.
+/// Reads WAV, FLAC, MP3, Ogg (Vorbis, Opus, FLAC), WebM (Opus, Vorbis) and M4A (AAC-LC), by their
+/// contents. The delay and padding of an encoder are not part of the recording.
 ///
 /// # Shapes
 /// `[num_samples]`
 /// # Errors
-/// Each names the file: it cannot be opened, is empty, truncated or damaged, has no samples, or samples that are not finite; the span
-/// is empty or ends after the recording, or its channel is not there.
+/// Each names the file: it cannot be opened, is empty, truncated or damaged, has no samples, or
+/// samples that are not finite; the span is empty or ends after the recording, or its channel is
+/// not there.
 pub fn read(path: &Path, span: Span) -> Result<Vec<f32>> {
     let source = Source::open(path)?;
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at_path(path))
@@ -49,13 +52,15 @@ pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> 
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
-/// Reads the bytes `range` of a file as one recording, as [`read`] does; `name` is the recording's name in messages.
+/// Reads the bytes `range` of a file as one recording, as [`read`] does; `name` is the recording's
+/// name in messages.
 pub fn read_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<Vec<f32>> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
-/// Length of a recording, or of a part of it, in seconds: from its headers if they have it, else by decoding.
+/// Length of a recording, or of a part of it, in seconds: from its headers if they have it, else by
+/// decoding.
 ///
 /// # Errors
 /// Those of [`read`], except those that only decoding finds.
@@ -64,19 +69,22 @@ pub fn duration_s(path: &Path, span: Span) -> Result<f64> {
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at_path(path))
 }
 
-/// Length of bytes in memory, as [`duration_s`] gives it; `name` is the recording's name in messages.
+/// Length of bytes in memory, as [`duration_s`] gives it; `name` is the recording's name in
+/// messages.
 pub fn duration_s_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<f64> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
 }
 
-/// Length of the bytes `range` of a file, as [`duration_s`] gives it; `name` is the recording's name in messages.
+/// Length of the bytes `range` of a file, as [`duration_s`] gives it; `name` is the recording's
+/// name in messages.
 pub fn duration_s_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<f64> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.duration_s(span)).map_err(|e| e.at(name))
 }
 
-/// Number of samples that [`read`] returns for the same part: from the headers if they have it, else by decoding.
+/// Number of samples that [`read`] returns for the same part: from the headers if they have it,
+/// else by decoding.
 ///
 /// # Errors
 /// Those of [`duration_s`].
@@ -85,13 +93,15 @@ pub fn num_samples(path: &Path, span: Span) -> Result<usize> {
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at_path(path))
 }
 
-/// Number of samples of bytes in memory, as [`num_samples`] gives it; `name` is the recording's name in messages.
+/// Number of samples of bytes in memory, as [`num_samples`] gives it; `name` is the recording's
+/// name in messages.
 pub fn num_samples_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<usize> {
     let source = Source::from_bytes(bytes);
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
 }
 
-/// Number of samples of the bytes `range` of a file, as [`num_samples`] gives it; `name` is the recording's name in messages.
+/// Number of samples of the bytes `range` of a file, as [`num_samples`] gives it; `name` is the
+/// recording's name in messages.
 pub fn num_samples_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<usize> {
     let source = Source::open_range(path, range).map_err(|e| e.at(name))?;
     contained(|| Recording::open(source)?.num_resampled(span)).map_err(|e| e.at(name))
@@ -108,7 +118,8 @@ pub struct Header {
     pub channels: usize,
 }
 
-/// Reads the header of a file, or of its bytes `range`, and decodes if the header is incomplete. `name` is the recording's name in messages.
+/// Reads the header of a file, or of its bytes `range`, and decodes if the header is incomplete.
+/// `name` is the recording's name in messages.
 ///
 /// # Errors
 /// Those of [`read`].
@@ -127,7 +138,8 @@ pub fn header_bytes(bytes: Arc<[u8]>, name: &str) -> Result<Header> {
     contained(|| Recording::open(source)?.header()).map_err(|e| e.at(name))
 }
 
-/// Runs `work`, and turns a panic of a decoder into an error of the recording. A panic in maqam's own source stays a bug.
+/// Runs `work`, and turns a panic of a decoder into an error of the recording. A panic in maqam's
+/// own source stays a bug.
 pub(super) fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panics::contain(work).unwrap_or_else(|panic| {
         Err(if panic.is_ours {
@@ -194,7 +206,8 @@ impl Recording {
 
     fn header(self) -> Result<Header> {
         let rate = self.0.rate();
-        // A source without a number of channels is decoded and counts as mono, because parts average the channels anyway.
+        // A source without a number of channels is decoded and counts as mono, because parts
+        // average the channels anyway.
         let channels = self.0.channels().unwrap_or(1);
         let num_samples = self.num_native(Span::WHOLE)?;
         Ok(Header {

@@ -16,8 +16,8 @@ use maqam_base::error::Result;
 /// Accepted sampling rates, in Hz; a header with another rate is damaged.
 pub(super) const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// Length of the anti-aliasing filter in periods of the slower rate. A longer filter has its edge nearer to half that rate. At this length
-/// it passes 7.8 kHz and stops 8 kHz.
+/// Length of the anti-aliasing filter in periods of the slower rate. A longer filter has its edge
+/// nearer to half that rate. At this length it passes 7.8 kHz and stops 8 kHz.
 const FILTER_PERIODS: usize = 1024;
 
 thread_local! {
@@ -25,7 +25,8 @@ thread_local! {
     static RESAMPLERS: RefCell<HashMap<u32, Fft<f32>>> = RefCell::new(HashMap::new());
 }
 
-/// Resamples from `rate` to [`SAMPLE_RATE`], with the first sample at the same instant; returns a clip at that rate unchanged.
+/// Resamples from `rate` to [`SAMPLE_RATE`], with the first sample at the same instant; returns a
+/// clip at that rate unchanged.
 ///
 /// # Shapes
 /// `[n]` -> `[ceil(n * SAMPLE_RATE / rate)]`
@@ -69,8 +70,8 @@ fn plan(rate: u32) -> Result<Fft<f32>> {
     let to = SAMPLE_RATE as usize;
     let smallest_block = from / gcd(from, to);
     let wanted_block = FILTER_PERIODS * from.max(to) / to;
-    // The filter is centred on its middle sample and the delay is half a block: both are whole numbers when the block holds
-    // the smallest one an even number of times.
+    // The filter is centred on its middle sample and the delay is half a block: both are whole
+    // numbers when the block holds the smallest one an even number of times.
     let block = smallest_block * 2 * wanted_block.div_ceil(2 * smallest_block);
     Fft::new(from, to, block, 1, FixedSync::Both).map_err(Error::bug_from)
 }
@@ -105,7 +106,8 @@ mod tests {
                 let out = resample(sine(hertz, rate, rate as usize), rate).unwrap();
                 assert_eq!(out.len(), 16_000, "{rate} Hz");
                 let expected = sine(hertz, SAMPLE_RATE, 16_000);
-                // Away from the ends, where the tone is switched on and off; the difference holds gain, delay and distortion at once.
+                // Away from the ends, where the tone is switched on and off; the difference holds
+                // gain, delay and distortion at once.
                 let difference: Vec<f32> = out.iter().zip(&expected).map(|(a, b)| a - b).collect();
                 let error = rms(&difference[2000..14_000]);
                 assert!(error < 2e-4, "{hertz} Hz at {rate} Hz: {error}");

@@ -22,14 +22,16 @@ pub(super) trait Stream {
     /// Samples per channel; `None` if only decoding gives it.
     fn num_samples(&self) -> Option<usize>;
 
-    /// Samples `wanted` of one channel, or of the average of all. Where the number of samples is unknown, `wanted` is everything.
+    /// Samples `wanted` of one channel, or of the average of all. Where the number of samples is
+    /// unknown, `wanted` is everything.
     ///
     /// # Errors
     /// Damage, an end before the announced one, a channel that is not there.
     fn decode(&mut self, wanted: Range<usize>, channel: Option<u16>) -> Result<Vec<f32>>;
 }
 
-/// Refuses more samples at once than fit in memory, because a few bytes of some formats can encode hours of silence.
+/// Refuses more samples at once than fit in memory, because a few bytes of some formats can encode
+/// hours of silence.
 pub(super) fn check_length(num_samples: usize) -> Result<()> {
     if num_samples <= MOST_SAMPLES {
         return Ok(());

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Bytes that one look into a file reads at least, so that small packets do not cost a system call each.
+/// Bytes that one look into a file reads at least, so that small packets do not cost a system call
+/// each.
 const WINDOW_BYTES: usize = 1 << 16;
 
 /// Most bytes that are taken into memory at once.

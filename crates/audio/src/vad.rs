@@ -1,6 +1,8 @@
-//! Voice activity: the probability of speech in each 32 ms of a recording, and the stretches of speech that follow from it.
+//! Voice activity: the probability of speech in each 32 ms of a recording, and the stretches of
+//! speech that follow from it.
 //!
-//! The network is Silero VAD (MIT, `assets/LICENSE.silero-MIT`) at 16 kHz: a learnt spectrum, four convolutions, an LSTM cell.
+//! The network is Silero VAD (MIT, `assets/LICENSE.silero-MIT`) at 16 kHz: a learnt spectrum, four
+//! convolutions, an LSTM cell.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -153,7 +155,8 @@ impl Vad {
         })
     }
 
-    /// Returns the probability of speech in each window of 32 ms; the last window is filled up with zeros.
+    /// Returns the probability of speech in each window of 32 ms; the last window is filled up with
+    /// zeros.
     ///
     /// # Shapes
     /// `[n]` at 16 kHz -> `[ceil(n / WINDOW)]`
@@ -253,14 +256,16 @@ fn kernel_before_inputs(weight: &[f32], inputs: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Rules by which probabilities become stretches of speech. The defaults are those of Silero's own program.
+/// Rules by which probabilities become stretches of speech. The defaults are those of Silero's own
+/// program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speech {
     /// Probability from which a window is speech. Speech ends below this less 0.15.
     pub threshold: f32,
     /// Shorter stretches are dropped, in seconds.
     pub min_speech_s: f64,
-    /// Longer stretches are divided in their longest silence of at least 0.098 s, or where they reach this length, in seconds.
+    /// Longer stretches are divided in their longest silence of at least 0.098 s, or where they
+    /// reach this length, in seconds.
     pub max_speech_s: f64,
     /// Silence that ends a stretch, in seconds.
     pub min_silence_s: f64,
@@ -367,7 +372,8 @@ impl Speech {
         found
     }
 
-    /// Adds time around each stretch; where two are too near for it they share the silence between them.
+    /// Adds time around each stretch; where two are too near for it they share the silence between
+    /// them.
     fn pad(&self, segments: &mut [Range<usize>], num_samples: usize) {
         let pad = samples_of(self.pad_s) as usize;
         if let Some(first) = segments.first_mut() {

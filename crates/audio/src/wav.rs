@@ -1,7 +1,9 @@
-//! WAV in its four spellings (RIFF, RF64, BW64, Wave64): where the samples lie and how they are written.
+//! WAV in its four spellings (RIFF, RF64, BW64, Wave64): where the samples lie and how they are
+//! written.
 //!
-//! Lengths in these headers are often wrong: programs stop before they fill them in, or cannot count beyond 4 GiB. The length of the `data`
-//! chunk is trusted where the file has that many bytes; all others only lead to it.
+//! Lengths in these headers are often wrong: programs stop before they fill them in, or cannot
+//! count beyond 4 GiB. The length of the `data` chunk is trusted where the file has that many
+//! bytes; all others only lead to it.
 
 use std::ops::Range;
 
@@ -67,7 +69,8 @@ impl Wav {
     /// Finds the samples.
     ///
     /// # Errors
-    /// No `fmt ` or `data` chunk, an unsupported coding, fewer samples than the header announces, or more bytes after them.
+    /// No `fmt ` or `data` chunk, an unsupported coding, fewer samples than the header announces,
+    /// or more bytes after them.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let chunks = if source.peek(0, 4)? == b"riff" {
             wave64_chunks(&mut source)?
@@ -185,7 +188,8 @@ fn search(head: &[u8], id: [u8; 4], is_it: impl Fn(&Chunk) -> bool) -> Option<Ch
     None
 }
 
-/// Start of the chunk after `chunk`, after a byte of padding if its length is odd. Some programs omit the padding.
+/// Start of the chunk after `chunk`, after a byte of padding if its length is odd. Some programs
+/// omit the padding.
 fn next_chunk(source: &mut Source, chunk: Chunk) -> Result<u64> {
     let end = chunk.start.saturating_add(chunk.size);
     let padded = end.saturating_add(chunk.size & 1);
@@ -210,7 +214,8 @@ fn chunk_at(source: &mut Source, at: u64) -> Result<Option<Chunk>> {
     }))
 }
 
-/// Chunks of a Wave64 file up to `data`: identifiers of 16 bytes, lengths of 8 that count the header, all on multiples of 8.
+/// Chunks of a Wave64 file up to `data`: identifiers of 16 bytes, lengths of 8 that count the
+/// header, all on multiples of 8.
 ///
 /// Source: Sony's "Wave64 file format", as libsndfile reads it.
 fn wave64_chunks(source: &mut Source) -> Result<Vec<Chunk>> {
@@ -292,7 +297,8 @@ fn unknown_rest(source: &mut Source, data: Chunk) -> Result<Option<u64>> {
     Ok(None)
 }
 
-/// Decoder of the coding that a `fmt ` chunk describes, and the bytes of one sample of every channel.
+/// Decoder of the coding that a `fmt ` chunk describes, and the bytes of one sample of every
+/// channel.
 fn read_format(format: &[u8]) -> Result<(Decoder, usize)> {
     let number = |at: usize, len: usize| {
         format

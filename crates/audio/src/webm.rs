@@ -40,13 +40,15 @@ const DISCARD_PADDING: u64 = 0x75a2;
 /// `TRACK_TYPE` of sound.
 const SOUND: u64 = 2;
 
-/// Nanoseconds that a block may begin before or after the end of the one before it. Times are rounded, and browsers' clocks jitter.
+/// Nanoseconds that a block may begin before or after the end of the one before it. Times are
+/// rounded, and browsers' clocks jitter.
 const TIME_TOLERANCE_NS: i128 = 250_000_000;
 
 /// Seconds by which a recording may be shorter than its header announces.
 const DURATION_TOLERANCE_S: f64 = 0.25;
 
-/// Samples decoded and dropped before a part of a recording: half a second of Opus, which needs 80 ms.
+/// Samples decoded and dropped before a part of a recording: half a second of Opus, which needs 80
+/// ms.
 const PREROLL_SAMPLES: usize = 24_000;
 
 /// A WebM file's sound.
@@ -54,7 +56,8 @@ pub(super) struct WebM {
     source: Source,
     decoder: Decoder,
     packets: Vec<Packet>,
-    /// Samples at the beginning that are the encoder's delay, and at the end that only fill up the last packet.
+    /// Samples at the beginning that are the encoder's delay, and at the end that only fill up the
+    /// last packet.
     delay: usize,
     padding: usize,
     /// Samples of all packets; `None` if only decoding gives it.
@@ -105,7 +108,8 @@ impl WebM {
     /// Walks over all elements.
     ///
     /// # Errors
-    /// An element that is cut off, no sound, sound in a codec that is not read, blocks that do not follow each other.
+    /// An element that is cut off, no sound, sound in a codec that is not read, blocks that do not
+    /// follow each other.
     pub(super) fn open(mut source: Source) -> Result<Self> {
         let mut walk = Walk::default();
         let mut at = 0;
@@ -394,7 +398,8 @@ impl Track {
     }
 }
 
-/// The first and third packet of a Vorbis stream: two lengths in bytes of 255 and a rest, then three packets.
+/// The first and third packet of a Vorbis stream: two lengths in bytes of 255 and a rest, then
+/// three packets.
 fn vorbis_headers(private: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 1;
     let mut lens = [0; 2];

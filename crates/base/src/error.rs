@@ -41,8 +41,8 @@ impl Kind {
     }
 }
 
-/// An error a person can act on: where, what was found, what to do. [`StdError::source`] is the error of a library or of the system
-/// that it stands for.
+/// An error a person can act on: where, what was found, what to do. [`StdError::source`] is the
+/// error of a library or of the system that it stands for.
 #[derive(Clone, Debug)]
 pub struct Error {
     /// Who has to act.
@@ -148,8 +148,9 @@ impl Error {
         self.at(path.display())
     }
 
-    /// An operating system's error on `path`: what is missing or unreadable is the user's to mend, a full disk the machine's. An error of
-    /// maqam that passed through a library's reader or writer comes back as it was.
+    /// An operating system's error on `path`: what is missing or unreadable is the user's to mend,
+    /// a full disk the machine's. An error of maqam that passed through a library's reader or
+    /// writer comes back as it was.
     pub fn io(path: &Path, action: &str, error: io::Error) -> Self {
         if let Some(carried) = Self::carried(&error) {
             return carried.clone();
@@ -265,7 +266,8 @@ impl From<Error> for io::Error {
 /// Characters of somebody else's text that a message or the cell of a table shows.
 const SHOWN: usize = 80;
 
-/// A text as a message or the cell of a table shows it: its beginning, where it is longer than 80 characters.
+/// A text as a message or the cell of a table shows it: its beginning, where it is longer than 80
+/// characters.
 pub fn brief(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(SHOWN) {
         None => Cow::Borrowed(text),

@@ -1,4 +1,5 @@
-//! JSON text read into types. Messages say what was found and what to write, not what the parser calls it.
+//! JSON text read into types. Messages say what was found and what to write, not what the parser
+//! calls it.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;

@@ -20,8 +20,9 @@ pub enum LastLine {
     Cut,
 }
 
-/// Calls `visit` with every line that is not blank, and with its number from 1. A byte order mark is left out. Returns the bytes of the
-/// lines that were visited or blank, which is where a log ends that a killed process left.
+/// Calls `visit` with every line that is not blank, and with its number from 1. A byte order mark
+/// is left out. Returns the bytes of the lines that were visited or blank, which is where a log
+/// ends that a killed process left.
 ///
 /// # Errors
 /// The system's; those of `visit`, at file and line.
@@ -70,8 +71,8 @@ pub fn each_placed_line(
     Ok(num_bytes)
 }
 
-/// The rows of a file with their lines, from 1; a byte order mark and blank lines are fine. A line that does not fit is an error that
-/// says `file:line: what was found`.
+/// The rows of a file with their lines, from 1; a byte order mark and blank lines are fine. A line
+/// that does not fit is an error that says `file:line: what was found`.
 pub struct Rows<T> {
     lines: Lines,
     path: PathBuf,

@@ -1,4 +1,5 @@
-//! What every other crate uses: errors, panics of libraries, atomic files, counter-based randomness, YAML and JSON lines that people write.
+//! What every other crate uses: errors, panics of libraries, atomic files, counter-based
+//! randomness, YAML and JSON lines that people write.
 //!
 //! The crate knows no tensor, no audio and no command-line argument. It promises no stable API.
 

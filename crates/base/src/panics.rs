@@ -58,7 +58,8 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
     outcome.map_err(|_| CAUGHT.take().unwrap_or_default())
 }
 
-/// As [`contain`], for libraries that work in threads of their own: no panic of any thread is printed while `work` runs.
+/// As [`contain`], for libraries that work in threads of their own: no panic of any thread is
+/// printed while `work` runs.
 ///
 /// # Errors
 /// The panic that reached the calling thread.
@@ -75,7 +76,8 @@ fn describe(info: &PanicHookInfo<'_>) -> Panic {
     Panic {
         message: text(info.payload()),
         place: info.location().map(ToString::to_string).unwrap_or_default(),
-        // The compiler names files of this workspace relative to its root, files of others from the root of the disk.
+        // The compiler names files of this workspace relative to its root, files of others from the
+        // root of the disk.
         is_ours: Path::new(file).is_relative(),
     }
 }

@@ -1,4 +1,5 @@
-//! The three parts of an audio language model, and how each is trained: what recipes, stages and the model all name.
+//! The three parts of an audio language model, and how each is trained: what recipes, stages and
+//! the model all name.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -36,7 +37,8 @@ pub enum Training {
     Frozen,
     /// Through adapters.
     Lora,
-    /// Every weight of it: convolutions, norms, biases, and the decoder's embeddings and head with them.
+    /// Every weight of it: convolutions, norms, biases, and the decoder's embeddings and head with
+    /// them.
     Full,
 }
 

@@ -1,4 +1,5 @@
-//! The tokenizer of Qwen2 and Qwen3 as a `tokenizer.json`, from a vocabulary that is stored another way.
+//! The tokenizer of Qwen2 and Qwen3 as a `tokenizer.json`, from a vocabulary that is stored another
+//! way.
 
 use serde_json::Map;
 use serde_json::Value;
@@ -7,7 +8,8 @@ use serde_json::json;
 /// Pattern by which Qwen2 splits texts into words.
 const SPLITTING: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// A `tokenizer.json` of byte-level BPE, from ids by piece, pairs of merged pieces and added tokens.
+/// A `tokenizer.json` of byte-level BPE, from ids by piece, pairs of merged pieces and added
+/// tokens.
 pub fn json_of(vocab: Map<String, Value>, merges: Vec<Value>, added: Vec<Value>) -> Value {
     json!({
         "version": "1.0",

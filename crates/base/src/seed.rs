@@ -1,7 +1,9 @@
-//! Randomness as a counter hash: what is drawn depends on what it is for and where it stands, never on what was drawn before.
+//! Randomness as a counter hash: what is drawn depends on what it is for and where it stands, never
+//! on what was drawn before.
 //!
-//! A [`Key`] names a stream (seed, purpose, step, row ...); a position in the stream gives a number. The same numbers come
-//! whatever the packing, the number of threads, the save policy or the moment of resuming.
+//! A [`Key`] names a stream (seed, purpose, step, row ...); a position in the stream gives a
+//! number. The same numbers come whatever the packing, the number of threads, the save policy or
+//! the moment of resuming.
 
 use std::convert::Infallible;
 
@@ -32,7 +34,8 @@ impl Key {
         ))
     }
 
-    /// The stream's name as the one number that its bits are made of, for kernels that make them elsewhere.
+    /// The stream's name as the one number that its bits are made of, for kernels that make them
+    /// elsewhere.
     pub fn state(self) -> u64 {
         self.0
     }

@@ -1,4 +1,5 @@
-//! Recognises files that are something else than their names say: web pages, Git LFS pointers, archives, other formats of weights.
+//! Recognises files that are something else than their names say: web pages, Git LFS pointers,
+//! archives, other formats of weights.
 
 /// A format that was found in place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,8 @@ pub struct Foreign {
 /// Bytes from a file's start that are enough for [`foreign`].
 pub const HEAD_BYTES: usize = 512;
 
-/// Recognises a foreign format by the first bytes of a file; `None` for text and for what is not known.
+/// Recognises a foreign format by the first bytes of a file; `None` for text and for what is not
+/// known.
 pub fn foreign(head: &[u8]) -> Option<Foreign> {
     const DOWNLOAD: &str =
         "download the file again; a page that asks for a login or a licence comes in its place";

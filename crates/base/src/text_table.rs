@@ -1,4 +1,5 @@
-//! Tables for a terminal, and the numbers in them: words to the left, numbers to the right, columns as wide as their widest cell.
+//! Tables for a terminal, and the numbers in them: words to the left, numbers to the right, columns
+//! as wide as their widest cell.
 
 use unicode_width::UnicodeWidthStr;
 
@@ -71,8 +72,8 @@ impl TextTable {
         self.lines(&columns)
     }
 
-    /// The lines in blocks that are at most `width` wide, where columns are not wider by themselves. Every block begins with the columns of
-    /// words; an empty line stands between two.
+    /// The lines in blocks that are at most `width` wide, where columns are not wider by
+    /// themselves. Every block begins with the columns of words; an empty line stands between two.
     pub fn text_within(&self, width: usize) -> String {
         let widths = self.widths();
         let words: usize = widths.iter().take(self.num_words).sum();

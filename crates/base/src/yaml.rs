@@ -1,7 +1,8 @@
-//! YAML files that people write, read into types: errors name the file, the line and the nearest known key.
+//! YAML files that people write, read into types: errors name the file, the line and the nearest
+//! known key.
 //!
-//! A single value is read where a list is asked for, a list of one where a value is, and a single value in place of fields where a type
-//! says which field it stands for (see [`parse`]).
+//! A single value is read where a list is asked for, a list of one where a value is, and a single
+//! value in place of fields where a type says which field it stands for (see [`parse`]).
 
 use std::path::Path;
 
@@ -21,9 +22,10 @@ mod place;
 
 /// Reads `text`, the contents of the file `path`.
 ///
-/// `metrics: wer` is read as `metrics: [wer]`, and `task: [asr]` as `task: asr`. Where a type with fields is asked for and a single value is
-/// found, the value is that of the field whose name serde knows the type by, as in `#[serde(rename = "manifest")]`; `a+b` names two fields
-/// that take the same value.
+/// `metrics: wer` is read as `metrics: [wer]`, and `task: [asr]` as `task: asr`. Where a type with
+/// fields is asked for and a single value is found, the value is that of the field whose name serde
+/// knows the type by, as in `#[serde(rename = "manifest")]`; `a+b` names two fields that take the
+/// same value.
 ///
 /// # Errors
 /// `path:line:column: what was found`, with the nearest known key for one that is not known.
@@ -38,15 +40,16 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
         Err(syntax) => {
             let words = syntax.to_string();
             let hint = syntax_hint(&words).unwrap_or(ANY_SYNTAX_HINT);
-            // The strict reading names what is written twice. It may have ended at a wrong type before it reached another fault.
+            // The strict reading names what is written twice. It may have ended at a wrong type
+            // before it reached another fault.
             let is_twice = words.contains(WRITTEN_TWICE);
             let error = if is_twice { strict } else { syntax };
             return Err(describe_in(error, path).or_hint(hint));
         }
     };
     serde_path_to_error::deserialize(Lenient(tree)).map_err(|lenient| {
-        // Where both readings fail at one fault, the strict error knows its line. It may also name a single value that the lenient
-        // reading takes for a list or for fields.
+        // Where both readings fail at one fault, the strict error knows its line. It may also name
+        // a single value that the lenient reading takes for a list or for fields.
         match strict.to_string().contains(&lenient.inner().to_string()) {
             true => describe_in(strict, path),
             false => describe_tree(lenient, text, path),
@@ -273,7 +276,8 @@ fn describe_in(error: yaml_serde::Error, path: &Path) -> Error {
     describe(error, place)
 }
 
-/// The error of a tree, in front of it the file, the line and the column as far as they are found again in its text.
+/// The error of a tree, in front of it the file, the line and the column as far as they are found
+/// again in its text.
 fn describe_tree(
     error: serde_path_to_error::Error<yaml_serde::Error>,
     text: &str,
@@ -334,7 +338,8 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
     found.map(|(_, hint)| *hint)
 }
 
-/// The error that serde's words stand for, in words that name no type of the program, with the nearest known key as its hint.
+/// The error that serde's words stand for, in words that name no type of the program, with the
+/// nearest known key as its hint.
 pub fn explain(message: &str) -> Error {
     let found = Error::input(in_plain_words(message));
     match unknown_name(message).and_then(|(unknown, known)| nearest(unknown, known.into_iter())) {
@@ -343,7 +348,8 @@ pub fn explain(message: &str) -> Error {
     }
 }
 
-/// A message of serde's in a user's words; what stands in front of it, such as the path of a key, stays.
+/// A message of serde's in a user's words; what stands in front of it, such as the path of a key,
+/// stays.
 fn in_plain_words(message: &str) -> String {
     const PHRASES: [&str; 8] = [
         "invalid type: ",
@@ -441,7 +447,8 @@ fn unknown_key(message: &str) -> Option<&str> {
     message.starts_with("unknown field").then_some(name)
 }
 
-/// The name and the ones that were expected, from serde's "unknown field `a`, expected one of `b`, `c`".
+/// The name and the ones that were expected, from serde's "unknown field `a`, expected one of `b`,
+/// `c`".
 fn unknown_name(message: &str) -> Option<(&str, Vec<&str>)> {
     let start = ["unknown field `", "unknown variant `"]
         .iter()
@@ -453,9 +460,11 @@ fn unknown_name(message: &str) -> Option<(&str, Vec<&str>)> {
 
 /// The known name most like `name`, if any is like it at all.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    /// Below this Jaro-Winkler similarity two names have too little in common for a suggestion to help.
+    /// Below this Jaro-Winkler similarity two names have too little in common for a suggestion to
+    /// help.
     const LEAST_ALIKE: f64 = 0.7;
-    /// A name of more characters is no slip of a known one, and comparing takes time with the square of its length.
+    /// A name of more characters is no slip of a known one, and comparing takes time with the
+    /// square of its length.
     const LONGEST: usize = 200;
     if name.chars().nth(LONGEST).is_some() {
         return None;

@@ -1,4 +1,5 @@
-//! Rules of Arabic spelling (marks and letter forms that a data set leaves out) and Buckwalter's transliteration.
+//! Rules of Arabic spelling (marks and letter forms that a data set leaves out) and Buckwalter's
+//! transliteration.
 //!
 //! No reader applies these rules. A row states applied rules in its field `normalisation`.
 
@@ -96,7 +97,8 @@ impl Rules {
         Cow::Owned(text.chars().filter_map(fold).collect())
     }
 
-    /// Applies the rules to all texts of a row except labels, and adds them to the rules in its field [`FIELD`].
+    /// Applies the rules to all texts of a row except labels, and adds them to the rules in its
+    /// field [`FIELD`].
     ///
     /// # Errors
     /// A field [`FIELD`] that names something other than rules.

@@ -1,4 +1,5 @@
-//! Parquet files as Hugging Face `datasets` writes them, with the audio inside: columns of texts, numbers and lists, and one of audio files.
+//! Parquet files as Hugging Face `datasets` writes them, with the audio inside: columns of texts,
+//! numbers and lists, and one of audio files.
 
 use std::path::Path;
 
@@ -68,7 +69,8 @@ impl Values {
         }
     }
 
-    /// The Arrow type of `datasets` for the feature. polars would write other types, which `datasets` reads as other features.
+    /// The Arrow type of `datasets` for the feature. polars would write other types, which
+    /// `datasets` reads as other features.
     fn arrow_type(&self) -> ArrowDataType {
         let field = |name: &str, of| ArrowField::new(name.into(), of, true);
         let list = |of| ArrowDataType::List(Box::new(field("item", of)));
@@ -115,10 +117,12 @@ impl Values {
     }
 }
 
-/// Writes one file of named columns. Its metadata names the features of `datasets`. The dataset card must name them too, because
-/// `load_dataset` takes the type of the audio column from the card.
+/// Writes one file of named columns. Its metadata names the features of `datasets`. The dataset
+/// card must name them too, because `load_dataset` takes the type of the audio column from the
+/// card.
 ///
-/// The file is not compressed, because the audio is. It has no statistics. Equal columns give equal bytes.
+/// The file is not compressed, because the audio is. It has no statistics. Equal columns give equal
+/// bytes.
 ///
 /// # Errors
 /// Those of the disk.
@@ -165,7 +169,8 @@ pub fn write(path: &Path, columns: Vec<(String, Values)>, sampling_rate: u32) ->
     })
 }
 
-/// Rows of a row group, which a reader holds in memory together; the same number as `datasets` uses for audio.
+/// Rows of a row group, which a reader holds in memory together; the same number as `datasets` uses
+/// for audio.
 const ROW_GROUP: usize = 100;
 
 #[cfg(test)]

@@ -74,7 +74,8 @@ impl AudioSource {
         maqam_audio::header(path, range, &self.name())
     }
 
-    /// The file on disk that holds the audio, and the byte range of the audio if it is not the whole file.
+    /// The file on disk that holds the audio, and the byte range of the audio if it is not the
+    /// whole file.
     pub fn file(&self) -> Option<(&Path, Option<Range<u64>>)> {
         match self {
             Self::File(path) => Some((path, None)),
@@ -166,7 +167,8 @@ impl AudioSource {
         Ok(bytes.into())
     }
 
-    /// Ending of the audio file's name, in lower case, or found from its first bytes if the name has none.
+    /// Ending of the audio file's name, in lower case, or found from its first bytes if the name
+    /// has none.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -202,7 +204,8 @@ impl AudioSource {
 }
 
 impl AudioSource {
-    /// The audio as a manifest in `folder` names it: a path, or an object with the path and the range of bytes.
+    /// The audio as a manifest in `folder` names it: a path, or an object with the path and the
+    /// range of bytes.
     ///
     /// # Errors
     /// Audio inside a row, because JSON cannot hold it.

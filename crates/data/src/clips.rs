@@ -51,8 +51,9 @@ pub struct StatedSpan {
 
 /// Takes the fields that select a part of a recording.
 ///
-/// The start is `start_s`, `start` or `offset` in seconds, or `start_ms`. The end is `end_s`, `end` or `end_ms`, or the start and `duration`
-/// together. `duration` without a start selects no part and states a length. `channel` counts from 0.
+/// The start is `start_s`, `start` or `offset` in seconds, or `start_ms`. The end is `end_s`, `end`
+/// or `end_ms`, or the start and `duration` together. `duration` without a start selects no part
+/// and states a length. `channel` counts from 0.
 ///
 /// # Errors
 /// Two fields that contradict each other, an empty part, a channel that is not one whole number.
@@ -118,7 +119,8 @@ fn read_bound(
     Ok(found)
 }
 
-/// Takes `channel` if it is the number of a channel. A name, such as that of a broadcaster, stays among the other fields.
+/// Takes `channel` if it is the number of a channel. A name, such as that of a broadcaster, stays
+/// among the other fields.
 fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     let Some(value) = fields.take("channel") else {
         return Ok(None);
@@ -154,7 +156,8 @@ fn read_channel(fields: &mut Fields) -> Result<Option<u16>> {
     }
 }
 
-/// A clip from its path, or from an object with the path and optionally the part. The object's other fields are added to `unread`.
+/// A clip from its path, or from an object with the path and optionally the part. The object's
+/// other fields are added to `unread`.
 ///
 /// # Errors
 /// Another type, an address, a missing file, audio written into the row.

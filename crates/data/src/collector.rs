@@ -153,7 +153,8 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Begins a file. Relative audio paths start from `audio_folder`. `is_shard` says that the manifest has others.
+    /// Begins a file. Relative audio paths start from `audio_folder`. `is_shard` says that the
+    /// manifest has others.
     pub fn begin(&mut self, file: &Path, audio_folder: &Path, is_shard: bool) {
         self.lines_before = self.last_line;
         self.file = file.into();
@@ -243,7 +244,8 @@ impl<'a> Collector<'a> {
     /// Ends the manifest.
     ///
     /// # Errors
-    /// No rows, or rows that cannot be used. If rows are skipped, only a manifest without usable rows is an error.
+    /// No rows, or rows that cannot be used. If rows are skipped, only a manifest without usable
+    /// rows is an error.
     pub fn finish(mut self) -> Result<Manifest> {
         self.refuse_duplicates();
         self.bad.sort_by_key(|bad| bad.line);

@@ -1,4 +1,5 @@
-//! Conversations in a row, in every supported form: ms-swift's and OpenAI's, LLaMA-Factory's, query and response, Alpaca's.
+//! Conversations in a row, in every supported form: ms-swift's and OpenAI's, LLaMA-Factory's, query
+//! and response, Alpaca's.
 
 use std::path::Path;
 
@@ -42,7 +43,8 @@ impl Conversation {
     /// Takes the row's conversation; it has no messages if the row has none.
     ///
     /// # Errors
-    /// Two conversations, a message without role or content, parts of a message that are neither text nor audio.
+    /// Two conversations, a message without role or content, parts of a message that are neither
+    /// text nor audio.
     pub fn read(fields: &mut Fields, audio_folder: &Path) -> Result<Self> {
         let mut reader = Reader {
             audio_folder,
@@ -91,7 +93,8 @@ impl Conversation {
         })
     }
 
-    /// Compares the marks in the messages with the row's clips; puts marks in front of a question that may do without.
+    /// Compares the marks in the messages with the row's clips; puts marks in front of a question
+    /// that may do without.
     ///
     /// # Errors
     /// Another number of marks than of clips.
@@ -125,7 +128,8 @@ impl Conversation {
     }
 }
 
-/// Puts the row's `system` before the conversation, unless the conversation begins with a system message.
+/// Puts the row's `system` before the conversation, unless the conversation begins with a system
+/// message.
 fn insert_system(messages: &mut Vec<Message>, fields: &mut Fields) -> Result<()> {
     let Some(system) = fields.text("system")?.filter(|system| !system.is_empty()) else {
         return Ok(());
@@ -143,7 +147,8 @@ struct Wording {
     content: &'static str,
 }
 
-/// ms-swift's and OpenAI's way, then LLaMA-Factory's (ShareGPT's). Each reads the other's names of roles.
+/// ms-swift's and OpenAI's way, then LLaMA-Factory's (ShareGPT's). Each reads the other's names of
+/// roles.
 const WORDINGS: [Wording; 2] = [
     Wording {
         list: "messages",
@@ -175,7 +180,8 @@ impl Pair {
     /// Takes `query` and `response` (ms-swift), or `instruction`, `input` and `output` (Alpaca).
     fn take(fields: &mut Fields) -> Result<Option<Self>> {
         let is_answered = fields.has("response");
-        // `query` alone is a question if the row has no other one; otherwise it is an ordinary field.
+        // `query` alone is a question if the row has no other one; otherwise it is an ordinary
+        // field.
         let has_task = ["text", "summary", "label", "instruction", "target"]
             .iter()
             .any(|name| fields.has(name));

@@ -24,7 +24,8 @@ pub fn folder_of(file: &Path) -> &Path {
     }
 }
 
-/// A row as a line of a manifest in `folder`. Audio that the row brings inside it is written to a folder beside that manifest.
+/// A row as a line of a manifest in `folder`. Audio that the row brings inside it is written to a
+/// folder beside that manifest.
 ///
 /// # Errors
 /// A disk that does not take the audio.
@@ -48,7 +49,8 @@ fn place(clip: &Clip, folder: &Path) -> Result<Value> {
     Ok(format!("{AUDIO_FOLDER}/{name}").into())
 }
 
-/// Changes lines of a manifest into lines of one in another folder: nothing but the audio's path and the split's name changes.
+/// Changes lines of a manifest into lines of one in another folder: nothing but the audio's path
+/// and the split's name changes.
 pub struct Relocation {
     /// The old folder as seen from the new one.
     prefix: String,
@@ -84,7 +86,8 @@ impl Relocation {
         Ok(Self { prefix })
     }
 
-    /// Copies a line. `audio` and `split` are what it says in these fields, borrowed from it where that is possible.
+    /// Copies a line. `audio` and `split` are what it says in these fields, borrowed from it where
+    /// that is possible.
     ///
     /// # Errors
     /// A line that is no JSON object.
@@ -132,7 +135,8 @@ impl Relocation {
         Ok(Copied { before, after })
     }
 
-    /// Copies a line whose texts cannot be changed in their places, because they are written with escapes.
+    /// Copies a line whose texts cannot be changed in their places, because they are written with
+    /// escapes.
     fn written_anew(
         &self,
         line: &[u8],

@@ -1,7 +1,7 @@
 //! Statistics of a data set: hours, speakers, labels, languages, lengths.
 //!
-//! The caller adds rows one by one, and only counts are stored, so a manifest of any size is described in bounded memory: about 10 bytes per
-//! speaker and group, and a few thousand counters.
+//! The caller adds rows one by one, and only counts are stored, so a manifest of any size is
+//! described in bounded memory: about 10 bytes per speaker and group, and a few thousand counters.
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -179,7 +179,8 @@ impl Histogram {
         self.max
     }
 
-    /// Number of values in each of the bins that `edges` bound: below the first, between them, from the last on.
+    /// Number of values in each of the bins that `edges` bound: below the first, between them, from
+    /// the last on.
     fn counts(&self, edges: &[f64]) -> Vec<u64> {
         let mut counts = vec![0; edges.len() + 1];
         for (bin, count) in self.bins.iter().enumerate() {
@@ -273,7 +274,8 @@ pub struct Description {
     languages: Counts,
     labels: Counts,
     normalisations: Counts,
-    /// Targets with vowel marks, tatweel, Eastern digits and Latin letters, in the order of [`SPELLINGS`].
+    /// Targets with vowel marks, tatweel, Eastern digits and Latin letters, in the order of
+    /// [`SPELLINGS`].
     spellings: [u64; 4],
 }
 
@@ -490,13 +492,15 @@ pub struct Cost {
 /// Models by name and parameters of their decoders.
 const MODELS: [(&str, f64); 2] = [("Qwen2.5-Omni-3B", 3.1e9), ("Qwen2.5-Omni-7B", 7.1e9)];
 
-/// Operations per parameter and token with frozen weights: two forward, two backward through what the adapters need.
+/// Operations per parameter and token with frozen weights: two forward, two backward through what
+/// the adapters need.
 const FLOP_PER_WEIGHT: f64 = 4.0;
 
 /// Parameters of the audio encoder of both models, and its frames per second.
 const ENCODER: (f64, f64) = (0.64e9, 50.0);
 
-/// Characters of a target per token, of Arabic news without vowel marks under Qwen's tokenizer. With vowel marks it is 1.2.
+/// Characters of a target per token, of Arabic news without vowel marks under Qwen's tokenizer.
+/// With vowel marks it is 1.2.
 const CHARS_PER_TOKEN: f64 = 2.7;
 
 /// Tokens of a row in addition to audio and target: chat template and instruction.
@@ -622,8 +626,8 @@ mod tests {
 
     #[test]
     fn costs_by_hand() {
-        // 1,000 rows of 10 s: 250 audio tokens, 27 characters or 10 tokens, and 40 more: 300,000 tokens. 4 x 7.1e9 x 3e5 = 8.52e15, and
-        // the encoder 2 x 0.64e9 x 50 x 1e4 = 0.64e15.
+        // 1,000 rows of 10 s: 250 audio tokens, 27 characters or 10 tokens, and 40 more: 300,000
+        // tokens. 4 x 7.1e9 x 3e5 = 8.52e15, and the encoder 2 x 0.64e9 x 50 x 1e4 = 0.64e15.
         let mut description = Description::default();
         for _ in 0..1_000 {
             description.add(&Facts {

@@ -50,7 +50,8 @@ pub struct Division {
     pub stratify: Vec<String>,
     /// Folder of the parts.
     pub out: PathBuf,
-    /// Headers that give the lengths which rows do not state. Without them, such lengths stay unknown.
+    /// Headers that give the lengths which rows do not state. Without them, such lengths stay
+    /// unknown.
     pub headers: Option<Headers>,
 }
 
@@ -77,7 +78,8 @@ struct Facts {
     /// Seconds of audio; none if they are unknown.
     seconds: Option<f64>,
     has_group: bool,
-    /// The column that is likely to name the speaker of a row without a group: its place in the list of such columns.
+    /// The column that is likely to name the speaker of a row without a group: its place in the
+    /// list of such columns.
     likely: Option<u8>,
 }
 
@@ -152,7 +154,8 @@ impl Division {
         Ok(likely.map_or(&[], Vec::as_slice))
     }
 
-    /// What the division needs of a row whose fields `field` gives. `alone` names a row without a group.
+    /// What the division needs of a row whose fields `field` gives. `alone` names a row without a
+    /// group.
     fn facts_of<'a>(
         &self,
         field: impl Fn(&str) -> Option<Cow<'a, str>>,
@@ -187,7 +190,8 @@ impl Division {
         }
     }
 
-    /// Tells the facts of all rows of a manifest, in their order; returns whether it was a simple file.
+    /// Tells the facts of all rows of a manifest, in their order; returns whether it was a simple
+    /// file.
     fn facts(
         &self,
         manifest: &Path,

@@ -10,7 +10,8 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::json;
 
-/// Beyond this many different texts a column is taken to be unlike in every row, and sharing no longer pays.
+/// Beyond this many different texts a column is taken to be unlike in every row, and sharing no
+/// longer pays.
 const MAX_SHARED: usize = 1 << 16;
 
 /// Texts that many rows share, stored once.
@@ -105,7 +106,8 @@ impl Fields {
         }
     }
 
-    /// Takes a list; a string that holds a JSON list counts, because Parquet files often keep nested values so.
+    /// Takes a list; a string that holds a JSON list counts, because Parquet files often keep
+    /// nested values so.
     pub fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>> {
         match self.take(name) {
             None => Ok(None),

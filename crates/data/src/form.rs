@@ -285,9 +285,11 @@ fn table(text: &str) -> Option<Delimiter> {
     })
 }
 
-/// The error for a manifest of JSON objects over several lines, if it is one: `text` is the whole file.
+/// The error for a manifest of JSON objects over several lines, if it is one: `text` is the whole
+/// file.
 ///
-/// A list of rows in an object and successive objects are distinguished, because different commands convert them.
+/// A list of rows in an object and successive objects are distinguished, because different commands
+/// convert them.
 pub fn whole_json(text: &[u8], path: &Path) -> Option<Error> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();

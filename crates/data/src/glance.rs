@@ -1,7 +1,9 @@
-//! Fast scan of manifests in maqam's own JSON lines: the fields for counting and dividing, without building rows.
+//! Fast scan of manifests in maqam's own JSON lines: the fields for counting and dividing, without
+//! building rows.
 //!
-//! Lines are read in blocks and scanned in parallel. Audio files are not opened. A line with fields that the scan does not handle (parts of
-//! recordings, conversations, fields of another program) makes the whole file [`Seen::Foreign`], and the caller reads it row by row.
+//! Lines are read in blocks and scanned in parallel. Audio files are not opened. A line with fields
+//! that the scan does not handle (parts of recordings, conversations, fields of another program)
+//! makes the whole file [`Seen::Foreign`], and the caller reads it row by row.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -71,7 +73,8 @@ const NOT_UNDERSTOOD: [&str; 38] = [
     "samples",
 ];
 
-/// Fields of a row in a fast scan. Texts are those of the line, without the normalisation of spelling that reading a row does.
+/// Fields of a row in a fast scan. Texts are those of the line, without the normalisation of
+/// spelling that reading a row does.
 #[derive(Debug, Default)]
 pub struct Glance<'a> {
     /// The row's id, if it has one.
@@ -141,8 +144,8 @@ pub enum Seen {
 /// A line that a glance does not understand.
 struct Foreign;
 
-/// Scans the lines of a file. Calls `look` in parallel with blocks of `(line, text, glance)`, and `take` with its results, in the order of
-/// the file.
+/// Scans the lines of a file. Calls `look` in parallel with blocks of `(line, text, glance)`, and
+/// `take` with its results, in the order of the file.
 ///
 /// # Errors
 /// A file that cannot be read; a line that is no JSON object; those of `take`.

@@ -1,6 +1,7 @@
 //! Lengths of recordings by their headers, kept from one command to the next.
 //!
-//! A million files are opened once, not in every run: what was found is kept by path, size and time of the last change.
+//! A million files are opened once, not in every run: what was found is kept by path, size and time
+//! of the last change.
 
 use std::collections::HashMap;
 use std::fs;
@@ -38,7 +39,8 @@ const RECORD: usize = 32;
 /// Bytes from the middle of a file that its print is made of.
 const SAMPLE: u64 = 4096;
 
-/// A file that was changed so shortly before it was read may be changed again without a new time, so it is not kept.
+/// A file that was changed so shortly before it was read may be changed again without a new time,
+/// so it is not kept.
 const SETTLED_NS: u128 = 2_000_000_000;
 
 type Key = [u8; 16];
@@ -52,7 +54,8 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Headers that are kept in a folder. A file that cannot be read counts as empty: it only saves time.
+    /// Headers that are kept in a folder. A file that cannot be read counts as empty: it only saves
+    /// time.
     pub fn open(folder: &Path) -> Self {
         let file = folder.join(FILE);
         let bytes = fs::read(&file).unwrap_or_default();
@@ -78,8 +81,8 @@ impl Headers {
         Ok(samples as usize)
     }
 
-    /// A number that is equal for equal files, or ranges of their bytes, and almost never for others: made of the size and some bytes of the
-    /// middle.
+    /// A number that is equal for equal files, or ranges of their bytes, and almost never for
+    /// others: made of the size and some bytes of the middle.
     ///
     /// # Errors
     /// A file that cannot be read.

@@ -32,7 +32,8 @@ const NAMES: [(&str, &str); 19] = [
     ("malay", "ms"),
 ];
 
-/// Codes of ISO 639-3 that the code of Arabic covers. Source: the macrolanguage mappings of ISO 639-3, entry `ara`.
+/// Codes of ISO 639-3 that the code of Arabic covers. Source: the macrolanguage mappings of ISO
+/// 639-3, entry `ara`.
 const ARABIC: [&str; 30] = [
     "ara", "aao", "abh", "abv", "acm", "acq", "acw", "acx", "acy", "adf", "aeb", "aec", "afb",
     "ajp", "apc", "apd", "arb", "arq", "ars", "ary", "arz", "auz", "avl", "ayh", "ayl", "ayn",
@@ -63,10 +64,12 @@ const BIBLIOGRAPHIC: [(&str, &str); 20] = [
     ("wel", "cy"),
 ];
 
-/// Codes that mean a dialect of Arabic here and another language in ISO 639: Malay, and ancient Egyptian.
+/// Codes that mean a dialect of Arabic here and another language in ISO 639: Malay, and ancient
+/// Egyptian.
 const AMBIGUOUS: [&str; 2] = ["msa", "egy"];
 
-/// Returns the BCP 47 tag of a language: `ar` for `Arabic`, `ara`, `العربية` and `arz`, `ar-EG` for `ar_eg`, `en` for `English`.
+/// Returns the BCP 47 tag of a language: `ar` for `Arabic`, `ara`, `العربية` and `arz`, `ar-EG` for
+/// `ar_eg`, `en` for `English`.
 ///
 /// The first part is the two-letter code if the language has one. The rest (`EG`, `Latn`) stays.
 ///
@@ -165,7 +168,8 @@ fn code_of(language: Language) -> String {
     language.to_639_1().unwrap_or(long).to_owned()
 }
 
-/// A later part of a tag: a region in capitals, a script with an initial capital, other parts in lower case.
+/// A later part of a tag: a region in capitals, a script with an initial capital, other parts in
+/// lower case.
 fn subtag(part: &str) -> Option<String> {
     let is_sound = (1..=8).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric());
     if !is_sound {
@@ -179,7 +183,8 @@ fn subtag(part: &str) -> Option<String> {
     })
 }
 
-/// English name of a tag's language, without remarks in brackets; none for a language that is not in ISO 639.
+/// English name of a tag's language, without remarks in brackets; none for a language that is not
+/// in ISO 639.
 pub fn english_name(tag: &str) -> Option<String> {
     let code = tag.split(['-', '_']).next().unwrap_or(tag);
     if code == "yue" {

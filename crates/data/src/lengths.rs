@@ -17,8 +17,8 @@ use maqam_base::error::Result;
 const CHUNK: usize = 4096;
 
 impl Headers {
-    /// Lengths of each row's clips, or what is wrong with the row: see [`clip_lengths`]. `progress` is told how many of how many rows are
-    /// done.
+    /// Lengths of each row's clips, or what is wrong with the row: see [`clip_lengths`]. `progress`
+    /// is told how many of how many rows are done.
     ///
     /// # Errors
     /// As `progress` returns them.
@@ -43,15 +43,16 @@ impl Headers {
     }
 }
 
-/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to those that are encoded, read from the headers of their files or from
-/// what was read of them before.
+/// Lengths of a row's clips in samples at [`SAMPLE_RATE`], equal to those that are encoded, read
+/// from the headers of their files or from what was read of them before.
 ///
-/// Whatever fails here fails later too, so that a run can look at all of its rows before it begins. Audio that is damaged further in is
-/// found when it is decoded. The row's place is the caller's to add.
+/// Whatever fails here fails later too, so that a run can look at all of its rows before it begins.
+/// Audio that is damaged further in is found when it is decoded. The row's place is the caller's to
+/// add.
 ///
 /// # Errors
-/// A file that cannot be read; a part or channel that it does not have; a stated `duration` that is not the audio's; a clip that is longer
-/// than `max_audio_s` or too short for one audio token.
+/// A file that cannot be read; a part or channel that it does not have; a stated `duration` that is
+/// not the audio's; a clip that is longer than `max_audio_s` or too short for one audio token.
 pub fn clip_lengths(row: &Row, max_audio_s: Option<f64>, headers: &Headers) -> Result<Vec<usize>> {
     let lengths = row
         .clips
@@ -73,7 +74,8 @@ fn length_of(clip: &Clip, span: Span, headers: &Headers) -> Result<usize> {
     headers.num_samples(&clip.source, span)
 }
 
-/// Refuses a clip of `length` samples that is too long, too short, or not as long as the data states.
+/// Refuses a clip of `length` samples that is too long, too short, or not as long as the data
+/// states.
 ///
 /// # Errors
 /// What is wrong with the clip, without its place.

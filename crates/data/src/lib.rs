@@ -1,8 +1,9 @@
 //! Training data: a manifest's rows, read from any format and checked one by one.
 //!
-//! A row holds the place of its audio and its fields (transcript, summary, label, or a whole conversation). The module `task` makes an example
-//! of it. Rows are small, because a manifest may hold millions of them: texts are boxed, and texts that many rows share (task, language,
-//! speaker ...) are stored once.
+//! A row holds the place of its audio and its fields (transcript, summary, label, or a whole
+//! conversation). The module `task` makes an example of it. Rows are small, because a manifest may
+//! hold millions of them: texts are boxed, and texts that many rows share (task, language, speaker
+//! ...) are stored once.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 
@@ -88,7 +89,8 @@ pub struct Clip {
     pub source: AudioSource,
     /// The part of it that counts.
     pub span: Span,
-    /// Length in seconds that the data states of this clip; more than 0.1 s away from the audio's it is an error.
+    /// Length in seconds that the data states of this clip; more than 0.1 s away from the audio's
+    /// it is an error.
     pub stated_s: Option<f64>,
 }
 
@@ -149,7 +151,8 @@ impl Message {
 pub struct Row {
     /// Id of the row, unique in its manifest; the line number if the data has none.
     pub id: Box<str>,
-    /// Line of a text file, or number of the row in another, from 1. A manifest of several files counts on from one to the next.
+    /// Line of a text file, or number of the row in another, from 1. A manifest of several files
+    /// counts on from one to the next.
     pub line: u32,
     /// The file, if the manifest has several.
     pub shard: Option<Arc<ShardFile>>,
@@ -222,7 +225,8 @@ impl Row {
 
     /// The fields without a meaning for maqam, unchanged.
     pub fn extra_fields(&self) -> serde_json::Map<String, serde_json::Value> {
-        // This crate wrote the text, so it always parses. A row without such fields has an empty map.
+        // This crate wrote the text, so it always parses. A row without such fields has an empty
+        // map.
         self.extra
             .as_deref()
             .and_then(|text| serde_json::from_str(text).ok())

@@ -55,7 +55,8 @@ impl Manifests {
     }
 }
 
-/// Number of lines of all manifests that are files of text, for progress; 0 where that would take long.
+/// Number of lines of all manifests that are files of text, for progress; 0 where that would take
+/// long.
 pub fn num_rows(manifests: &[PathBuf]) -> u64 {
     let files: Vec<&PathBuf> = manifests.iter().filter(|path| is_text(path)).collect();
     let size = |path: &&PathBuf| path.metadata().map_or(0, |file| file.len());

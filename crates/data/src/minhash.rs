@@ -1,16 +1,19 @@
-//! MinHash: 128 least hashes that stand for the shingles of a text, the similarity of two texts by them, and the bands by which like texts
-//! are found.
+//! MinHash: 128 least hashes that stand for the shingles of a text, the similarity of two texts by
+//! them, and the bands by which like texts are found.
 //!
-//! There are two ways to draw the hashes. [`Signature::by_permutations`] hashes every shingle 128 times (Broder 1997); it estimates a
-//! similarity with the least error. [`Signature::by_bins`] hashes every shingle once (one permutation hashing after Li, Owen and Zhang 2012
-//! with the densification of Shrivastava 2017); it is for many texts whose pairs are compared exactly afterwards.
+//! There are two ways to draw the hashes. [`Signature::by_permutations`] hashes every shingle 128
+//! times (Broder 1997); it estimates a similarity with the least error. [`Signature::by_bins`]
+//! hashes every shingle once (one permutation hashing after Li, Owen and Zhang 2012 with the
+//! densification of Shrivastava 2017); it is for many texts whose pairs are compared exactly
+//! afterwards.
 
 use maqam_base::seed::mix;
 
 /// Hashes of a signature.
 pub const NUM_HASHES: usize = 128;
 
-/// Words of the runs that texts must not share with a test set, as in NeMo's decontamination and GPT-3's (there 13).
+/// Words of the runs that texts must not share with a test set, as in NeMo's decontamination and
+/// GPT-3's (there 13).
 pub const RUN_WORDS: usize = 8;
 
 /// MinHash signature of the shingles of a text.
@@ -30,8 +33,9 @@ impl Signature {
         Self(minima)
     }
 
-    /// The signature of hashed shingles by one permutation: the least hash of each of [`NUM_HASHES`] classes of shingles, classes without a
-    /// shingle filled from others; `None` without shingles.
+    /// The signature of hashed shingles by one permutation: the least hash of each of
+    /// [`NUM_HASHES`] classes of shingles, classes without a shingle filled from others; `None`
+    /// without shingles.
     pub fn by_bins(shingles: &[u64]) -> Option<Self> {
         const EMPTY: u64 = u64::MAX;
         if shingles.is_empty() {
@@ -43,8 +47,8 @@ impl Signature {
             least[bin] = least[bin].min(hash & 0xffff_ffff);
         }
 
-        // An empty bin takes the value of one that is drawn for it, by the same draws in every text: then two texts agree in it as often as in
-        // any other.
+        // An empty bin takes the value of one that is drawn for it, by the same draws in every
+        // text: then two texts agree in it as often as in any other.
         let mut filled = [0; NUM_HASHES];
         for (bin, filled) in filled.iter_mut().enumerate() {
             let mut from = bin;

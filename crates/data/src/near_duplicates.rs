@@ -1,11 +1,14 @@
 //! Texts that say almost the same: exact keys, MinHash sketches and shared runs of eight words.
 //!
-//! Texts are compared as [`comparable`] writes them, without punctuation, case and Arabic spelling variants. The data is never changed.
+//! Texts are compared as [`comparable`] writes them, without punctuation, case and Arabic spelling
+//! variants. The data is never changed.
 //!
 //! - [`text_key`] is equal for texts that are equal after this.
-//! - [`near_duplicates`] finds texts whose character 5-grams overlap those of an earlier one by at least a threshold (Jaccard index).
-//!   [`Sketches`] is the same in two steps, for texts that come one after the other.
-//! - [`Runs`] finds texts that share a run of eight words, the usual sign that an evaluation text was trained on.
+//! - [`near_duplicates`] finds texts whose character 5-grams overlap those of an earlier one by at
+//!   least a threshold (Jaccard index). [`Sketches`] is the same in two steps, for texts that come
+//!   one after the other.
+//! - [`Runs`] finds texts that share a run of eight words, the usual sign that an evaluation text
+//!   was trained on.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -29,7 +32,8 @@ const SHINGLE_CHARS: usize = 5;
 /// Smallest probability with which a pair exactly at the threshold is found.
 const RECALL: f64 = 0.95;
 
-/// Most earlier texts of one bucket that a text is compared with. It bounds the work where thousands of texts share a sentence.
+/// Most earlier texts of one bucket that a text is compared with. It bounds the work where
+/// thousands of texts share a sentence.
 const MOST_COMPARED: usize = 8;
 
 /// Pairs that are compared at once.
@@ -38,8 +42,8 @@ const PAIRS_AT_ONCE: usize = 1 << 16;
 /// Jaccard index of character 5-grams from which two texts count as near-duplicates.
 pub const DEFAULT_THRESHOLD: f64 = 0.8;
 
-/// Returns a text as it is compared: lower case, words apart by one space, without punctuation and marks, and with the folded letters of
-/// [`Normaliser::ArabicDialect`].
+/// Returns a text as it is compared: lower case, words apart by one space, without punctuation and
+/// marks, and with the folded letters of [`Normaliser::ArabicDialect`].
 pub fn comparable(text: &str) -> String {
     let folded = Normaliser::ArabicDialect.apply(text);
     let mut compared = String::with_capacity(folded.len());
@@ -78,13 +82,14 @@ pub struct NearDuplicate {
 
 /// Returns each text that resembles an earlier one by at least `threshold`, in order.
 ///
-/// Every reported pair is compared exactly. A pair at the threshold is found with a probability of at least 95 %, a more similar one with a
-/// greater one. Empty texts resemble nothing.
+/// Every reported pair is compared exactly. A pair at the threshold is found with a probability of
+/// at least 95 %, a more similar one with a greater one. Empty texts resemble nothing.
 ///
 /// # Errors
 /// None.
 ///
-/// Source: Broder 1997; one permutation hashing after Li, Owen and Zhang 2012 with the densification of Shrivastava 2017.
+/// Source: Broder 1997; one permutation hashing after Li, Owen and Zhang 2012 with the
+/// densification of Shrivastava 2017.
 pub fn near_duplicates(texts: &[&str], threshold: f64) -> Result<Vec<NearDuplicate>> {
     let mut sketches = Sketches::new(threshold, None);
     for text in texts {
@@ -113,7 +118,8 @@ pub fn similarity(a: &str, b: &str) -> f64 {
     }
 }
 
-/// Sketches of many texts, on disk: 4 bytes per text and band, 72 bytes at the default threshold. Memory takes one band at a time.
+/// Sketches of many texts, on disk: 4 bytes per text and band, 72 bytes at the default threshold.
+/// Memory takes one band at a time.
 pub struct Sketches {
     threshold: f64,
     bins_per_band: usize,
@@ -125,8 +131,8 @@ pub struct Sketches {
 }
 
 impl Sketches {
-    /// No sketches, for pairs that are similar by at least `threshold`, which lies in (0, 1]. They are stored in `folder`, or in memory without
-    /// one.
+    /// No sketches, for pairs that are similar by at least `threshold`, which lies in (0, 1]. They
+    /// are stored in `folder`, or in memory without one.
     pub fn new(threshold: f64, folder: Option<&Path>) -> Self {
         let (num_bands, bins_per_band) = shape_for(threshold);
         Self {
@@ -138,7 +144,8 @@ impl Sketches {
         }
     }
 
-    /// Returns what is stored of a text, so that texts can be sketched in parallel; `None` for an empty one.
+    /// Returns what is stored of a text, so that texts can be sketched in parallel; `None` for an
+    /// empty one.
     pub fn sketch(&self, text: &str) -> Option<Box<[u32]>> {
         let signature = Signature::by_bins(&shingles(text))?;
         let bands = signature
@@ -169,8 +176,8 @@ impl Sketches {
         Ok(())
     }
 
-    /// Returns each text that resembles an earlier one, in order, among those that `is_compared` selects by their positions. `text` gives the text
-    /// at a position.
+    /// Returns each text that resembles an earlier one, in order, among those that `is_compared`
+    /// selects by their positions. `text` gives the text at a position.
     ///
     /// # Errors
     /// The disk's, and those of `text`.
@@ -233,7 +240,8 @@ impl Sketches {
     }
 }
 
-/// Number of bands and bins per band: the longest bands with which a pair at the threshold is still found as often as [`RECALL`] says.
+/// Number of bands and bins per band: the longest bands with which a pair at the threshold is still
+/// found as often as [`RECALL`] says.
 fn shape_for(threshold: f64) -> (usize, usize) {
     let finds = |bins_per_band: usize| {
         let num_bands = (NUM_HASHES / bins_per_band) as i32;
@@ -413,7 +421,8 @@ mod tests {
 
     #[test]
     fn bins_agree_as_often_as_shingles_are_shared() {
-        // The mean over texts of the share of bins that agree, against the Jaccard index. Short texts leave most bins empty.
+        // The mean over texts of the share of bins that agree, against the Jaccard index. Short
+        // texts leave most bins empty.
         for (num_words, replaced) in [(4, 0.2), (40, 0.1), (40, 0.3), (400, 0.05)] {
             let mut estimate = 0.0;
             let mut exact = 0.0;

@@ -225,7 +225,8 @@ fn looks_like_a_part(name: &str, value: &Value) -> bool {
     words.iter().any(is_core) && words.iter().all(is_known) && is_quantity(value)
 }
 
-/// Returns whether a value has numbers: a number, a text of a number or time, a list or object with them.
+/// Returns whether a value has numbers: a number, a text of a number or time, a list or object with
+/// them.
 fn is_quantity(value: &Value) -> bool {
     match value {
         Value::Number(_) => true,

@@ -1,4 +1,5 @@
-//! Rows of a Parquet file or an Arrow stream: the columns of a manifest, with audio as paths or, as Hugging Face data sets write it, inside the file.
+//! Rows of a Parquet file or an Arrow stream: the columns of a manifest, with audio as paths or, as
+//! Hugging Face data sets write it, inside the file.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -37,8 +38,8 @@ use maqam_base::panics;
 /// Row groups are read one by one, so that embedded audio is never in memory twice.
 ///
 /// # Errors
-/// A file that is not Parquet, or is damaged, or whose columns with names of fields have other types than numbers, texts, audio and
-/// lists of them; those of `found`.
+/// A file that is not Parquet, or is damaged, or whose columns with names of fields have other
+/// types than numbers, texts, audio and lists of them; those of `found`.
 pub fn read(
     file: &File,
     path: &Path,
@@ -80,7 +81,8 @@ pub fn read(
     Ok(readable.unread)
 }
 
-/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes` are those from another file.
+/// Calls `found` with every row of an Arrow stream, as `datasets.save_to_disk` writes it. `classes`
+/// are those from another file.
 ///
 /// # Errors
 /// Those of [`read`].
@@ -128,7 +130,8 @@ pub fn read_arrow(
     Ok(readable.unread)
 }
 
-/// Refuses a stream whose first message is announced longer than the file: its reader would reserve as much.
+/// Refuses a stream whose first message is announced longer than the file: its reader would reserve
+/// as much.
 fn check_first_message(file: &File, path: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(path, "read", e);
     let len = file.metadata().map_err(failed)?.len();
@@ -203,7 +206,8 @@ fn without_empty(value: Value) -> Value {
     }
 }
 
-/// Runs a reader of `polars`, which panics on some damaged files. Such a panic is a fault of the file, not a bug.
+/// Runs a reader of `polars`, which panics on some damaged files. Such a panic is a fault of the
+/// file, not a bug.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     guarded_as(path, "Parquet", read)
 }
@@ -287,7 +291,8 @@ fn without_nulls(mut file: Map<String, Value>) -> Value {
     }
 }
 
-/// The contents of `{bytes, path}`, with its other fields, or of a list of them; `None` if a clip has no bytes.
+/// The contents of `{bytes, path}`, with its other fields, or of a list of them; `None` if a clip
+/// has no bytes.
 fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
     let source = |bytes: Arc<[u8]>, name: Option<String>| AudioSource::Embedded {
         bytes,
@@ -342,7 +347,8 @@ fn embedded_audio(value: &AnyValue<'_>, line: u32) -> Option<Vec<Inside>> {
     }
 }
 
-/// A cell as JSON; binary cells have no JSON form and count as absent, dates and the like are written out.
+/// A cell as JSON; binary cells have no JSON form and count as absent, dates and the like are
+/// written out.
 fn to_json(value: AnyValue<'_>) -> Value {
     match value {
         AnyValue::Null | AnyValue::Binary(_) | AnyValue::BinaryOwned(_) => Value::Null,

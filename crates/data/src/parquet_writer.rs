@@ -107,7 +107,8 @@ impl Columns {
         let mut clip_fields = BTreeSet::new();
         let is_long = rows.iter().any(|row| row.clips.len() > 1);
         if is_long {
-            // A part of a clip in a list is a field of the clip, and so is that of a row with one clip.
+            // A part of a clip in a list is a field of the clip, and so is that of a row with one
+            // clip.
             let moved = ["start_s", "end_s", "channel"];
             kinds.retain(|(name, _)| !moved.contains(&name.as_str()));
             for clip in rows.iter().flat_map(|row| &row.clips) {
@@ -157,7 +158,8 @@ impl Columns {
         ]
     }
 
-    /// The table of a row group. `clips` are the rows' clips with their bytes, or empty without audio.
+    /// The table of a row group. `clips` are the rows' clips with their bytes, or empty without
+    /// audio.
     fn frame(&self, table: &Table<'_>, clips: &[Loaded<'_>]) -> PolarsResult<DataFrame> {
         let columns: PolarsResult<Vec<Column>> = self
             .kinds
@@ -269,7 +271,9 @@ impl<'a, W: Write> Writer<'a, W> {
         let metadata = columns.metadata().into_iter().chain(arrow_schema(&empty));
         let metadata = KeyValueMetadata::from_static(metadata.collect());
         let writer = ParquetWriter::new(file)
-            .with_compression(ParquetCompression::Zstd(ZstdLevel::try_new(ZSTD_LEVEL).ok()))
+            .with_compression(ParquetCompression::Zstd(
+                ZstdLevel::try_new(ZSTD_LEVEL).ok(),
+            ))
             .with_key_value_metadata(Some(metadata))
             .batched(empty.schema())
             .map_err(failed)?;
@@ -369,7 +373,8 @@ fn failed(error: PolarsError) -> Error {
 
 /// The Arrow schema of a file under the key that Arrow's readers look for.
 ///
-/// polars would name its own view types there. Many readers do not know these, and `datasets` would not apply the features of the metadata.
+/// polars would name its own view types there. Many readers do not know these, and `datasets` would
+/// not apply the features of the metadata.
 fn arrow_schema(frame: &DataFrame) -> Option<(String, String)> {
     let schema: ArrowSchema = frame
         .schema()

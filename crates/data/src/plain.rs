@@ -1,5 +1,5 @@
-//! Rows of a file as plain fields, without the manifest's contract: JSON lines, Parquet, and tables with commas, semicolons or tabs. This is no
-//! format, but a way to read some of them.
+//! Rows of a file as plain fields, without the manifest's contract: JSON lines, Parquet, and tables
+//! with commas, semicolons or tabs. This is no format, but a way to read some of them.
 
 use std::path::Path;
 
@@ -13,7 +13,8 @@ use maqam_base::error::Result;
 use maqam_base::files::Input;
 use maqam_base::jsonl;
 
-/// Calls `found` with the line (or row) number, from 1, and the fields of every row. Empty lines are passed over.
+/// Calls `found` with the line (or row) number, from 1, and the fields of every row. Empty lines
+/// are passed over.
 ///
 /// The form follows from the file's name: `.parquet`, `.csv`, `.tsv`; anything else is JSON lines.
 ///

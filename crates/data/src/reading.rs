@@ -71,24 +71,28 @@ impl RowFile {
 impl Source {
     /// Reads the rows of all files, in their order.
     ///
-    /// The format follows from the files' contents (docs/data.md lists the formats). Relative audio paths start from `audio_root`, else from the
-    /// folder of the file. Every audio file must exist. A row has an `id` or gets its line number; two rows of one id are an error. The
+    /// The format follows from the files' contents (docs/data.md lists the formats). Relative audio
+    /// paths start from `audio_root`, else from the folder of the file. Every audio file must
+    /// exist. A row has an `id` or gets its line number; two rows of one id are an error. The
     /// `messages` and `conversations` of a row need one `<audio>` mark per clip.
     ///
     /// # Errors
-    /// Under [`OnBadRow::Error`] every bad row, as `file:line: fault`, up to [`crate::MAX_BAD_ROWS_NAMED`]; in both cases, a file that
-    /// cannot be read, that is no manifest, or without any usable row.
+    /// Under [`OnBadRow::Error`] every bad row, as `file:line: fault`, up to
+    /// [`crate::MAX_BAD_ROWS_NAMED`]; in both cases, a file that cannot be read, that is no
+    /// manifest, or without any usable row.
     pub fn read(&self, on_bad_row: OnBadRow) -> Result<Manifest> {
         let collector = RefCell::new(Collector::new(&self.path, on_bad_row));
         self.read_into(&collector)?;
         collector.into_inner().finish()
     }
 
-    /// Reads the rows of all files one by one, in their order, in memory that does not grow with them; returns notes for the user. `sink` gets
-    /// rows that cannot be used as errors. Repeated ids are not detected.
+    /// Reads the rows of all files one by one, in their order, in memory that does not grow with
+    /// them; returns notes for the user. `sink` gets rows that cannot be used as errors. Repeated
+    /// ids are not detected.
     ///
     /// # Errors
-    /// A file that cannot be read, or that is no manifest; the first error of `sink`, which ends the reading.
+    /// A file that cannot be read, or that is no manifest; the first error of `sink`, which ends
+    /// the reading.
     pub fn stream(&self, sink: Sink<'_>) -> Result<Vec<Note>> {
         let collector = RefCell::new(Collector::streaming(&self.path, sink));
         self.read_into(&collector)?;
@@ -138,8 +142,9 @@ impl Source {
         Ok(found)
     }
 
-    /// BLAKE3 of the manifest in hexadecimal: of its one file, or of the names and hashes of several. For a tar file it covers the names, sizes
-    /// and texts of its members, because hashing the audio of a whole corpus takes hours.
+    /// BLAKE3 of the manifest in hexadecimal: of its one file, or of the names and hashes of
+    /// several. For a tar file it covers the names, sizes and texts of its members, because hashing
+    /// the audio of a whole corpus takes hours.
     ///
     /// # Errors
     /// Files that cannot be read.

@@ -1,7 +1,9 @@
-//! Texts that repeat others: equal, nearly equal (MinHash), or sharing a long run of words with a text that must stay unseen.
+//! Texts that repeat others: equal, nearly equal (MinHash), or sharing a long run of words with a
+//! text that must stay unseen.
 //!
-//! Texts are compared as words: runs of letters and digits after NFKC, in lower case, without marks (Arabic's diacritics among them) and
-//! tatweel. Memory does not depend on the length of a text: it leaves a signature of 512 bytes, and 16 bands of about 20 bytes each.
+//! Texts are compared as words: runs of letters and digits after NFKC, in lower case, without marks
+//! (Arabic's diacritics among them) and tatweel. Memory does not depend on the length of a text: it
+//! leaves a signature of 512 bytes, and 16 bands of about 20 bytes each.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +20,8 @@ use maqam_base::seed::mix;
 const SHINGLE: usize = 5;
 /// Bands of a signature; texts that agree in one of them are compared.
 const NUM_BANDS: usize = 16;
-/// Minima of a band. Two texts of similarity s share a band with probability `1 - (1 - s^8)^16`: 0.95 at s = 0.8, 0.06 at s = 0.5.
+/// Minima of a band. Two texts of similarity s share a band with probability `1 - (1 - s^8)^16`:
+/// 0.95 at s = 0.8, 0.06 at s = 0.5.
 const BAND: usize = NUM_HASHES / NUM_BANDS;
 /// The words by which texts are compared.
 pub fn words(text: &str) -> Vec<String> {
@@ -58,8 +61,8 @@ fn signature(words: &[String]) -> Signature {
     )
 }
 
-/// Keys of the bands of a signature: four bits of the band's number, 28 bits of its hash. Unequal hashes that agree in 28 bits only cost a
-/// comparison.
+/// Keys of the bands of a signature: four bits of the band's number, 28 bits of its hash. Unequal
+/// hashes that agree in 28 bits only cost a comparison.
 fn bands(signature: &Signature) -> impl Iterator<Item = u32> {
     (0..).zip(signature.bands(BAND)).map(|(band, part)| {
         let hash = part

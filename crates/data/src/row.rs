@@ -199,7 +199,8 @@ impl RowReader {
         Ok(Row { extra, ..row })
     }
 
-    /// Notes fields of the row and of its audio objects that are not read and look as if they should be.
+    /// Notes fields of the row and of its audio objects that are not read and look as if they
+    /// should be.
     fn look_at_the_rest(&mut self, fields: &Fields, of_clips: &[(String, Value)], row: &Row) {
         let is_whole = |clip: &Clip| !clip.span.is_part();
         if !row.clips.is_empty() && row.clips.iter().all(is_whole) {

@@ -10,7 +10,8 @@ use maqam_audio::Span;
 use maqam_base::error::Result;
 
 impl Row {
-    /// Returns the row's fields as one JSON object. `place` gives the place of a clip's audio: a path, or an object with one.
+    /// Returns the row's fields as one JSON object. `place` gives the place of a clip's audio: a
+    /// path, or an object with one.
     ///
     /// Reading the object gives the same row, if `place` names the same audio.
     ///

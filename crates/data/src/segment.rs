@@ -1,4 +1,5 @@
-//! Long recordings cut into their stretches of speech, and short ones trimmed, by voice activity. No audio is written: rows get spans.
+//! Long recordings cut into their stretches of speech, and short ones trimmed, by voice activity.
+//! No audio is written: rows get spans.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use maqam_audio::vad::Vad;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Fields that may hold a transcript with its times, and the field of the text in each of their entries.
+/// Fields that may hold a transcript with its times, and the field of the text in each of their
+/// entries.
 const TIMED: [(&str, [&str; 2]); 2] = [("segments", ["text", "word"]), ("words", ["word", "text"])];
 
 /// A part of a transcript with its times, in seconds of the file.
@@ -51,7 +53,8 @@ pub enum Segmented {
     Untouched,
 }
 
-/// The transcript of a row with its times, from its field `segments` or `words`: a list of `{start, end, text}`, in seconds of the file.
+/// The transcript of a row with its times, from its field `segments` or `words`: a list of
+/// `{start, end, text}`, in seconds of the file.
 ///
 /// # Errors
 /// An entry without times or text, or one that ends before it begins.
@@ -85,8 +88,8 @@ pub fn timed_text(extra: &Map<String, Value>) -> Result<Option<Vec<Timed>>> {
         .map(Some)
 }
 
-/// Assigns to each stretch of speech the parts of the transcript inside it. A stretch is widened to hold all of its parts, so that no word
-/// is cut. Stretches without a part are left out.
+/// Assigns to each stretch of speech the parts of the transcript inside it. A stretch is widened to
+/// hold all of its parts, so that no word is cut. Stretches without a part are left out.
 pub fn with_text(speech: &[Range<f64>], timed: &[Timed]) -> Vec<Piece> {
     let overlap = |piece: &Range<f64>, part: &Timed| {
         piece.end.min(part.end_s) - piece.start.max(part.start_s)
@@ -127,8 +130,9 @@ pub fn with_text(speech: &[Range<f64>], timed: &[Timed]) -> Vec<Piece> {
 
 /// Divides a row into its stretches of speech, or trims it to the speech in it.
 ///
-/// A row is divided unless `trims`: by its transcript's times if it has them, and freely if it has no text. A row with a text without times is
-/// trimmed, because the places of its words are unknown. The pieces of a row have its label and speaker, and belong to one group.
+/// A row is divided unless `trims`: by its transcript's times if it has them, and freely if it has
+/// no text. A row with a text without times is trimmed, because the places of its words are
+/// unknown. The pieces of a row have its label and speaker, and belong to one group.
 ///
 /// # Errors
 /// Audio that cannot be read; impossible times.
@@ -277,7 +281,8 @@ mod tests {
         assert!(error.to_string().contains("`segments[0]`"), "{error}");
     }
 
-    /// Rows over a recording: half a second of silence, a1 (3.16 s), 1.5 s of silence, a3 (1.87 s), half a second of silence.
+    /// Rows over a recording: half a second of silence, a1 (3.16 s), 1.5 s of silence, a3 (1.87 s),
+    /// half a second of silence.
     fn rows(dir: &Path, fields: &str) -> Row {
         let clip = |name: &str| {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/audio");

@@ -40,9 +40,10 @@ const SPLITS: [(&str, &str); 10] = [
 
 /// Returns the paths of a manifest, in the order of their rows.
 ///
-/// `*` and `?` match parts of one name, and `**` matches any folders. `{a,b}` and `{000..099}` are expanded first, also in NeMo's form
-/// `_OP_0..9_CL_`, and every resulting path must exist. A file with one path per line stands for these paths. A folder stays one path, because
-/// its contents determine its reader.
+/// `*` and `?` match parts of one name, and `**` matches any folders. `{a,b}` and `{000..099}` are
+/// expanded first, also in NeMo's form `_OP_0..9_CL_`, and every resulting path must exist. A file
+/// with one path per line stands for these paths. A folder stays one path, because its contents
+/// determine its reader.
 ///
 /// # Errors
 /// A path or pattern without a match, with a suggestion.
@@ -215,7 +216,8 @@ pub fn ending(path: &Path) -> Option<&'static str> {
     ENDINGS.into_iter().find(|known| *known == end)
 }
 
-/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of its subfolder `data`.
+/// Returns the files of a folder that hold rows, sorted by name: its own, or else those of its
+/// subfolder `data`.
 ///
 /// # Errors
 /// No such file, files of several kinds, or files of several splits.

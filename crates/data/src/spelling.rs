@@ -1,4 +1,5 @@
-//! One spelling for equal-looking texts: composed letters, no presentation forms, no invisible marks.
+//! One spelling for equal-looking texts: composed letters, no presentation forms, no invisible
+//! marks.
 
 use std::borrow::Cow;
 
@@ -6,10 +7,12 @@ use unicode_normalization::IsNormalized;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::is_nfc_quick;
 
-/// Returns a text as it is learnt and compared: in NFC, with ordinary letters in place of presentation forms, and without byte order marks.
+/// Returns a text as it is learnt and compared: in NFC, with ordinary letters in place of
+/// presentation forms, and without byte order marks.
 ///
-/// PDFs and old programs write presentation forms for Arabic (`ﺳﻌﻴﺪ`) and for Latin ligatures (`ﬁ`). Signs for a whole sentence or a currency
-/// (U+FDFA to U+FDFD) stay, and so does everything else that NFKC would change.
+/// PDFs and old programs write presentation forms for Arabic (`ﺳﻌﻴﺪ`) and for Latin ligatures
+/// (`ﬁ`). Signs for a whole sentence or a currency (U+FDFA to U+FDFD) stay, and so does everything
+/// else that NFKC would change.
 ///
 /// Source: Unicode Standard Annex 15.
 pub fn ordinary(text: &str) -> Cow<'_, str> {
@@ -26,7 +29,8 @@ pub fn ordinary(text: &str) -> Cow<'_, str> {
     let mut folded = String::with_capacity(text.len());
     for c in text.chars().filter(|&c| c != BYTE_ORDER_MARK) {
         match is_presentation_form(c) {
-            // A vowel sign alone decomposes to a space and the sign. The space is not part of the text.
+            // A vowel sign alone decomposes to a space and the sign. The space is not part of the
+            // text.
             true => folded.extend(std::iter::once(c).nfkc().filter(|&part| part != ' ')),
             false => folded.push(c),
         }
@@ -34,7 +38,8 @@ pub fn ordinary(text: &str) -> Cow<'_, str> {
     Cow::Owned(folded.nfc().collect())
 }
 
-/// Returns the form in which names of labels are compared: NFKC, lower case, single spaces, without tatweel and invisible marks.
+/// Returns the form in which names of labels are compared: NFKC, lower case, single spaces, without
+/// tatweel and invisible marks.
 pub fn label_key(text: &str) -> String {
     let kept: String = text
         .nfkc()
@@ -72,15 +77,16 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The Arabic letter that only lengthens a word.
 const TATWEEL: char = '\u{640}';
 
-/// Returns whether a character is invisible: joiners, direction marks, soft hyphens, variation selectors, byte order marks.
+/// Returns whether a character is invisible: joiners, direction marks, soft hyphens, variation
+/// selectors, byte order marks.
 pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | BYTE_ORDER_MARK)
 }
 
-/// Returns whether a character is one of the usual letters, digits and signs of Latin and Arabic, none of which folding changes. Other
-/// characters may be fine too.
+/// Returns whether a character is one of the usual letters, digits and signs of Latin and Arabic,
+/// none of which folding changes. Other characters may be fine too.
 fn is_plain(c: char) -> bool {
     matches!(c,
         '\0'..='\u{2ff}' | '\u{60c}' | '\u{61b}' | '\u{61f}' | '\u{621}'..='\u{64a}' | '\u{660}'..='\u{669}')

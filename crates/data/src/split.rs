@@ -1,8 +1,8 @@
 //! Divides rows into train, dev and test so that no group is in two of them.
 //!
-//! The part of a group depends only on the seed and the group's name. Its hash is a number in [0, 1): dev takes the low end and test the high
-//! end. So a split does not change when rows of other groups are added. In return, shares are met on average and not exactly.
-//! [`Splitter::assign`] corrects two cases by means of the other groups.
+//! The part of a group depends only on the seed and the group's name. Its hash is a number in
+//! [0, 1): dev takes the low end and test the high end. So a split does not change when rows of other groups are added. In return, shares are met on average and not exactly. [`Splitter::assign`]
+//! corrects two cases by means of the other groups.
 
 use std::collections::HashMap;
 
@@ -134,8 +134,9 @@ impl Splitter {
         }
     }
 
-    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of its group's names; rows that share one of them, directly or through
-    /// others, form a group. `stratum` is the hash of the property that every part should have.
+    /// Adds a row of `seconds` of audio. `name` and `others` are hashes of its group's names; rows
+    /// that share one of them, directly or through others, form a group. `stratum` is the hash of
+    /// the property that every part should have.
     pub fn add(&mut self, name: u64, others: &[u64], stratum: u64, seconds: f64) {
         let node = self.node(name);
         let mut root = self.root(node);
@@ -186,11 +187,12 @@ impl Splitter {
 
     /// Assigns every group to a part.
     ///
-    /// By shares: if a stratum of at least three groups should give half a group or more to dev (or test) and gives none, its group with the
-    /// smallest (or largest) hash is chosen. Such a group may return to train when groups of its stratum are added.
+    /// By shares: if a stratum of at least three groups should give half a group or more to dev (or
+    /// test) and gives none, its group with the smallest (or largest) hash is chosen. Such a group
+    /// may return to train when groups of its stratum are added.
     ///
-    /// By hours: each stratum gives groups in the order of their hashes until its portion of the hours is reached. Added groups move those at
-    /// the end of the portion.
+    /// By hours: each stratum gives groups in the order of their hashes until its portion of the
+    /// hours is reached. Added groups move those at the end of the portion.
     ///
     /// # Errors
     /// More hours than there are.
@@ -245,7 +247,8 @@ impl Splitter {
         })
     }
 
-    /// Divides the groups of a stratum, in the order of their hashes; returns the number of chosen groups.
+    /// Divides the groups of a stratum, in the order of their hashes; returns the number of chosen
+    /// groups.
     fn by_shares(&self, groups: &[u32], dev: f64, test: f64, parts: &mut [SplitPart]) -> usize {
         let mut num_of = [0; 3];
         for &group in groups {
@@ -397,7 +400,8 @@ mod tests {
 
     #[test]
     fn no_stratum_is_missed() {
-        // Ten speakers of each of four labels: by hash alone, one in three strata would have no dev.
+        // Ten speakers of each of four labels: by hash alone, one in three strata would have no
+        // dev.
         for seed in 0..20 {
             let rows = rows(0..40, 1);
             let found = parts(&rows, shares(0.1, 0.1), seed);

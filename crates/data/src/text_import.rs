@@ -1,6 +1,7 @@
 //! Import of a manifest of texts: from JSON lines to Parquet, in parallel and in bounded memory.
 //!
-//! Threads parse, encode and compress row groups while the next lines are read. The bytes of the file depend on the rows only.
+//! Threads parse, encode and compress row groups while the next lines are read. The bytes of the
+//! file depend on the rows only.
 
 use std::collections::BTreeSet;
 use std::collections::HashSet;
@@ -48,8 +49,9 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-/// Writes a manifest of texts in one file of JSON lines as a Parquet file. Returns none, and writes nothing, for a manifest of another kind or
-/// with a fault: then [`Source::read`] reads it or reports the fault.
+/// Writes a manifest of texts in one file of JSON lines as a Parquet file. Returns none, and writes
+/// nothing, for a manifest of another kind or with a fault: then [`Source::read`] reads it or
+/// reports the fault.
 ///
 /// Memory grows by 8 bytes per row, for the comparison of ids.
 ///
@@ -65,7 +67,8 @@ pub fn import(source: &Source, out: &Path) -> Result<Option<Imported>> {
     let Some(texts) = Texts::of(source) else {
         return Ok(None);
     };
-    // Most files have all columns in their first rows. Otherwise, all rows are read for their columns first.
+    // Most files have all columns in their first rows. Otherwise, all rows are read for their
+    // columns first.
     let Some(first) = texts.kinds(1) else {
         return Ok(None);
     };
@@ -209,8 +212,8 @@ impl<'a> Texts<'a> {
         Ok(Seen::Encoded(encoder.encode_texts(&rows.table)?, facts))
     }
 
-    /// Calls `look` in parallel with the lines of row groups, and `take` with its results in the order of the file, until it returns false.
-    /// Returns whether it never did.
+    /// Calls `look` in parallel with the lines of row groups, and `take` with its results in the
+    /// order of the file, until it returns false. Returns whether it never did.
     fn each_group<T: Send>(
         &self,
         most_groups: usize,

@@ -1,7 +1,8 @@
 //! Rows of texts, from lines of JSON straight into the cells of a table.
 //!
-//! The cells are those that [`RowReader`](crate::row::RowReader) would give. A line that needs more than copying (audio, conversations, faults)
-//! is foreign, and the caller reads the file with that reader instead.
+//! The cells are those that [`RowReader`](crate::row::RowReader) would give. A line that needs more
+//! than copying (audio, conversations, faults) is foreign, and the caller reads the file with that
+//! reader instead.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! The training engine: primitives with forward and backward on the CPU and on CUDA, packed batches, the audio language model.
+//! The training engine: primitives with forward and backward on the CPU and on CUDA, packed
+//! batches, the audio language model.
 //!
 //! The crate knows no task, manifest, schedule or metric. It promises no stable API.
 

@@ -1,4 +1,5 @@
-//! Encoders of the HuBERT family against transformers and PyTorch; `tests/reference/hubert.py` made the numbers.
+//! Encoders of the HuBERT family against transformers and PyTorch; `tests/reference/hubert.py` made
+//! the numbers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -95,7 +96,8 @@ fn hidden_states_equal_those_of_transformers() {
                 );
             }
         }
-        // Alone or with others, whole or only as far as a layer: products of other sizes round differently, nothing else.
+        // Alone or with others, whole or only as far as a layer: products of other sizes round
+        // differently, nothing else.
         let alone = model.encode(&packed[1..], 1).unwrap();
         let rows = encoded.clips().nth(1).unwrap();
         let batched = encoded.hidden[1].narrow(0, rows.start, rows.len()).unwrap();
@@ -525,7 +527,8 @@ fn what_is_no_such_encoder_is_refused() {
     assert!(model.encode(&[Clip::new(&[0.0; 400])], 3).is_err());
 }
 
-/// The scalar product of the output of a pass with fixed numbers, and its gradient added to the model's.
+/// The scalar product of the output of a pass with fixed numbers, and its gradient added to the
+/// model's.
 fn dropped_loss(model: &Hubert, clips: &[Clip], pass: Pass, with_gradient: bool) -> f64 {
     let (encoded, saved) = model.forward(clips, pass).unwrap();
     let dims = encoded.output.dims().to_vec();

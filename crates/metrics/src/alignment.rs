@@ -40,7 +40,8 @@ impl<'a> Aligned<'a> {
         }
     }
 
-    /// The letter of its kind, as sclite prints it: `S`, `D`, `I`, and nothing for a word that is right.
+    /// The letter of its kind, as sclite prints it: `S`, `D`, `I`, and nothing for a word that is
+    /// right.
     pub fn mark(self) -> &'static str {
         match self {
             Self::Equal(_) => "",
@@ -81,7 +82,8 @@ pub fn align_words<'a>(reference: &'a str, prediction: &'a str) -> Vec<Aligned<'
     alignment
 }
 
-/// The alignment with the reference that the word error rate counts: the one with the lowest rate, the first of equals.
+/// The alignment with the reference that the word error rate counts: the one with the lowest rate,
+/// the first of equals.
 pub fn align_pair<'p>(pair: &'p Pair) -> Vec<Aligned<'p>> {
     pair.lowest(
         |reference| align_words(reference, &pair.prediction),
@@ -103,12 +105,14 @@ const GAP: char = '*';
 /// Spaces between two words.
 const BETWEEN: &str = "  ";
 
-/// The alignment in lines of text for a fixed-width font: reference, prediction and marks, words in columns, `***` for a missing word.
-/// Where `max_width` columns are full, the labels aside, three more lines begin after an empty one.
+/// The alignment in lines of text for a fixed-width font: reference, prediction and marks, words in
+/// columns, `***` for a missing word. Where `max_width` columns are full, the labels aside, three
+/// more lines begin after an empty one.
 ///
-/// Text written from right to left stands in columns from right to left, in whatever direction the surroundings run: each line is an
-/// isolate of that direction and each word an isolate of its own (Unicode Standard Annex 9), so marks stay under their words. Where
-/// nothing is written from right to left no invisible character is added.
+/// Text written from right to left stands in columns from right to left, in whatever direction the
+/// surroundings run: each line is an isolate of that direction and each word an isolate of its own
+/// (Unicode Standard Annex 9), so marks stay under their words. Where nothing is written from right
+/// to left no invisible character is added.
 pub fn render(alignment: &[Aligned], max_width: usize) -> String {
     let columns: Vec<[String; 3]> = alignment.iter().map(|aligned| column(*aligned)).collect();
     let widths: Vec<usize> = columns
@@ -203,7 +207,8 @@ fn block(columns: &[[String; 3]], widths: &[usize], direction: Direction) -> Str
         }
         let cells = cells.join(BETWEEN);
         text += &match direction {
-            // A mark of no width at the end: white space before the end of a line would go to the other side of it (rule L1).
+            // A mark of no width at the end: white space before the end of a line would go to the
+            // other side of it (rule L1).
             Direction::Right => format!("{label}\u{2067}{cells}\u{2069}\u{200e}\n"),
             Direction::Left | Direction::Mixed => {
                 format!("{}\n", format!("{label}{cells}").trim_end())

@@ -1,7 +1,8 @@
-//! BLEU (Papineni et al. 2002): the share of a prediction's n-grams that its references have, and a penalty for what is too short.
+//! BLEU (Papineni et al. 2002): the share of a prediction's n-grams that its references have, and a
+//! penalty for what is too short.
 //!
-//! Equal to sacreBLEU: n-grams up to 4, exponential smoothing, case kept, the reference length nearest to the prediction's. Tokenisers:
-//! `none`, `13a` (the default), `intl`, `char`.
+//! Equal to sacreBLEU: n-grams up to 4, exponential smoothing, case kept, the reference length
+//! nearest to the prediction's. Tokenisers: `none`, `13a` (the default), `intl`, `char`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,7 +32,8 @@ pub enum Tokeniser {
     /// That of mteval-v13a: ASCII punctuation apart, but points and commas inside numbers.
     #[default]
     Mteval13a,
-    /// That of mteval-v14 with its international option: punctuation and symbols of all of Unicode apart.
+    /// That of mteval-v14 with its international option: punctuation and symbols of all of Unicode
+    /// apart.
     International,
     /// Every character but white space.
     Char,
@@ -101,7 +103,8 @@ fn compiled(rules: &[(&str, &'static str)]) -> Rules {
 
 static MTEVAL_13A: LazyLock<Rules> = LazyLock::new(|| {
     compiled(&[
-        // Every ASCII sign but the apostrophe, the comma, the hyphen and the point, and the space itself.
+        // Every ASCII sign but the apostrophe, the comma, the hyphen and the point, and the space
+        // itself.
         (r"[ [:punct:]--['\-,.]]", " $0 "),
         (r"([^0-9])([.,])", "$1 $2 "),
         (r"([.,])([^0-9])", " $1 $2"),
@@ -136,8 +139,9 @@ fn replaced(text: String, (pattern, replacement): &(Regex, &str)) -> String {
     pattern.replace_all(&text, *replacement).into_owned()
 }
 
-/// The tally `bleu`, 0 to 100. An utterance adds `[length, nearest reference length, n-grams that a reference has too, n-grams]`, the last
-/// two for each order; an n-gram counts at most as often as in the reference that has it most.
+/// The tally `bleu`, 0 to 100. An utterance adds
+/// `[length, nearest reference length, n-grams that a reference has too, n-grams]`, the last two
+/// for each order; an n-gram counts at most as often as in the reference that has it most.
 pub fn tally(texts: &Texts, tokeniser: Tokeniser) -> Tally {
     let units = texts
         .pairs()
@@ -211,8 +215,9 @@ mod tests {
 
     #[test]
     fn scores_follow_the_definition() {
-        // Papineni et al. 2002, section 2.1: "the" counts at most twice, so one of the two 7-word predictions' precisions is 2/7;
-        // no pair of words is shared, so the higher orders are smoothed to 1/2 of 6, 1/4 of 5, 1/8 of 4.
+        // Papineni et al. 2002, section 2.1: "the" counts at most twice, so one of the two 7-word
+        // predictions' precisions is 2/7; no pair of words is shared, so the higher orders are
+        // smoothed to 1/2 of 6, 1/4 of 5, 1/8 of 4.
         let found = of(
             Pair::new("the cat is on the mat", "the the the the the the the")
                 .or("there is a cat on the mat"),

@@ -12,10 +12,12 @@ use crate::tally::Formula;
 use crate::tally::Tally;
 use crate::texts::Texts;
 
-/// The word error rate apart for each script that occurs: `wer_arabic`, `wer_latin`, `wer_digits`, `wer_other`.
+/// The word error rate apart for each script that occurs: `wer_arabic`, `wer_latin`, `wer_digits`,
+/// `wer_other`.
 ///
-/// A reference word counts, with its error, for the script it is written in; an inserted word, which no reference word stands for, counts
-/// for its own. The vectors are those of the word error rate and add up to them over the scripts.
+/// A reference word counts, with its error, for the script it is written in; an inserted word,
+/// which no reference word stands for, counts for its own. The vectors are those of the word error
+/// rate and add up to them over the scripts.
 pub fn tallies(texts: &Texts) -> Vec<Tally> {
     let by_script: Vec<[Counts; 4]> = texts
         .pairs()
@@ -71,7 +73,8 @@ mod tests {
         ];
         let found = tallies(&Texts::new(pairs.clone(), Normaliser::None));
         let of = |name: &str| found.iter().find(|tally| tally.name == name).unwrap().sum();
-        // Right: three Arabic words and one `ok`. `meeting` became `ميتنج` and `10` `man`; `عشرة`, `يا` and one `ok` came in.
+        // Right: three Arabic words and one `ok`. `meeting` became `ميتنج` and `10` `man`; `عشرة`,
+        // `يا` and one `ok` came in.
         assert_eq!(of("wer_arabic"), [0.0, 0.0, 2.0, 3.0]);
         assert_eq!(of("wer_latin"), [1.0, 0.0, 1.0, 1.0]);
         assert_eq!(of("wer_digits"), [1.0, 0.0, 0.0, 0.0]);

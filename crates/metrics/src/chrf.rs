@@ -1,7 +1,8 @@
-//! chrF (Popović 2015) and chrF++ (Popović 2017): n-grams of characters, and of words, that a prediction shares with its reference.
+//! chrF (Popović 2015) and chrF++ (Popović 2017): n-grams of characters, and of words, that a
+//! prediction shares with its reference.
 //!
-//! Equal to sacreBLEU's defaults: character n-grams up to 6 without white space, word n-grams up to 0 or 2, beta 2, case kept, precision
-//! and recall averaged over the orders that both sides have.
+//! Equal to sacreBLEU's defaults: character n-grams up to 6 without white space, word n-grams up to
+//! 0 or 2, beta 2, case kept, precision and recall averaged over the orders that both sides have.
 
 use std::collections::HashMap;
 
@@ -39,8 +40,9 @@ impl Variant {
     }
 }
 
-/// The tally `chrf` or `chrfpp`, 0 to 100. An utterance adds for each order `[n-grams of the prediction, of the reference, of both]` with
-/// the reference of the highest score, the first of equals.
+/// The tally `chrf` or `chrfpp`, 0 to 100. An utterance adds for each order
+/// `[n-grams of the prediction, of the reference, of both]` with the reference of the highest
+/// score, the first of equals.
 pub fn tally(texts: &Texts, variant: Variant) -> Tally {
     let units = texts
         .pairs()
@@ -129,7 +131,8 @@ impl Grams {
     }
 }
 
-/// Words, one sign of ASCII punctuation at the end of each, or else at its beginning, taken off as a word of its own.
+/// Words, one sign of ASCII punctuation at the end of each, or else at its beginning, taken off as
+/// a word of its own.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_space)
         .filter(|word| !word.is_empty())
@@ -165,7 +168,8 @@ mod tests {
 
     #[test]
     fn scores_follow_the_definition() {
-        // Of "abc" in "abd": 1-grams 2 of 3, 2-grams 1 of 2, 3-grams 0 of 1 on both sides, so every F is the mean of 2/3, 1/2 and 0.
+        // Of "abc" in "abd": 1-grams 2 of 3, 2-grams 1 of 2, 3-grams 0 of 1 on both sides, so every
+        // F is the mean of 2/3, 1/2 and 0.
         assert!(
             (score(Pair::new("abd", "a b c"), Variant::ChrF) - 100.0 * 7.0 / 18.0).abs() < 1e-9
         );

@@ -1,4 +1,5 @@
-//! Labels against labels: accuracy, F1 and recall, each class as heavy as its share or all as heavy as each other.
+//! Labels against labels: accuracy, F1 and recall, each class as heavy as its share or all as heavy
+//! as each other.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use maqam_base::error::Result;
 /// Name of the share of answers that name no label, and of these answers in a table of confusions.
 pub const UNPARSED: &str = "unparsed";
 
-/// Scores of a classification task, each in `[0, 1]`, higher better; without any answer, and wherever a division by zero
-/// would come up, 0.
+/// Scores of a classification task, each in `[0, 1]`, higher better; without any answer, and
+/// wherever a division by zero would come up, 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Classification {
     /// Share of answers that are right.
@@ -43,12 +44,13 @@ impl Classification {
     }
 }
 
-/// Compares pairs of a reference label and the predicted label, which is `None` where the answer names no label.
+/// Compares pairs of a reference label and the predicted label, which is `None` where the answer
+/// names no label.
 ///
-/// With an `inventory` F1 and recall average over its labels that the references hold; a prediction outside the inventory
-/// is a miss and never a class. Without one F1 averages over the labels seen in references or predictions, recall over
-/// those in the references. Equal to scikit-learn's `f1_score` with `labels` and `zero_division=0`, and to
-/// `balanced_accuracy_score`.
+/// With an `inventory` F1 and recall average over its labels that the references hold; a prediction
+/// outside the inventory is a miss and never a class. Without one F1 averages over the labels seen
+/// in references or predictions, recall over those in the references. Equal to scikit-learn's
+/// `f1_score` with `labels` and `zero_division=0`, and to `balanced_accuracy_score`.
 ///
 /// # Errors
 /// A reference label that the inventory lacks.
@@ -91,10 +93,12 @@ pub(crate) fn expect_in(inventory: Option<&[&str]>, reference: &str) -> Result<(
     }
 }
 
-/// The tallies `accuracy, macro_f1, weighted_f1, uar` of the same pairs; `parse` says in the signature how answers became labels.
+/// The tallies `accuracy, macro_f1, weighted_f1, uar` of the same pairs; `parse` says in the
+/// signature how answers became labels.
 ///
-/// An utterance adds 1 for its reference label, 1 for its predicted label, 1 for its hit: three blocks of as many numbers as there are
-/// labels, so this is for inventories, not for open answers. Which labels the averages run over is decided by the sum that is scored.
+/// An utterance adds 1 for its reference label, 1 for its predicted label, 1 for its hit: three
+/// blocks of as many numbers as there are labels, so this is for inventories, not for open answers.
+/// Which labels the averages run over is decided by the sum that is scored.
 ///
 /// # Errors
 /// As [`classify`].

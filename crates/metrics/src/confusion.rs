@@ -1,4 +1,5 @@
-//! Which labels are taken for which: the confusion matrix, and each label's precision, recall and F1.
+//! Which labels are taken for which: the confusion matrix, and each label's precision, recall and
+//! F1.
 
 use crate::average::Seen;
 use crate::classify::expect_in;
@@ -9,13 +10,14 @@ use maqam_base::error::Result;
 pub struct Confusion {
     /// The labels, in the order of the inventory.
     pub labels: Vec<String>,
-    /// One row a reference label; one column a predicted label and, last, one for answers that name no label of the inventory.
+    /// One row a reference label; one column a predicted label and, last, one for answers that name
+    /// no label of the inventory.
     pub counts: Vec<Vec<u64>>,
 }
 
 impl Confusion {
-    /// Counts pairs of a reference label and the predicted label, `None` where the answer names no label. A prediction outside the
-    /// inventory counts as unparsed.
+    /// Counts pairs of a reference label and the predicted label, `None` where the answer names no
+    /// label. A prediction outside the inventory counts as unparsed.
     ///
     /// # Errors
     /// A reference label that the inventory lacks.
@@ -37,7 +39,8 @@ impl Confusion {
         })
     }
 
-    /// How often each label stands in the references, in the predictions and in both, in the order of `labels`.
+    /// How often each label stands in the references, in the predictions and in both, in the order
+    /// of `labels`.
     pub fn seen(&self) -> Vec<Seen> {
         let predictions = self.predicted();
         let label = |(i, row): (usize, &Vec<u64>)| Seen {
@@ -48,7 +51,8 @@ impl Confusion {
         self.counts.iter().enumerate().map(label).collect()
     }
 
-    /// How often each label was predicted and, last, how often none: the distribution of the answers.
+    /// How often each label was predicted and, last, how often none: the distribution of the
+    /// answers.
     pub fn predicted(&self) -> Vec<u64> {
         (0..=self.labels.len())
             .map(|column| self.counts.iter().map(|row| row[column]).sum())

@@ -1,4 +1,5 @@
-//! Word and character errors: how many substitutions, deletions and insertions lead from a reference to a prediction.
+//! Word and character errors: how many substitutions, deletions and insertions lead from a
+//! reference to a prediction.
 //!
 //! Words and characters are jiwer's, and so is the alignment; see `levenshtein`.
 
@@ -49,8 +50,8 @@ impl Counts {
         self.hits() + self.substitutions + self.insertions
     }
 
-    /// Errors per reference token. Without reference tokens it is the number of insertions, as in jiwer 4: 0 for silence
-    /// rightly left empty, and never a division by zero.
+    /// Errors per reference token. Without reference tokens it is the number of insertions, as in
+    /// jiwer 4: 0 for silence rightly left empty, and never a division by zero.
     pub fn rate(self) -> f64 {
         self.fraction(self.errors())
     }
@@ -112,8 +113,9 @@ impl Sum for Counts {
 /// What errors are counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// What stands between spaces or runs of white space, as it is: normalise first. As in jiwer, a single tab or line break between
-    /// two words does not part them; two or more white-space characters do.
+    /// What stands between spaces or runs of white space, as it is: normalise first. As in jiwer, a
+    /// single tab or line break between two words does not part them; two or more white-space
+    /// characters do.
     Words,
     /// Unicode scalar values; spaces count, white space at the ends does not.
     Characters,
@@ -165,9 +167,11 @@ pub fn char_errors(reference: &str, prediction: &str) -> Counts {
     Unit::Characters.errors(reference, prediction)
 }
 
-/// The error rate and its parts per reference token: `wer, substitutions, deletions, insertions`, or `cer` and `char_...`.
+/// The error rate and its parts per reference token: `wer, substitutions, deletions, insertions`,
+/// or `cer` and `char_...`.
 ///
-/// An utterance adds `[substitutions, deletions, insertions, hits]` of its reference with the lowest rate, the first of equals.
+/// An utterance adds `[substitutions, deletions, insertions, hits]` of its reference with the
+/// lowest rate, the first of equals.
 pub fn tallies(texts: &Texts, unit: Unit) -> Vec<Tally> {
     let units: Vec<Vec<f64>> = texts
         .pairs()

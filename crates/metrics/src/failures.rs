@@ -1,5 +1,5 @@
-//! How generation goes wrong whatever the reference says: answers that do not end, that go round in circles, that are far too long, that
-//! are in another script, that say what nobody said.
+//! How generation goes wrong whatever the reference says: answers that do not end, that go round in
+//! circles, that are far too long, that are in another script, that say what nobody said.
 
 use std::collections::HashMap;
 
@@ -31,15 +31,20 @@ const NAMES: [&str; 5] = [
     "insertion_share",
 ];
 
-/// The tallies of `repetition, seq_rep_4, length_ratio, wrong_script, insertion_share`. Texts are looked at as they were written; words are runs of letters, marks and digits, lower-cased.
+/// The tallies of `repetition, seq_rep_4, length_ratio, wrong_script, insertion_share`. Texts are
+/// looked at as they were written; words are runs of letters, marks and digits, lower-cased.
 ///
-/// - `repetition`: share of answers with a loop, a phrase of at least 3 words that stands at least 3 times in a row, anywhere. A word said
-///   nine times is one. After Holtzman et al. 2020 (arXiv:1904.09751, table 1), who look at the end alone, for phrases of 2 words.
-/// - `seq_rep_4`: share of the answers' 4-grams that an answer has said before, 1 - different / all (Welleck et al. 2020,
-///   arXiv:1908.04319, there as a mean over answers): what a compressor would save.
-/// - `length_ratio`: words of the answers over words of the references, of several the nearest in length, the shorter of equals.
+/// - `repetition`: share of answers with a loop, a phrase of at least 3 words that stands at least
+///   3 times in a row, anywhere. A word said nine times is one. After Holtzman et al. 2020
+///   (arXiv:1904.09751, table 1), who look at the end alone, for phrases of 2 words.
+/// - `seq_rep_4`: share of the answers' 4-grams that an answer has said before, 1 - different / all
+///   (Welleck et al. 2020, arXiv:1908.04319, there as a mean over answers): what a compressor would
+///   save.
+/// - `length_ratio`: words of the answers over words of the references, of several the nearest in
+///   length, the shorter of equals.
 /// - `wrong_script`: share of the answers' letters whose script no reference of theirs uses.
-/// - `insertion_share`: share of the answers' words that are insertions in the alignment of the word error rate.
+/// - `insertion_share`: share of the answers' words that are insertions in the alignment of the
+///   word error rate.
 pub fn tallies(texts: &Texts) -> [Tally; 5] {
     let rows: Vec<[[f64; 2]; 5]> = texts.written().par_iter().map(row).collect();
     let signed = |tok: &str| Signature::default().with("tok", tok);
@@ -72,7 +77,8 @@ pub fn tallies(texts: &Texts) -> [Tally; 5] {
     ]
 }
 
-/// The tally `hit_limit`: share of answers that stopped at the limit of new tokens and not of themselves.
+/// The tally `hit_limit`: share of answers that stopped at the limit of new tokens and not of
+/// themselves.
 pub fn hit_limit(stopped: &[bool]) -> Tally {
     let units = stopped
         .iter()
@@ -126,7 +132,8 @@ fn numbered(words: Vec<String>) -> Vec<u32> {
 /// Whether a phrase of enough words stands often enough in a row.
 fn has_loop(words: &[u32]) -> bool {
     (LOOP_WORDS..=words.len() / LOOP_TIMES).any(|len| {
-        // A phrase stands k times in a row where k - 1 times its length of words equal the word one phrase later.
+        // A phrase stands k times in a row where k - 1 times its length of words equal the word one
+        // phrase later.
         let mut equal = 0;
         words.iter().zip(&words[len..]).any(|(word, later)| {
             equal = if word == later { equal + 1 } else { 0 };
@@ -182,10 +189,12 @@ mod tests {
 
     #[test]
     fn repetition_length_script_and_insertions_by_hand() {
-        // Four-word phrases of "a b c d a b c d": abcd, bcda, cdab, dabc, abcd: one of five was said before.
+        // Four-word phrases of "a b c d a b c d": abcd, bcda, cdab, dabc, abcd: one of five was
+        // said before.
         let [_, repeated, length, _, inserted] =
             sums(Pair::new("a b c d", "a b c d a b c d").or("a b c d x y"));
-        // Against the second reference the rate is 4/6 and two words of eight are inserted, against the first 4/4.
+        // Against the second reference the rate is 4/6 and two words of eight are inserted, against
+        // the first 4/4.
         assert_eq!(
             (repeated, length, inserted),
             (vec![1.0, 5.0], vec![8.0, 6.0], vec![2.0, 8.0])

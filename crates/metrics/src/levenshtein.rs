@@ -1,11 +1,13 @@
 //! The alignment of two token sequences with the fewest substitutions, deletions and insertions.
 //!
-//! Source: Hyyrö, *A Note on Bit-Parallel Alignment Computation*, 2004: a column of the edit-distance matrix as bit vectors of
-//! its vertical differences, 64 reference tokens a word, and the alignment read back from them. Where several alignments are
-//! optimal the choice is that of jiwer 4 (rapidfuzz): common ends first, then from the back a deletion where one is optimal,
-//! then an insertion where it improves on the cell beside, then a match or substitution.
+//! Source: Hyyrö, *A Note on Bit-Parallel Alignment Computation*, 2004: a column of the
+//! edit-distance matrix as bit vectors of its vertical differences, 64 reference tokens a word, and
+//! the alignment read back from them. Where several alignments are optimal the choice is that of
+//! jiwer 4 (rapidfuzz): common ends first, then from the back a deletion where one is optimal, then
+//! an insertion where it improves on the cell beside, then a match or substitution.
 //!
-//! Differs: beyond about a million cells rapidfuzz divides the problem and may split the same total in another way.
+//! Differs: beyond about a million cells rapidfuzz divides the problem and may split the same total
+//! in another way.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -26,10 +28,12 @@ pub enum Step {
     Inserted,
 }
 
-/// Words (of 64 bits) of the matrix that are kept at once, 8 MiB; what falls outside is worked out again on the way back.
+/// Words (of 64 bits) of the matrix that are kept at once, 8 MiB; what falls outside is worked out
+/// again on the way back.
 pub const MAX_KEPT_WORDS: usize = 1 << 20;
 
-/// Tells `step` the alignment from the last tokens to the first. `max_kept` bounds memory, never changes the result.
+/// Tells `step` the alignment from the last tokens to the first. `max_kept` bounds memory, never
+/// changes the result.
 pub fn walk_back<T: Eq + Hash>(
     reference: &[T],
     prediction: &[T],
@@ -71,7 +75,8 @@ pub fn walk_back<T: Eq + Hash>(
     (0..prefix).for_each(|_| step(Step::Equal));
 }
 
-/// The way back through a matrix until one text is used up; the numbers of tokens that are left of each.
+/// The way back through a matrix until one text is used up; the numbers of tokens that are left of
+/// each.
 fn differing_ends<T: Eq>(
     matrix: &mut impl Matrix,
     reference: &[T],
@@ -101,7 +106,8 @@ fn differing_ends<T: Eq>(
     (column, row)
 }
 
-/// Vertical differences of 64 neighbouring cells: a bit is set where the distance goes up by one, or down by one.
+/// Vertical differences of 64 neighbouring cells: a bit is set where the distance goes up by one,
+/// or down by one.
 #[derive(Clone, Copy)]
 struct Differences {
     up: u64,
@@ -124,13 +130,15 @@ impl Differences {
     }
 }
 
-/// The edit-distance matrix as differences along the reference, one row for each token of the prediction.
+/// The edit-distance matrix as differences along the reference, one row for each token of the
+/// prediction.
 trait Matrix {
     /// The 64 cells of `row` that `column` is in; rows are asked from the last to the first.
     fn at(&mut self, row: usize, column: usize) -> Differences;
 }
 
-/// The matrix of two texts of at most 64 tokens, as sentences are: no memory is asked for, no token hashed.
+/// The matrix of two texts of at most 64 tokens, as sentences are: no memory is asked for, no token
+/// hashed.
 struct ShortMatrix([Differences; 64]);
 
 impl ShortMatrix {
@@ -262,7 +270,8 @@ fn places_of_tokens<T: Eq + Hash>(
 
 /// The row after `row`, where `matches` marks the reference tokens equal to the prediction's next.
 fn advance(row: &mut [Differences], matches: &[u64]) {
-    // Horizontal differences at the upper edge of a block: the row above all tokens goes up by one at each step.
+    // Horizontal differences at the upper edge of a block: the row above all tokens goes up by one
+    // at each step.
     let mut up_in = 1;
     let mut down_in = 0;
     for (cell, &matched) in row.iter_mut().zip(matches) {
@@ -282,7 +291,8 @@ fn advance(row: &mut [Differences], matches: &[u64]) {
     }
 }
 
-/// A multiplicative hash (Fibonacci's): looking tokens up is most of the time on short texts, and nobody attacks this table.
+/// A multiplicative hash (Fibonacci's): looking tokens up is most of the time on short texts, and
+/// nobody attacks this table.
 #[derive(Default)]
 pub struct QuickHasher(u64);
 

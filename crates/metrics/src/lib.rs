@@ -1,13 +1,16 @@
-//! Text against text: error rates, overlap, labels, failures. Nothing here knows a tensor, a file or a task.
+//! Text against text: error rates, overlap, labels, failures. Nothing here knows a tensor, a file
+//! or a task.
 //!
-//! A corpus is [`Texts`]: pairs of a prediction and its references under a normaliser. A metric is a [`Tally`]: a vector of sums for each
-//! utterance, the score as a function of their sum, and a signature that says how it was computed.
+//! A corpus is [`Texts`]: pairs of a prediction and its references under a normaliser. A metric is
+//! a [`Tally`]: a vector of sums for each utterance, the score as a function of their sum, and a
+//! signature that says how it was computed.
 //!
-//! - `registry`: one row for each metric, with all that is known of it; `score`: the tallies of answers by whatever metrics are wanted;
-//!   `score_name`: the name of a score, taken apart.
+//! - `registry`: one row for each metric, with all that is known of it; `score`: the tallies of
+//!   answers by whatever metrics are wanted; `score_name`: the name of a score, taken apart.
 //! - `tally`, `texts`, `share`: what the metrics have in common.
 //! - `normalise`, `english`: what is taken out of a text before it is compared.
-//! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` and `by_script` keep scripts apart.
+//! - `edit`, `levenshtein`: word and character errors; `alignment` shows them, `script` and
+//!   `by_script` keep scripts apart.
 //! - `rouge`, `chrf`, `bleu`, `ngrams`, `overlap`: overlap with a summary or a translation.
 //! - `classify`, `average`, `confusion`: accuracy, F1 and recall over labels.
 //! - `confidence`: which intervals and p-values are claimed.

@@ -2,15 +2,17 @@
 
 /// All n-grams of orders up to `max_order`, packed into one sorted list.
 ///
-/// Each place of the sequence is one number: the `max_order` items that start there, first item first, zeros where the sequence ends.
-/// Sorted by it, places are sorted by their first n items for every n, so equal n-grams stand together at every order.
+/// Each place of the sequence is one number: the `max_order` items that start there, first item
+/// first, zeros where the sequence ends. Sorted by it, places are sorted by their first n items for
+/// every n, so equal n-grams stand together at every order.
 pub struct NGrams {
     starts: Vec<u128>,
     max_order: u32,
 }
 
 impl NGrams {
-    /// The n-grams of `items` of orders up to `max_order`, 2 at least; each item is below `2^(128 / max_order) - 1`: characters fit six times, numbers of words four times.
+    /// The n-grams of `items` of orders up to `max_order`, 2 at least; each item is below
+    /// `2^(128 / max_order) - 1`: characters fit six times, numbers of words four times.
     pub fn new(items: &[u32], max_order: u32) -> Self {
         let bits = u128::BITS / max_order;
         let at = |start: usize| {
@@ -35,8 +37,8 @@ impl NGrams {
         self.runs(order).count()
     }
 
-    /// Number of n-grams of an order that these share with one of `others`: each as often as it occurs here, at most as often as in
-    /// the one that has it most.
+    /// Number of n-grams of an order that these share with one of `others`: each as often as it
+    /// occurs here, at most as often as in the one that has it most.
     pub fn shared(&self, others: &[&Self], order: u32) -> usize {
         let mut rests: Vec<_> = others
             .iter()

@@ -1,4 +1,5 @@
-//! What is taken out of a text before it is compared, so that spelling habits do not count as errors.
+//! What is taken out of a text before it is compared, so that spelling habits do not count as
+//! errors.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,33 +20,41 @@ pub enum Normaliser {
     None,
     /// The rules of the Open Universal Arabic ASR Leaderboard.
     ///
-    /// Removes punctuation (ASCII's, `،؛؟`, and the quotation marks `«»` of its later version), the marks U+064B to U+0652
-    /// and bare hamza; folds peh to beh, veh to feh, the hamza and madda forms of alef, waw and yeh to the bare letter, and
-    /// Eastern Arabic digits to Western; joins a waw that stands alone to the next word; collapses spaces. Teh marbuta, alef
-    /// maksura, tatweel, case and Persian digits stay.
+    /// Removes punctuation (ASCII's, `،؛؟`, and the quotation marks `«»` of its later version), the
+    /// marks U+064B to U+0652 and bare hamza; folds peh to beh, veh to feh, the hamza and madda
+    /// forms of alef, waw and yeh to the bare letter, and Eastern Arabic digits to Western; joins a
+    /// waw that stands alone to the next word; collapses spaces. Teh marbuta, alef maksura,
+    /// tatweel, case and Persian digits stay.
     ///
     /// Source: `eval.py` of Natural-Language-Processing-Elm/open_universal_arabic_asr_leaderboard.
     ArabicLeaderboard,
     /// The leaderboard's rules, and the spellings that dialects have no rule for.
     ///
-    /// Beyond [`Normaliser::ArabicLeaderboard`]: alef maksura and the Persian and Urdu yehs become yeh; teh marbuta and the other hehs
-    /// become heh; alef wasla becomes alef; tatweel goes; a letter that stands three or more times in a row stands twice; all other marks
-    /// of Arabic go too (superscript alef, Quranic signs, the marks up to U+065F); the Persian, Urdu and Maghrebi letters become the
-    /// Arabic letter of their shape (tcheh jeem, jeh zain, keheh, gaf and ng kaf, qaf with three dots qaf, tteh teh, ddal dal, rreh reh,
-    /// noon ghunna noon, veh of the Kurds and the u's waw); Persian digits become Western; any other punctuation of Unicode becomes a
-    /// space; characters of no width (joiners, direction marks) go. Case stays, as do words, numbers and the article.
+    /// Beyond [`Normaliser::ArabicLeaderboard`]: alef maksura and the Persian and Urdu yehs become
+    /// yeh; teh marbuta and the other hehs become heh; alef wasla becomes alef; tatweel goes; a
+    /// letter that stands three or more times in a row stands twice; all other marks of Arabic go
+    /// too (superscript alef, Quranic signs, the marks up to U+065F); the Persian, Urdu and
+    /// Maghrebi letters become the Arabic letter of their shape (tcheh jeem, jeh zain, keheh, gaf
+    /// and ng kaf, qaf with three dots qaf, tteh teh, ddal dal, rreh reh, noon ghunna noon, veh of
+    /// the Kurds and the u's waw); Persian digits become Western; any other punctuation of Unicode
+    /// becomes a space; characters of no width (joiners, direction marks) go. Case stays, as do
+    /// words, numbers and the article.
     ///
-    /// Source: the letters folded by the dialect tracks of MGB and by AraBERT's preprocessing, which also keeps two of a repeated letter.
+    /// Source: the letters folded by the dialect tracks of MGB and by AraBERT's preprocessing,
+    /// which also keeps two of a repeated letter.
     ArabicDialect,
     /// Whisper's rules for English, without those that need word lists.
     ///
-    /// Lower case; `[...]`, `<...>` and `(...)` go with what they hold, and so do the words hmm, mm, mhm, mmm, uh and um; a curly apostrophe
-    /// is a straight one, and spaces before it go; contractions are spelled out: won't, can't, let's, ain't, y'all, n't, 're, 's, 'd, 'll,
-    /// 't, 've, 'm ('s and 'd as has and had before been, gone, done and got, as is and would elsewhere); commas between digits go;
-    /// combining marks go; every other sign of punctuation or symbol becomes a space, except `.` before a digit, `$¢€£` before and `%`
-    /// after one; spaces collapse. Numbers in words, titles, British spellings and letters with accents stay.
+    /// Lower case; `[...]`, `<...>` and `(...)` go with what they hold, and so do the words hmm,
+    /// mm, mhm, mmm, uh and um; a curly apostrophe is a straight one, and spaces before it go;
+    /// contractions are spelled out: won't, can't, let's, ain't, y'all, n't, 're, 's, 'd, 'll, 't,
+    /// 've, 'm ('s and 'd as has and had before been, gone, done and got, as is and would
+    /// elsewhere); commas between digits go; combining marks go; every other sign of punctuation or
+    /// symbol becomes a space, except `.` before a digit, `$¢€£` before and `%` after one; spaces
+    /// collapse. Numbers in words, titles, British spellings and letters with accents stay.
     ///
-    /// Source: Radford et al. 2022, appendix C; openai/whisper `normalizers/english.py`. Differs: what stays, and the curly apostrophe.
+    /// Source: Radford et al. 2022, appendix C; openai/whisper `normalizers/english.py`. Differs:
+    /// what stays, and the curly apostrophe.
     EnglishBasic,
 }
 
@@ -202,7 +211,8 @@ fn at_most_twice(text: impl Iterator<Item = char>) -> String {
     kept
 }
 
-/// The words with single spaces between them, a waw that stands alone written with the word after it.
+/// The words with single spaces between them, a waw that stands alone written with the word after
+/// it.
 fn join_waw(text: &str) -> String {
     let mut joined = String::with_capacity(text.len());
     let mut words = text.split_whitespace();

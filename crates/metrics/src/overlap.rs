@@ -3,7 +3,8 @@
 /// How many times as much as precision recall weighs.
 const BETA: f64 = 2.0;
 
-/// F-beta of the averages over orders of precision and recall, 0 to 100, from `[predicted, reference, both]` of each order.
+/// F-beta of the averages over orders of precision and recall, 0 to 100, from
+/// `[predicted, reference, both]` of each order.
 pub(crate) fn chrf(counts: &[f64]) -> f64 {
     let mut precision = 0.0;
     let mut recall = 0.0;

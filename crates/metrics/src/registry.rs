@@ -1,6 +1,8 @@
-//! Every metric, one row each: how it is named, written and judged, what it is computed from, and which tasks have it.
+//! Every metric, one row each: how it is named, written and judged, what it is computed from, and
+//! which tasks have it.
 //!
-//! A new metric is one file that computes it and one row here. Suites, tables, charts and tests of significance read the row.
+//! A new metric is one file that computes it and one row here. Suites, tables, charts and tests of
+//! significance read the row.
 
 use self::Family as F;
 use self::Place::Detail;
@@ -179,7 +181,8 @@ pub(crate) struct Group {
 const UNIT: (f64, f64) = (0.0, 1.0);
 /// Where a score in points ends.
 const HUNDRED: (f64, f64) = (0.0, 100.0);
-/// Where a rate, a ratio or a loss ends: an answer can be wrong more often than its reference has words.
+/// Where a rate, a ratio or a loss ends: an answer can be wrong more often than its reference has
+/// words.
 const POSITIVE: (f64, f64) = (0.0, f64::INFINITY);
 /// Where a score ends of which nothing is known.
 const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
@@ -302,12 +305,14 @@ impl Definition {
         all().find(|known| known.name == metric)
     }
 
-    /// Whether the metric looks at normalised texts, so that its scores are named with `@normaliser`.
+    /// Whether the metric looks at normalised texts, so that its scores are named with
+    /// `@normaliser`.
     pub fn is_normalised(&self) -> bool {
         matches!(self.source(), Source::Normalised(_))
     }
 
-    /// Whether the metric looks at the texts of answers, and so says nothing of an answer that is read as a label.
+    /// Whether the metric looks at the texts of answers, and so says nothing of an answer that is
+    /// read as a label.
     pub fn is_of_texts(&self) -> bool {
         matches!(self.source(), Source::Normalised(_) | Source::Written(_))
     }
@@ -356,8 +361,9 @@ impl Tally {
         better(&self.name)
     }
 
-    /// A score as a number in `[0, 1]`, higher better, for a mean over unlike metrics: 1 - min(rate, 1) for errors, a hundredth of a
-    /// score that runs to 100, and for a ratio its distance from 1 on either side.
+    /// A score as a number in `[0, 1]`, higher better, for a mean over unlike metrics: 1 -
+    /// min(rate, 1) for errors, a hundredth of a score that runs to 100, and for a ratio its
+    /// distance from 1 on either side.
     pub fn goodness(&self, score: f64) -> f64 {
         let scale = Definition::find(self.metric()).map(|known| known.scale);
         match (self.better(), scale) {
@@ -394,15 +400,16 @@ pub fn all() -> impl Iterator<Item = &'static Definition> {
     GROUPS.iter().flat_map(|group| group.metrics)
 }
 
-/// Which way a score is good, by its name with or without set and `@normaliser`; what is not known is better high.
+/// Which way a score is good, by its name with or without set and `@normaliser`; what is not known
+/// is better high.
 pub fn better(score: &str) -> Better {
     ScoreName::parse(score)
         .definition()
         .map_or(Better::Higher, |known| known.better)
 }
 
-/// The least and the largest value that a score can have, by its name with or without set and `@normaliser`; unbounded where it is not
-/// known.
+/// The least and the largest value that a score can have, by its name with or without set and
+/// `@normaliser`; unbounded where it is not known.
 pub fn range(score: &str) -> (f64, f64) {
     ScoreName::parse(score)
         .definition()

@@ -1,7 +1,8 @@
-//! ROUGE (Lin 2004) over Unicode words, so that it works on Arabic: tokens are runs of letters, marks and digits, lower-cased.
+//! ROUGE (Lin 2004) over Unicode words, so that it works on Arabic: tokens are runs of letters,
+//! marks and digits, lower-cased.
 //!
-//! Equal to rouge_score with such a tokenizer: F1 of precision and recall, the best reference for each metric, no stemming; Lsum takes
-//! the lines of a text for its sentences.
+//! Equal to rouge_score with such a tokenizer: F1 of precision and recall, the best reference for
+//! each metric, no stemming; Lsum takes the lines of a text for its sentences.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -28,7 +29,8 @@ pub struct Rouge {
     pub rouge2: f64,
     /// Longest common subsequence of words.
     pub rouge_l: f64,
-    /// For each line of the reference the union of its longest common subsequences with the prediction's lines.
+    /// For each line of the reference the union of its longest common subsequences with the
+    /// prediction's lines.
     pub rouge_lsum: f64,
 }
 
@@ -38,7 +40,8 @@ pub enum Fold {
     /// Nothing but case.
     #[default]
     None,
-    /// Combining marks (Arabic's diacritics among them) and tatweel go; precomposed letters stay as they are.
+    /// Combining marks (Arabic's diacritics among them) and tatweel go; precomposed letters stay as
+    /// they are.
     Diacritics,
 }
 
@@ -91,7 +94,8 @@ pub fn mean<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Rouge {
     }
 }
 
-/// The tallies of `rouge1, rouge2, rougeL, rougeLsum`: an utterance adds its F1 against the reference where that is highest, and 1.
+/// The tallies of `rouge1, rouge2, rougeL, rougeLsum`: an utterance adds its F1 against the
+/// reference where that is highest, and 1.
 pub fn tallies(texts: &Texts, fold: Fold) -> [Tally; 4] {
     let lines = texts.lines();
     let scores: Vec<[f64; 4]> = lines.par_iter().map(|pair| best_f1(pair, fold)).collect();
@@ -202,8 +206,9 @@ fn longest_common_subsequence(a: &[u32], b: &[u32]) -> usize {
     row[b.len()]
 }
 
-/// Words of the reference's lines that stand in the union of their common subsequences with the prediction's lines, each as often as
-/// both texts have it at most (Lin 2004, section 3.2, with ROUGE-1.5.5's guard against counting twice).
+/// Words of the reference's lines that stand in the union of their common subsequences with the
+/// prediction's lines, each as often as both texts have it at most (Lin 2004, section 3.2, with
+/// ROUGE-1.5.5's guard against counting twice).
 fn union_hits(reference: &[Vec<u32>], prediction: &[Vec<u32>]) -> usize {
     let mut left: HashMap<u32, [usize; 2]> = HashMap::new();
     for (side, lines) in [reference, prediction].into_iter().enumerate() {
@@ -236,8 +241,9 @@ fn union_hits(reference: &[Vec<u32>], prediction: &[Vec<u32>]) -> usize {
     hits
 }
 
-/// Marks the places of `line` in its longest common subsequence with `other`. Of several, the one that rouge_score reads back: from the
-/// end, a match where there is one, else along `other` where that keeps more.
+/// Marks the places of `line` in its longest common subsequence with `other`. Of several, the one
+/// that rouge_score reads back: from the end, a match where there is one, else along `other` where
+/// that keeps more.
 fn mark_common_subsequence(line: &[u32], other: &[u32], marks: &mut [bool]) {
     let width = other.len() + 1;
     let mut longest = vec![0u32; (line.len() + 1) * width];
@@ -278,7 +284,8 @@ mod tests {
 
     #[test]
     fn scores_follow_the_definition() {
-        // Lin 2004, section 3.1: S2 has the longer common subsequence with S1 ("police the gunman" against "the gunman police").
+        // Lin 2004, section 3.1: S2 has the longer common subsequence with S1 ("police the gunman"
+        // against "the gunman police").
         let lcs = |a: &str, b: &str| {
             let [a, b] = numbered([a, b]);
             longest_common_subsequence(&a, &b)
@@ -294,7 +301,8 @@ mod tests {
 
     #[test]
     fn the_union_of_lines_follows_the_definition() {
-        // Lin 2004, section 3.2: r = w1 w2 w3 w4 w5; c1 = w1 w2 w6 w7 w8, c2 = w1 w3 w8 w9 w5; the union w1 w2 w3 w5 has 4 of 5 words.
+        // Lin 2004, section 3.2: r = w1 w2 w3 w4 w5; c1 = w1 w2 w6 w7 w8, c2 = w1 w3 w8 w9 w5; the
+        // union w1 w2 w3 w5 has 4 of 5 words.
         let found = mean([("w1 w2 w3 w4 w5", "w1 w2 w6 w7 w8\n\nw1 w3 w8 w9 w5")]);
         assert_eq!(found.rouge_lsum, 2.0 * 4.0 / 15.0);
         assert_eq!(mean([("\n\n", "a"), ("!\n?", "a\nb")]), Rouge::default());

@@ -1,4 +1,5 @@
-//! The scorer: the tallies of answers by whatever metrics are wanted. What belongs together is computed once.
+//! The scorer: the tallies of answers by whatever metrics are wanted. What belongs together is
+//! computed once.
 
 use crate::classify;
 use crate::failures;
@@ -14,7 +15,8 @@ use crate::texts::Pair;
 use crate::texts::Texts;
 use maqam_base::error::Result;
 
-/// Answers beside what they should be: every list has an entry for each row, in one order. What is unknown of a row is unknown of all.
+/// Answers beside what they should be: every list has an entry for each row, in one order. What is
+/// unknown of a row is unknown of all.
 #[derive(Clone, Debug, Default)]
 pub struct Answers<'a> {
     /// Answers and their references as texts.
@@ -52,8 +54,8 @@ pub struct Reading {
 }
 
 impl Answers<'_> {
-    /// The tallies of the wanted metrics, as far as what they need is known: the loss; texts under each normaliser; labels under each
-    /// reading, then by likelihood; texts as written; limits.
+    /// The tallies of the wanted metrics, as far as what they need is known: the loss; texts under
+    /// each normaliser; labels under each reading, then by likelihood; texts as written; limits.
     ///
     /// # Errors
     /// A label that should be named and that the inventory lacks.

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// The scripts that are told apart, by their names in the Unicode Character Database; letters of all others count as one script more.
+/// The scripts that are told apart, by their names in the Unicode Character Database; letters of
+/// all others count as one script more.
 const NAMES: [&str; 26] = [
     "Arabic",
     "Latin",
@@ -46,7 +47,8 @@ const NONE: u8 = u8::MAX;
 /// Code points that are looked up; beyond stand Han ideographs and what has no letters.
 const TABLE_LEN: u32 = 0x2_0000;
 
-/// The script of every code point below [`TABLE_LEN`], read once from the regular expression engine's Unicode tables.
+/// The script of every code point below [`TABLE_LEN`], read once from the regular expression
+/// engine's Unicode tables.
 static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut table = vec![NONE; TABLE_LEN as usize];
     let letters: String = (0..TABLE_LEN).filter_map(char::from_u32).collect();
@@ -73,7 +75,8 @@ fn of_class(letters: &str, class: &str) -> Vec<char> {
     runs.flat_map(|run| run.as_str().chars()).collect()
 }
 
-/// The script of a letter as a number; `None` for what is no letter and for letters that every script uses.
+/// The script of a letter as a number; `None` for what is no letter and for letters that every
+/// script uses.
 pub(crate) fn of_letter(c: char) -> Option<u8> {
     let found = TABLE
         .get(c as usize)
@@ -114,7 +117,8 @@ impl WordScript {
         }
     }
 
-    /// What `word` is written in; where two scripts have as many letters, Arabic goes before Latin and Latin before others.
+    /// What `word` is written in; where two scripts have as many letters, Arabic goes before Latin
+    /// and Latin before others.
     pub fn of(word: &str) -> Self {
         let mut arabic = 0;
         let mut latin = 0;

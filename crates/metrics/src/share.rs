@@ -4,8 +4,8 @@ use crate::tally::Formula;
 use crate::tally::Signature;
 use crate::tally::Tally;
 
-/// The tally of a share: the sum of the numerators over that of the denominators, 0 where there is nothing to divide by. `settings` are
-/// what its signature says.
+/// The tally of a share: the sum of the numerators over that of the denominators, 0 where there is
+/// nothing to divide by. `settings` are what its signature says.
 pub(crate) fn share(
     name: &str,
     settings: &[(&'static str, &str)],

@@ -31,8 +31,9 @@ impl Better {
 
 /// One metric of a corpus, the utterances kept apart.
 ///
-/// A corpus metric is a function of sums over utterances, never a mean of rates. Whoever resamples, pairs or clusters utterances adds
-/// up their vectors and calls [`Tally::score`]: no text is looked at again.
+/// A corpus metric is a function of sums over utterances, never a mean of rates. Whoever resamples,
+/// pairs or clusters utterances adds up their vectors and calls [`Tally::score`]: no text is looked
+/// at again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
     /// The name in scores: `wer`, `chrf`; under a normaliser `wer@arabic-leaderboard`.
@@ -47,7 +48,8 @@ pub struct Tally {
 /// How a score follows from a sum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Formula {
-    /// `[substitutions, deletions, insertions, hits]`: those of a range over the reference's tokens, at least 1.
+    /// `[substitutions, deletions, insertions, hits]`: those of a range over the reference's
+    /// tokens, at least 1.
     Errors(Range<usize>),
     /// `[numerator, denominator]`; 0 where there is nothing to divide by.
     Share,
@@ -76,8 +78,9 @@ impl Tally {
         }
     }
 
-    /// The score of the utterances whose vectors add up to `sum`. Rates, shares and F1 are fractions; chrF and BLEU run from 0 to 100,
-    /// as in sacreBLEU. A sum of nothing scores as the metric scores no utterances.
+    /// The score of the utterances whose vectors add up to `sum`. Rates, shares and F1 are
+    /// fractions; chrF and BLEU run from 0 to 100, as in sacreBLEU. A sum of nothing scores as the
+    /// metric scores no utterances.
     pub fn score(&self, sum: &[f64]) -> f64 {
         let at = |i: usize| sum.get(i).copied().unwrap_or(0.0);
         match &self.formula {

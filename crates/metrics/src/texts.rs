@@ -44,7 +44,8 @@ impl<'a> Pair<'a> {
         1 + self.others.len()
     }
 
-    /// What `compare` makes of each reference, and which of them has the lowest `rank`, the first of equals.
+    /// What `compare` makes of each reference, and which of them has the lowest `rank`, the first
+    /// of equals.
     pub(crate) fn lowest<'s, T>(
         &'s self,
         mut compare: impl FnMut(&'s str) -> T,
@@ -107,7 +108,8 @@ impl<'a> Texts<'a> {
         &self.written
     }
 
-    /// The pairs as they are compared line by line: a normaliser that collapses white space leaves the line breaks.
+    /// The pairs as they are compared line by line: a normaliser that collapses white space leaves
+    /// the line breaks.
     pub fn lines(&self) -> Cow<'_, [Pair<'a>]> {
         match self.normaliser {
             Normaliser::None => Cow::Borrowed(self.written.as_slice()),
@@ -128,7 +130,8 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// The number of references in a signature, as sacreBLEU writes it: `var` where it is not the same for all.
+    /// The number of references in a signature, as sacreBLEU writes it: `var` where it is not the
+    /// same for all.
     pub(crate) fn num_references(&self) -> String {
         let mut counts = self.written.iter().map(Pair::num_references);
         let first = counts.next().unwrap_or(1);

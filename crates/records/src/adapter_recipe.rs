@@ -7,7 +7,8 @@ use crate::recipe_keys::RecipeKeys;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// The folder of task files that a command uses: `given`, or else the `prompts` of the recipes that trained the adapters; `None` where no recipe has any.
+/// The folder of task files that a command uses: `given`, or else the `prompts` of the recipes that
+/// trained the adapters; `None` where no recipe has any.
 ///
 /// # Errors
 /// Recipes that name different folders; a folder that is not there; a recipe that is broken.
@@ -52,7 +53,8 @@ pub fn prompts_of<'a>(
     Ok(found.map(|(folder, _)| folder))
 }
 
-/// The recipe of the run that an adapter lies in: `RUN/best`, `RUN/checkpoints/step-000200`, or the run's own folder.
+/// The recipe of the run that an adapter lies in: `RUN/best`, `RUN/checkpoints/step-000200`, or the
+/// run's own folder.
 pub fn recipe_of(adapter: &Path) -> Option<PathBuf> {
     let whole = adapter.canonicalize().ok()?;
     let recipes = whole

@@ -1,4 +1,5 @@
-//! Answers that a model gave before, by what they depend on: files that only grow, so that a killed run goes on where it was.
+//! Answers that a model gave before, by what they depend on: files that only grow, so that a killed
+//! run goes on where it was.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -46,7 +47,8 @@ impl Likelihood {
 
 /// What one model has answered.
 ///
-/// Its folder holds parts, one a process that had something to add, so that several may run at once.
+/// Its folder holds parts, one a process that had something to add, so that several may run at
+/// once.
 pub struct Store {
     folder: PathBuf,
     found: HashMap<Hash, Found>,
@@ -59,7 +61,8 @@ struct Line {
     key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tokens: Option<Vec<u32>>,
-    /// The sum of the log-probabilities, and the number of tokens. The sum is a text that says it to the last bit.
+    /// The sum of the log-probabilities, and the number of tokens. The sum is a text that says it
+    /// to the last bit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     likelihoods: Option<Vec<(String, usize)>>,
 }
@@ -68,7 +71,8 @@ impl Store {
     /// Reads what a model has answered before, from its folder below `root`.
     ///
     /// # Errors
-    /// A part with a line of another form; one without its end, as a kill leaves it, is asked again.
+    /// A part with a line of another form; one without its end, as a kill leaves it, is asked
+    /// again.
     pub fn open(root: &Path, model: Hash) -> Result<Self> {
         let folder = root.join(&model.to_hex()[..FOLDER_DIGITS]);
         let mut found = HashMap::new();

@@ -33,7 +33,8 @@ pub struct State {
     pub log_bytes: u64,
     /// BLAKE3 of every file the run reads its rows from.
     pub inputs: BTreeMap<String, String>,
-    /// Stages that ended before their planned length, by their place from 0, with the steps they had.
+    /// Stages that ended before their planned length, by their place from 0, with the steps they
+    /// had.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stage_ends: BTreeMap<usize, u64>,
     /// Score that a stage with `early_stop` waits for.
@@ -42,7 +43,8 @@ pub struct State {
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
-    /// Whether it was written between two of the recipe's checkpoints, because the run stopped; the next one takes its place.
+    /// Whether it was written between two of the recipe's checkpoints, because the run stopped; the
+    /// next one takes its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_between: bool,
     /// Device and precision of the last step, where that was not the CPU in `f32`.
@@ -157,7 +159,8 @@ impl EncoderState {
     }
 }
 
-/// Hashes of the files that the run of a checkpoint reads its rows from; none where its state is missing or names none.
+/// Hashes of the files that the run of a checkpoint reads its rows from; none where its state is
+/// missing or names none.
 ///
 /// # Errors
 /// A file that is no JSON object.

@@ -1,4 +1,5 @@
-//! `report.json` beside the targets of an encoder's iteration: the codebook that they were made with.
+//! `report.json` beside the targets of an encoder's iteration: the codebook that they were made
+//! with.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +26,8 @@ pub struct CodebookReport {
     pub dims: usize,
     /// Share of dimensions that the reduction removes.
     pub reduction: f64,
-    /// Share of the variance that is left; none without a reduction, and where its directions are random.
+    /// Share of the variance that is left; none without a reduction, and where its directions are
+    /// random.
     pub explained_variance: Option<f64>,
     /// Number of clusters.
     pub clusters: usize,
@@ -53,7 +55,8 @@ pub struct FieldAgreement {
 }
 
 impl CodebookReport {
-    /// Reads the report in a target's folder; `None` where there is none, as of targets without a codebook.
+    /// Reads the report in a target's folder; `None` where there is none, as of targets without a
+    /// codebook.
     ///
     /// # Errors
     /// A file of another form.

@@ -1,5 +1,5 @@
-//! `comparison.json` of an experiment: every recipe's test scores over its seeds with intervals, the declared contrasts, what was seen and how
-//! it went.
+//! `comparison.json` of an experiment: every recipe's test scores over its seeds with intervals,
+//! the declared contrasts, what was seen and how it went.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -115,11 +115,13 @@ pub struct Dynamics {
     pub curves: Vec<BTreeMap<String, BTreeMap<u64, f64>>>,
     /// The same of each seed: by recipe, score and step, the seeds in their order.
     pub seed_curves: Vec<SeedCurves>,
-    /// For each pair of recipes of the contrasts: when the one reaches the dev `mean` that the other ends with.
+    /// For each pair of recipes of the contrasts: when the one reaches the dev `mean` that the
+    /// other ends with.
     pub convergence: Vec<Reached>,
     /// By recipe: failures of transcripts and summaries by step of the evaluation.
     pub failures: Vec<BTreeMap<u64, BTreeMap<String, f64>>>,
-    /// By recipe: mean cosine between two tasks' gradients over all probes, and mean length of each task's gradient.
+    /// By recipe: mean cosine between two tasks' gradients over all probes, and mean length of each
+    /// task's gradient.
     pub gradients: Vec<Gradients>,
 }
 

@@ -1,4 +1,5 @@
-//! `log.jsonl` read line by line into what a report shows; a million lines take no more memory than a thousand.
+//! `log.jsonl` read line by line into what a report shows; a million lines take no more memory than
+//! a thousand.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -80,7 +81,8 @@ impl Log {
     /// Reads a log. Lines of kinds that a report does not show are passed over.
     ///
     /// # Errors
-    /// A line that is no JSON, lacks what its kind has, or goes back in steps; the message names file and line.
+    /// A line that is no JSON, lacks what its kind has, or goes back in steps; the message names
+    /// file and line.
     pub fn read(path: &Path) -> Result<Self> {
         let mut log = Self::default();
         each(path, |line| log.add(line))?;

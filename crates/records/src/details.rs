@@ -1,4 +1,5 @@
-//! What `scores.json` and `suite.json` of `maqam eval` say beside the scores: who answered, how sure scores are, parts of sets, confusions.
+//! What `scores.json` and `suite.json` of `maqam eval` say beside the scores: who answered, how
+//! sure scores are, parts of sets, confusions.
 
 use serde::Deserialize;
 use serde::Deserializer;
@@ -167,7 +168,8 @@ pub struct AgainstBase {
 pub struct Confusions {
     /// The labels, in the order of the inventory.
     pub labels: Vec<String>,
-    /// A row for each reference label; a column for each predicted one, and the last for answers without any.
+    /// A row for each reference label; a column for each predicted one, and the last for answers
+    /// without any.
     pub counts: Vec<Vec<u64>>,
     /// How often each label was predicted, and none at the end.
     pub predicted: Vec<u64>,

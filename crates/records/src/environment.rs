@@ -1,4 +1,5 @@
-//! `environment.json`: how long a run took, on which machine, and by which build. The log holds nothing of this.
+//! `environment.json`: how long a run took, on which machine, and by which build. The log holds
+//! nothing of this.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,7 +39,8 @@ pub struct Machine {
     pub architecture: String,
 }
 
-/// Where, when, how fast and by which build a run was computed. Files of other versions may lack fields, and have others.
+/// Where, when, how fast and by which build a run was computed. Files of other versions may lack
+/// fields, and have others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Environment {
@@ -124,7 +126,8 @@ pub enum Outcome {
 pub struct Session {
     /// When it began, RFC 3339 in UTC.
     pub started: String,
-    /// When it ended; while it runs, and after a kill, the time of its last checkpoint or evaluation.
+    /// When it ended; while it runs, and after a kill, the time of its last checkpoint or
+    /// evaluation.
     pub ended: String,
     /// How it ended.
     pub outcome: Outcome,

@@ -10,7 +10,8 @@ use serde::Serialize;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// One line of the file. Readers take `id` and `prediction` alone, because other programs write other fields.
+/// One line of the file. Readers take `id` and `prediction` alone, because other programs write
+/// other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GeneratedAnswer {
     /// Id of the row.
@@ -28,7 +29,8 @@ const MAX_NAMED: usize = 5;
 /// The predictions for `ids`, in their order.
 ///
 /// # Errors
-/// An id that is predicted twice, one that `ids` does not have, one that has no prediction; the message says how many, and names some.
+/// An id that is predicted twice, one that `ids` does not have, one that has no prediction; the
+/// message says how many, and names some.
 pub fn in_order<'a>(
     ids: &[&str],
     predictions: &'a [(usize, GeneratedAnswer)],

@@ -35,7 +35,8 @@ pub struct HeadScore {
     pub clusters: usize,
 }
 
-/// One line of `predictions.jsonl`. Readers of predictions take it as a [`Prediction`](crate::prediction::Prediction).
+/// One line of `predictions.jsonl`. Readers of predictions take it as a
+/// [`Prediction`](crate::prediction::Prediction).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadPrediction {
     /// The row's id.

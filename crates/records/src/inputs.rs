@@ -1,7 +1,9 @@
-//! `inputs.json`: what a run was computed from, so that a resume finds out whether it is still the same.
+//! `inputs.json`: what a run was computed from, so that a resume finds out whether it is still the
+//! same.
 //!
-//! Manifests, suites and task files are hashed in `state.json`. Here are the files of the model, the rows that left the pool, and every
-//! clip that was trained or evaluated on: its size and a hash of its first and last 64 KiB.
+//! Manifests, suites and task files are hashed in `state.json`. Here are the files of the model,
+//! the rows that left the pool, and every clip that was trained or evaluated on: its size and a
+//! hash of its first and last 64 KiB.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -38,7 +40,8 @@ const CHUNK: usize = 4096;
 /// Changed clips that one error names.
 const MOST_NAMED: usize = 5;
 
-/// Lines of rows that are not used, by entry of `data:` (its manifest, and `#2` and so on where one manifest stands in several) or by set.
+/// Lines of rows that are not used, by entry of `data:` (its manifest, and `#2` and so on where one
+/// manifest stands in several) or by set.
 pub type LeftOut = BTreeMap<String, BTreeSet<u32>>;
 
 /// What a run was computed from.
@@ -61,7 +64,8 @@ pub struct Inputs {
 pub struct ClipRecord {
     /// Size of the file, in bytes.
     pub bytes: u64,
-    /// The first 128 bits of BLAKE3 over the first and last 64 KiB, or over all of a shorter file, as hexadecimal.
+    /// The first 128 bits of BLAKE3 over the first and last 64 KiB, or over all of a shorter file,
+    /// as hexadecimal.
     pub ends: String,
     /// The step that used it first; 0 for an evaluation before the first step.
     pub step: u64,
@@ -70,7 +74,8 @@ pub struct ClipRecord {
 /// A clip's path, size and hash.
 pub type Fingerprint = (String, u64, String);
 
-/// Inputs of the run of a speech encoder: BLAKE3 of its manifests, and of the weights of encoders that its targets come from, by path.
+/// Inputs of the run of a speech encoder: BLAKE3 of its manifests, and of the weights of encoders
+/// that its targets come from, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EncoderInputs {
@@ -88,8 +93,8 @@ impl EncoderInputs {
     }
 }
 
-/// Hashes that the file in the folder of an encoder's run names by path. `None` where there is no file, and of a model's run, whose
-/// checkpoints name them.
+/// Hashes that the file in the folder of an encoder's run names by path. `None` where there is no
+/// file, and of a model's run, whose checkpoints name them.
 ///
 /// # Errors
 /// A file of another form.
@@ -178,7 +183,8 @@ impl Inputs {
         })
     }
 
-    /// Forgets clips that were used after `step`: a run that goes on from there uses them for the first time.
+    /// Forgets clips that were used after `step`: a run that goes on from there uses them for the
+    /// first time.
     pub fn forget_after(&mut self, step: u64) {
         self.clips.retain(|_, clip| clip.step <= step);
         self.num_clips = self.clips.len();
@@ -194,8 +200,9 @@ impl Inputs {
         self.num_clips = self.clips.len();
     }
 
-    /// Files of those of these clips that are not recorded, each once, or `FILE#START+LENGTH` for a range of a file's bytes; a clip inside
-    /// a Parquet file belongs to the file, which is hashed whole.
+    /// Files of those of these clips that are not recorded, each once, or `FILE#START+LENGTH` for a
+    /// range of a file's bytes; a clip inside a Parquet file belongs to the file, which is hashed
+    /// whole.
     pub fn new_among<'a>(&self, clips: impl Iterator<Item = &'a Clip>) -> Vec<PathBuf> {
         let mut new: Vec<PathBuf> = clips
             .filter_map(|clip| match clip.source.file()? {
@@ -230,10 +237,12 @@ impl Inputs {
         }
     }
 
-    /// Compares every recorded clip with its file. `progress` is told how many of how many are done.
+    /// Compares every recorded clip with its file. `progress` is told how many of how many are
+    /// done.
     ///
     /// # Errors
-    /// All clips that are other files now or are gone: their number and the first of them; what `progress` returns.
+    /// All clips that are other files now or are gone: their number and the first of them; what
+    /// `progress` returns.
     pub fn check_clips(&self, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<()> {
         let clips: Vec<(&String, &ClipRecord)> = self.clips.iter().collect();
         let mut changed: Vec<(&str, String)> = Vec::new();

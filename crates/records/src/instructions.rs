@@ -1,4 +1,5 @@
-//! `instructions.json` of an evaluation: what instructions a model followed, as `maqam instructions score --json` says it.
+//! `instructions.json` of an evaluation: what instructions a model followed, as
+//! `maqam instructions score --json` says it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +47,8 @@ pub struct Change {
     /// The share of rows that the other follows, minus the base's.
     #[serde(default)]
     pub difference: f64,
-    /// The 95 % interval of that by resampling clips, both models' rows together; none over few rows or one clip.
+    /// The 95 % interval of that by resampling clips, both models' rows together; none over few
+    /// rows or one clip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
     /// The p-value of McNemar's exact test over the rows; none in files of earlier versions.
@@ -66,7 +68,8 @@ pub struct ConstantAnswer {
     pub change: Change,
 }
 
-/// Scores of one model on a suite of instructions. Files of earlier versions have no more than `all` and `kinds`.
+/// Scores of one model on a suite of instructions. Files of earlier versions have no more than
+/// `all` and `kinds`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstructionScores {
     /// Over all rows.
@@ -147,7 +150,8 @@ impl Outcome {
     }
 }
 
-/// Shares of what held. On the level of prompts a row counts where all its checks hold, on that of instructions each check counts.
+/// Shares of what held. On the level of prompts a row counts where all its checks hold, on that of
+/// instructions each check counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Number of rows.

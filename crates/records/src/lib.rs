@@ -1,4 +1,5 @@
-//! Files of runs, suites and evaluations: one type per file on disk, written and read. Nothing here knows a tensor.
+//! Files of runs, suites and evaluations: one type per file on disk, written and read. Nothing here
+//! knows a tensor.
 
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,4 +1,5 @@
-//! The lines of `log.jsonl`. They hold what a run computed and nothing of when or where, so that two runs of one seed log the same bytes.
+//! The lines of `log.jsonl`. They hold what a run computed and nothing of when or where, so that
+//! two runs of one seed log the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,8 +33,8 @@ pub enum Line {
     Device(DeviceRecord),
 }
 
-/// One finished optimiser step of a model, a head or an encoder. Encoders count frames as tokens, and frames with a weight as target
-/// tokens; their stages are `iteration-1` and so on.
+/// One finished optimiser step of a model, a head or an encoder. Encoders count frames as tokens,
+/// and frames with a weight as target tokens; their stages are `iteration-1` and so on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Number of the step, from 1.
@@ -41,7 +42,8 @@ pub struct StepRecord {
     /// Name of its stage.
     #[serde(default)]
     pub stage: String,
-    /// Weighted mean over target tokens of the (smoothed) negative log-likelihood, nats, before the update.
+    /// Weighted mean over target tokens of the (smoothed) negative log-likelihood, nats, before the
+    /// update.
     #[serde(default = "nan", deserialize_with = "number")]
     pub loss: f64,
     /// Length of the gradient before clipping.
@@ -96,7 +98,8 @@ pub struct TaskRecord {
     pub loss: f64,
 }
 
-/// An evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that readers of training curves pass over it.
+/// An evaluation, under a control or as it is: `step` and `loss` never stand at its top, so that
+/// readers of training curves pass over it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRecord {
     /// Steps before it.
@@ -139,7 +142,8 @@ pub struct StageEnd {
     pub reason: String,
 }
 
-/// What computes the steps after this line, where it is something else than before. A log begins on the CPU, in `f32`.
+/// What computes the steps after this line, where it is something else than before. A log begins on
+/// the CPU, in `f32`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceRecord {
     /// Steps before it.

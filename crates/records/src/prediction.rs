@@ -1,4 +1,5 @@
-//! Predictions of a set, one line per row: what was asked, said and due, and what is known of the row.
+//! Predictions of a set, one line per row: what was asked, said and due, and what is known of the
+//! row.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -19,7 +20,8 @@ use maqam_base::jsonl::LastLine;
 use maqam_metrics::Answers;
 use maqam_metrics::Pair;
 
-/// One line of a predictions file. Readers need `id`, `prediction` and `reference` alone: other programs write no more.
+/// One line of a predictions file. Readers need `id`, `prediction` and `reference` alone: other
+/// programs write no more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The row's id.
@@ -40,20 +42,23 @@ pub struct Prediction {
     /// All that it could have said, `reference` first, where there is more than one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<String>,
-    /// What is known of the row: `speaker, group, dialect, gender, language, wording, seconds, label`, and the fields that the set is
-    /// sliced by.
+    /// What is known of the row:
+    /// `speaker, group, dialect, gender, language, wording, seconds, label`, and the fields that
+    /// the set is sliced by.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub meta: Map<String, Value>,
     /// Whether it stopped at the limit of new tokens and not of itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hit_limit: bool,
-    /// Number of tokens that it should have said, the end included; unknown without a model's tokenizer.
+    /// Number of tokens that it should have said, the end included; unknown without a model's
+    /// tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_tokens: Option<usize>,
     /// Mean negative log-likelihood of these tokens, in nats, where the set asks for its loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Mean log-likelihood of each label's answer, in nats per token, the end included, where the set asks for it.
+    /// Mean log-likelihood of each label's answer, in nats per token, the end included, where the
+    /// set asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likelihoods: Option<BTreeMap<String, f64>>,
 }
@@ -114,8 +119,8 @@ impl Prediction {
     }
 }
 
-/// What predictions say of their rows without a set: texts, limits, and losses where every row has one. How answers are read as labels is
-/// not theirs to say.
+/// What predictions say of their rows without a set: texts, limits, and losses where every row has
+/// one. How answers are read as labels is not theirs to say.
 pub fn answers(rows: &[Prediction]) -> Answers<'_> {
     let losses = rows.iter().map(|row| {
         let tokens = row.target_tokens? as f64;
@@ -141,7 +146,8 @@ pub fn each(path: &Path, mut visit: impl FnMut(usize, Prediction) -> Result<()>)
     Ok(())
 }
 
-/// The task that the first row of a set's predictions names; `None` where it names none or is no prediction.
+/// The task that the first row of a set's predictions names; `None` where it names none or is no
+/// prediction.
 ///
 /// # Errors
 /// A file that cannot be read.

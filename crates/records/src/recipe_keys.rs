@@ -38,7 +38,8 @@ impl RecipeKeys {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The keys at which not all of the recipes say the same, with what each says; `None` where one lacks the key. The name does not count.
+    /// The keys at which not all of the recipes say the same, with what each says; `None` where one
+    /// lacks the key. The name does not count.
     pub fn differences(recipes: &[&Self]) -> Vec<(String, Vec<Option<String>>)> {
         let mut keys: Vec<&str> = Vec::new();
         for (key, _) in recipes.iter().flat_map(|recipe| &recipe.values) {

@@ -1,4 +1,5 @@
-//! A run's folder: the names of its files, and all of it read. What is missing is left out, what is broken is an error that says where.
+//! A run's folder: the names of its files, and all of it read. What is missing is left out, what is
+//! broken is an error that says where.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -277,7 +278,8 @@ pub fn tasks_of(prompts: Option<&str>) -> Result<Tasks> {
     Tasks::load(folder)
 }
 
-/// The evaluations of the folder and of the log, by step; the folder's scores count where both have some.
+/// The evaluations of the folder and of the log, by step; the folder's scores count where both have
+/// some.
 fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
     let mut found: Vec<Evaluation> = Vec::new();
     for logged in log.iter().flat_map(|log| &log.evaluations) {

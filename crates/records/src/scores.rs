@@ -1,4 +1,5 @@
-//! Scores by name, and the files that hold them: `scores.json` and `controls.json` of an evaluation, `suite.json` beside several.
+//! Scores by name, and the files that hold them: `scores.json` and `controls.json` of an
+//! evaluation, `suite.json` beside several.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -35,8 +36,9 @@ pub const MEAN: &str = "mean";
 
 /// Scores by name, in the order of the suite: `<set>.<metric>`, and `mean` at the end.
 ///
-/// Rates, shares and F1 are fractions, chrF and BLEU run from 0 to 100, losses are nats per token. `mean` is the mean over sets of the
-/// metric of their tasks, each brought to `[0, 1]`, higher better: see [`maqam_metrics::Tally::goodness`].
+/// Rates, shares and F1 are fractions, chrF and BLEU run from 0 to 100, losses are nats per token.
+/// `mean` is the mean over sets of the metric of their tasks, each brought to `[0, 1]`, higher
+/// better: see [`maqam_metrics::Tally::goodness`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scores(pub Vec<(String, f64)>);
 

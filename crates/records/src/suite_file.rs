@@ -52,10 +52,12 @@ pub struct SuiteFile {
     /// How answers are generated.
     #[serde(default)]
     pub generation: Generation,
-    /// Other ways to ask, for comparison: `no-audio`, `shuffled-audio`. In a training they are asked once, after the last step.
+    /// Other ways to ask, for comparison: `no-audio`, `shuffled-audio`. In a training they are
+    /// asked once, after the last step.
     #[serde(default)]
     pub controls: Vec<Control>,
-    /// What needs no model, for comparison: `majority`, `lead`, `transcript`, each over the sets it fits. Training leaves them out.
+    /// What needs no model, for comparison: `majority`, `lead`, `transcript`, each over the sets it
+    /// fits. Training leaves them out.
     #[serde(default)]
     pub baselines: Vec<Baseline>,
 }
@@ -72,7 +74,8 @@ impl SuiteFile {
         yaml::parse(&text, path)
     }
 
-    /// The rows of its sets. Those that cannot be used are left out: whoever evaluates on them says so.
+    /// The rows of its sets. Those that cannot be used are left out: whoever evaluates on them says
+    /// so.
     ///
     /// # Errors
     /// A manifest that cannot be read.
@@ -122,17 +125,19 @@ pub struct SetFile {
     /// Which of the task's instructions are used; by default those of the suite's role.
     #[serde(default)]
     pub wording: Option<Wording>,
-    /// The system message, in place of the task's; empty for the chat template's own. Rows with `messages` keep theirs.
+    /// The system message, in place of the task's; empty for the chat template's own. Rows with
+    /// `messages` keep theirs.
     #[serde(default)]
     pub system: Option<String>,
-    /// The language of the task's instructions: `row` (each row's own), `both`, or a language such as `ar`.
+    /// The language of the task's instructions: `row` (each row's own), `both`, or a language such
+    /// as `ar`.
     #[serde(default, skip_serializing_if = "AskedIn::is_row")]
     pub instructions: AskedIn,
     /// What is computed; by default everything the task has, and its loss.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
-    /// What is taken out of texts before they are compared. The first stands for the set in `mean`; the scores of all but `none` are
-    /// named `<metric>@<normaliser>`.
+    /// What is taken out of texts before they are compared. The first stands for the set in `mean`;
+    /// the scores of all but `none` are named `<metric>@<normaliser>`.
     #[serde(default = "no_normaliser")]
     pub normaliser: Vec<Normaliser>,
     /// What ROUGE takes out of texts beside that: `none`, or `diacritics` with tatweel.
@@ -141,25 +146,29 @@ pub struct SetFile {
     /// How BLEU cuts texts, by sacreBLEU's names: `none`, `13a`, `intl`, `char`.
     #[serde(default = "default_tokeniser")]
     pub bleu_tokeniser: String,
-    /// How answers become labels. The first stands for the set in `mean`; strict scores are named `<metric>@strict`.
+    /// How answers become labels. The first stands for the set in `mean`; strict scores are named
+    /// `<metric>@strict`.
     #[serde(default = "lenient")]
     pub parse: Vec<Parse>,
-    /// Whether labels are also chosen by the likelihood of their answers, which tells recognition from form: `likelihood_accuracy`,
-    /// `likelihood_macro_f1`, `likelihood_weighted_f1`, `likelihood_uar`.
+    /// Whether labels are also chosen by the likelihood of their answers, which tells recognition
+    /// from form: `likelihood_accuracy`, `likelihood_macro_f1`, `likelihood_weighted_f1`,
+    /// `likelihood_uar`.
     #[serde(default)]
     pub likelihood: bool,
-    /// What the scores are shown apart by: `speaker`, `group`, `language`, `wording`, `length`, `label`, or a field of the rows (`dialect`,
-    /// `gender` ...).
+    /// What the scores are shown apart by: `speaker`, `group`, `language`, `wording`, `length`,
+    /// `label`, or a field of the rows (`dialect`, `gender` ...).
     #[serde(default)]
     pub slices: Vec<String>,
-    /// What is resampled as one for intervals and tests: `speaker`, `group`, or `none` for each row its own. By default the first that
-    /// every row has.
+    /// What is resampled as one for intervals and tests: `speaker`, `group`, or `none` for each row
+    /// its own. By default the first that every row has.
     #[serde(default)]
     pub cluster: Option<ClusterBy>,
-    /// The manifest whose commonest label is the `majority` baseline; by default the set's own, which flatters the baseline.
+    /// The manifest whose commonest label is the `majority` baseline; by default the set's own,
+    /// which flatters the baseline.
     #[serde(default)]
     pub majority_from: Option<PathBuf>,
-    /// A manifest with the `text` of rows that have none of their own, by id; for the baselines `lead` and `transcript`.
+    /// A manifest with the `text` of rows that have none of their own, by id; for the baselines
+    /// `lead` and `transcript`.
     #[serde(default)]
     pub text_from: Option<PathBuf>,
     /// Where relative audio paths start; by default the manifest's folder.
@@ -224,7 +233,8 @@ impl Default for Generation {
 pub enum Control {
     /// The instruction alone.
     NoAudio,
-    /// Every row hears the clips of another row of its set: the rows' seeded order, each taking those of the next.
+    /// Every row hears the clips of another row of its set: the rows' seeded order, each taking
+    /// those of the next.
     ShuffledAudio,
 }
 
@@ -242,7 +252,8 @@ impl Control {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
-    /// The commonest label for every row: of the manifest `majority_from`, or else of the set itself.
+    /// The commonest label for every row: of the manifest `majority_from`, or else of the set
+    /// itself.
     Majority,
     /// The first sentence of what was said, as its summary.
     Lead,
@@ -284,8 +295,8 @@ pub enum ClusterBy {
 }
 
 impl ClusterBy {
-    /// The rule for rows that nobody says more of: speakers where every row names one, else groups, else each row by itself. `has` says
-    /// whether a row names its speaker or its group.
+    /// The rule for rows that nobody says more of: speakers where every row names one, else groups,
+    /// else each row by itself. `has` says whether a row names its speaker or its group.
     pub fn of<R>(rows: &[R], has: impl Fn(&R, Self) -> bool) -> Self {
         let mut named = [Self::Speaker, Self::Group].into_iter();
         named

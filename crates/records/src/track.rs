@@ -107,7 +107,8 @@ impl Track {
             .collect()
     }
 
-    /// The volatility over such windows: standard deviation over mean of the numbers in each. A window with fewer than three has none.
+    /// The volatility over such windows: standard deviation over mean of the numbers in each. A
+    /// window with fewer than three has none.
     pub fn volatility(&self, window: u64) -> Vec<(f64, f64)> {
         let of_window = |(step, around): (f64, Bin)| {
             let mean = around.sum / around.count;
@@ -137,7 +138,8 @@ impl Track {
     }
 }
 
-/// The window that curves of a run of this many steps are smoothed over: 1, 2 or 5 times a power of ten, a twenty-fifth of the run or less.
+/// The window that curves of a run of this many steps are smoothed over: 1, 2 or 5 times a power of
+/// ten, a twenty-fifth of the run or less.
 pub fn window(steps: u64) -> u64 {
     let most = (steps / WINDOWS).max(1);
     let power = 10u64.pow(most.ilog10());

@@ -16,8 +16,8 @@ use maqam_records::scores::Scores;
 /// Scores of a run under a control, or of a baseline, with a name for a column.
 type Beside = (String, Scores);
 
-/// What the runs score without audio or with the wrong audio, and what the baselines of their evaluation score; `None` where there are
-/// neither.
+/// What the runs score without audio or with the wrong audio, and what the baselines of their
+/// evaluation score; `None` where there are neither.
 ///
 /// # Errors
 /// Baselines beside a run that cannot be read.

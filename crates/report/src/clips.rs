@@ -1,4 +1,5 @@
-//! The audio behind a row: found through the suite's manifests, linked from the page, or put into it.
+//! The audio behind a row: found through the suite's manifests, linked from the page, or put into
+//! it.
 
 use std::collections::HashMap;
 use std::path::Component;
@@ -28,7 +29,8 @@ pub struct Clips {
 }
 
 impl Clips {
-    /// Looks up the rows of a run's suite; nothing where its recipe, its suite or a manifest is not there any more.
+    /// Looks up the rows of a run's suite; nothing where its recipe, its suite or a manifest is not
+    /// there any more.
     ///
     /// # Errors
     /// Files that are there and broken.
@@ -53,7 +55,8 @@ impl Clips {
         Ok(Self { by_row })
     }
 
-    /// The address of a row's audio for a page at `page`: the sound itself where `is_embedded` and it is short, else a link to its file.
+    /// The address of a row's audio for a page at `page`: the sound itself where `is_embedded` and
+    /// it is short, else a link to its file.
     ///
     /// # Errors
     /// Audio that cannot be read.

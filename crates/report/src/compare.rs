@@ -1,4 +1,5 @@
-//! The comparison of runs on the same rows: differences from the first, tested pair by pair, as a page, as tables and as pictures.
+//! The comparison of runs on the same rows: differences from the first, tested pair by pair, as a
+//! page, as tables and as pictures.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -24,7 +25,8 @@ type Sets = Vec<(String, Vec<Prediction>)>;
 /// The page that compares runs; with `is_tested` each score is tested against the first run's.
 ///
 /// # Errors
-/// Fewer than two runs; runs without predictions; evaluation sets that do not hold the same rows; broken files.
+/// Fewer than two runs; runs without predictions; evaluation sets that do not hold the same rows;
+/// broken files.
 pub fn page(runs: &[Run], uncertainty: &dyn Uncertainty, is_tested: bool) -> Result<Page> {
     if runs.len() < 2 {
         return Err(
@@ -104,7 +106,8 @@ pub fn sections(
     ])
 }
 
-/// Writes the page with its tables as Markdown and LaTeX and its figures as SVG; returns the page's file.
+/// Writes the page with its tables as Markdown and LaTeX and its figures as SVG; returns the page's
+/// file.
 ///
 /// # Errors
 /// The disk's.

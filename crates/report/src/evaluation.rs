@@ -1,4 +1,5 @@
-//! An evaluation of `maqam eval` as one page: every system, control and baseline, and the two tests that a reviewer asks for.
+//! An evaluation of `maqam eval` as one page: every system, control and baseline, and the two tests
+//! that a reviewer asks for.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -274,7 +275,8 @@ fn plural(word: &str, count: usize) -> String {
     }
 }
 
-/// Every score of every entry, with its interval and, where the base was evaluated too, the difference from it.
+/// Every score of every entry, with its interval and, where the base was evaluated too, the
+/// difference from it.
 fn lines(found: &Evaluation) -> Vec<Line> {
     let runs: Vec<Run> = found
         .entries
@@ -337,7 +339,8 @@ fn rows_of<'a>(sets: &'a Sets, set: &str) -> Option<&'a [Prediction]> {
     Some(rows)
 }
 
-/// For each set and model: better than what takes no model, better than with the wrong audio, better than without audio.
+/// For each set and model: better than what takes no model, better than with the wrong audio,
+/// better than without audio.
 fn tests(
     found: &Evaluation,
     lines: &[Line],
@@ -417,7 +420,8 @@ fn tests(
     Ok(tests)
 }
 
-/// The rows with nothing to be resampled together by but what the suite says, where it says something.
+/// The rows with nothing to be resampled together by but what the suite says, where it says
+/// something.
 fn clustered(rows: &[Prediction], by: Option<&str>) -> Vec<Prediction> {
     let mut rows = rows.to_vec();
     let Some(by) = by else {
@@ -431,8 +435,8 @@ fn clustered(rows: &[Prediction], by: Option<&str>) -> Vec<Prediction> {
     rows
 }
 
-/// Name, score and answers of what takes no model: the suite's baselines, and for labels the commonest of the set where the suite has no
-/// such baseline.
+/// Name, score and answers of what takes no model: the suite's baselines, and for labels the
+/// commonest of the set where the suite has no such baseline.
 fn guesses(
     found: &Evaluation,
     metric: &Metric,
@@ -473,7 +477,8 @@ fn guesses(
     guesses
 }
 
-/// The rows answered with their commonest label, the first among equals; `None` where rows have no labels.
+/// The rows answered with their commonest label, the first among equals; `None` where rows have no
+/// labels.
 fn majority(rows: &[Prediction]) -> Option<Vec<Prediction>> {
     let is_labelled = rows.iter().all(|row| row.meta.contains_key("label"));
     if rows.is_empty() || !is_labelled {
@@ -616,7 +621,8 @@ fn tests_table(found: &Evaluation, tests: &[Test]) -> Table {
     table
 }
 
-/// Bars of what stands for each set, and for each set a table: a row for each entry, a column for each score.
+/// Bars of what stands for each set, and for each set a table: a row for each entry, a column for
+/// each score.
 fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
     let names: Vec<String> = found
         .entries
@@ -656,7 +662,8 @@ fn scores(found: &Evaluation, lines: &[Line]) -> Vec<Block> {
     blocks
 }
 
-/// The entries with bars: all, or the models alone where the controls of more than two would hide them.
+/// The entries with bars: all, or the models alone where the controls of more than two would hide
+/// them.
 fn charted(found: &Evaluation) -> Vec<usize> {
     let is_crowded = found.models().count() > 2;
     (0..found.entries.len())
@@ -712,7 +719,8 @@ fn set_table(found: &Evaluation, set: Option<&str>, lines: &[&Line]) -> Table {
     table
 }
 
-/// One table for each set and what it is sliced by: the metric of its task in each part, for each model.
+/// One table for each set and what it is sliced by: the metric of its task in each part, for each
+/// model.
 fn slices(found: &Evaluation) -> Vec<Block> {
     let models: Vec<&Entry> = found.models().collect();
     let Some(first) = models.first() else {
@@ -725,7 +733,8 @@ fn slices(found: &Evaluation) -> Vec<Block> {
             let Some(metric) = slice_metric(first, set, parts) else {
                 continue;
             };
-            // Within a label there is nothing to confuse it with; the confusion matrix has that row.
+            // Within a label there is nothing to confuse it with; the confusion matrix has that
+            // row.
             if by == "label" && metric.family == Family::Classification {
                 continue;
             }

@@ -32,7 +32,8 @@ use maqam_records::comparison::Reached;
 use maqam_records::comparison::ScoreTable;
 use maqam_stats::significance::Interval;
 
-/// Curves of more recipes than this are not told apart: those that the experiment names first are drawn.
+/// Curves of more recipes than this are not told apart: those that the experiment names first are
+/// drawn.
 const MOST_CURVES: usize = 6;
 
 /// What an experiment declares beforehand, as far as the page says it.

@@ -1,4 +1,5 @@
-//! What the name of a score says: its set, its metric, whether higher is better, and how the number is written.
+//! What the name of a score says: its set, its metric, whether higher is better, and how the number
+//! is written.
 
 use crate::chart::number::Unit;
 use crate::page::escape::isolated;
@@ -125,8 +126,8 @@ impl Metric {
     }
 }
 
-/// Sorts scores set by set in the order in which the sets come first, within a set the metric of its task first; scores over all sets
-/// come last. The order of the others stays.
+/// Sorts scores set by set in the order in which the sets come first, within a set the metric of
+/// its task first; scores over all sets come last. The order of the others stays.
 pub fn own_first<T>(
     scores: &mut [T],
     metric: impl Fn(&T) -> &Metric,

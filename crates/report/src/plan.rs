@@ -1,4 +1,5 @@
-//! The plan as one page of HTML: the same tables, with pictures of stages, shares, batches and embeddings.
+//! The plan as one page of HTML: the same tables, with pictures of stages, shares, batches and
+//! embeddings.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +86,8 @@ pub struct Stage {
     pub in_order: Option<Batches>,
     /// Its draws in a random order.
     pub at_random: Batches,
-    /// Distance to the nearest row by place in the block, as the stage draws and in order; only where the stage chooses.
+    /// Distance to the nearest row by place in the block, as the stage draws and in order; only
+    /// where the stage chooses.
     pub by_place: Vec<[Option<f64>; 2]>,
 }
 
@@ -261,7 +263,8 @@ fn levels(plan: &Plan) -> Figure {
     )
 }
 
-/// Three bars for each stage of which the measure is known: batches as drawn, in order and at random.
+/// Three bars for each stage of which the measure is known: batches as drawn, in order and at
+/// random.
 fn levels_chart(plan: &Plan, measured: fn(&Batches) -> Option<f64>) -> BarChart {
     let mut groups = Vec::new();
     for stage in &plan.stages {

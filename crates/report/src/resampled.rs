@@ -1,4 +1,5 @@
-//! Intervals and paired tests of scores, by drawing speakers (or groups, or rows) again from the predictions.
+//! Intervals and paired tests of scores, by drawing speakers (or groups, or rows) again from the
+//! predictions.
 
 use crate::chart::number;
 use crate::metric::Metric;
@@ -15,7 +16,8 @@ use maqam_stats::significance::Resampling;
 use maqam_stats::significance::bootstrap;
 use maqam_stats::significance::paired_bootstrap;
 
-/// Bootstrap over clusters of rows: speakers where every row has one, else groups, else the rows themselves.
+/// Bootstrap over clusters of rows: speakers where every row has one, else groups, else the rows
+/// themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Resampled {
     /// How it is drawn.
@@ -49,7 +51,8 @@ impl Uncertainty for Resampled {
         if clusters.num_clusters() < 2 {
             return Ok(None);
         }
-        // Where resamples have no score (no words, no labels) there is no interval, and that is no reason to give the report up.
+        // Where resamples have no score (no words, no labels) there is no interval, and that is no
+        // reason to give the report up.
         let Ok(estimate) = bootstrap(
             &tally.units,
             &clusters,

@@ -1,4 +1,5 @@
-//! A set's score computed again from its predictions, row by row: for slices, for intervals, for choosing what to look at.
+//! A set's score computed again from its predictions, row by row: for slices, for intervals, for
+//! choosing what to look at.
 
 use crate::metric::Metric;
 use maqam_metrics::Answers;
@@ -11,10 +12,12 @@ use maqam_metrics::Tally;
 use maqam_records::prediction;
 use maqam_records::prediction::Prediction;
 
-/// Largest difference from the score of the evaluation, relative: sums in another order differ in their last digits.
+/// Largest difference from the score of the evaluation, relative: sums in another order differ in
+/// their last digits.
 const TOLERANCE: f64 = 1e-9;
 
-/// The tally of a score over these rows; `None` without rows, and for a metric that predictions alone do not give.
+/// The tally of a score over these rows; `None` without rows, and for a metric that predictions
+/// alone do not give.
 pub fn tally(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     if rows.is_empty() {
         return None;
@@ -33,8 +36,8 @@ pub fn tally(metric: &Metric, rows: &[Prediction]) -> Option<Tally> {
     scored.ok()?.into_iter().next()
 }
 
-/// The answers of predictions as labels. The labels seen are the inventory: a label in no reference changes no average, and an answer that
-/// names it is a miss either way.
+/// The answers of predictions as labels. The labels seen are the inventory: a label in no reference
+/// changes no average, and an answer that names it is a miss either way.
 fn labels(rows: &[Prediction]) -> Labels<'_> {
     let due: Vec<&str> = rows.iter().map(Prediction::label).collect();
     let named = rows.iter().filter_map(|row| row.answer.as_deref());
@@ -54,13 +57,15 @@ fn labels(rows: &[Prediction]) -> Labels<'_> {
     }
 }
 
-/// As [`tally`], where it gives `value` again. Settings that predictions do not say (what ROUGE folds, how BLEU cuts, strict labels,
-/// answers in JSON) may have made it, and then nothing is said of it.
+/// As [`tally`], where it gives `value` again. Settings that predictions do not say (what ROUGE
+/// folds, how BLEU cuts, strict labels, answers in JSON) may have made it, and then nothing is said
+/// of it.
 pub fn tally_of(metric: &Metric, value: f64, rows: &[Prediction]) -> Option<Tally> {
     tally(metric, rows).filter(|tally| is_same(tally.corpus(), value))
 }
 
-/// The tally of two systems' rows, the first's before the second's, where it gives both scores again: so both count the same labels.
+/// The tally of two systems' rows, the first's before the second's, where it gives both scores
+/// again: so both count the same labels.
 pub fn tally_of_both(
     metric: &Metric,
     values: [f64; 2],

@@ -1,4 +1,5 @@
-//! Several runs side by side: their scores with what separates them, their curves laid over each other, where their recipes differ.
+//! Several runs side by side: their scores with what separates them, their curves laid over each
+//! other, where their recipes differ.
 
 use std::collections::BTreeSet;
 
@@ -54,10 +55,12 @@ impl Line {
     }
 }
 
-/// With more runs than this the runs are the rows of the table of scores, and the scores its columns.
+/// With more runs than this the runs are the rows of the table of scores, and the scores its
+/// columns.
 const MOST_COLUMNS: usize = 4;
 
-/// The scores of the runs' last evaluations, in the order in which the first names them, without intervals and tests.
+/// The scores of the runs' last evaluations, in the order in which the first names them, without
+/// intervals and tests.
 pub fn lines(runs: &[Run]) -> Vec<Line> {
     let mut names: Vec<&String> = Vec::new();
     for (name, _) in runs
@@ -169,7 +172,8 @@ pub fn cells(line: &Line) -> Vec<Cell> {
     cells
 }
 
-/// The scores that stand for the sets: of each the first, which is the metric of its task, and those over all sets.
+/// The scores that stand for the sets: of each the first, which is the metric of its task, and
+/// those over all sets.
 pub fn headlines(lines: &[Line]) -> Vec<&Line> {
     let mut found: Vec<&Line> = Vec::new();
     for line in lines.iter().filter(|line| line.metric.family.is_quality()) {

@@ -32,10 +32,12 @@ impl Difference {
 
 /// Something that computes intervals and differences from predictions.
 pub trait Uncertainty {
-    /// One sentence that says how the intervals (and the tests) were made, for captions; `None` where there are none.
+    /// One sentence that says how the intervals (and the tests) were made, for captions; `None`
+    /// where there are none.
     fn method(&self) -> Option<String>;
 
-    /// The interval of a score whose value over these rows is `value`; `None` where nothing can be said of it.
+    /// The interval of a score whose value over these rows is `value`; `None` where nothing can be
+    /// said of it.
     ///
     /// # Errors
     /// Rows that the metric cannot take.
@@ -46,7 +48,8 @@ pub trait Uncertainty {
         rows: &[Prediction],
     ) -> Result<Option<Interval>>;
 
-    /// The paired difference of a score, second minus first, over the same rows in the same order; `values` are both scores.
+    /// The paired difference of a score, second minus first, over the same rows in the same order;
+    /// `values` are both scores.
     ///
     /// # Errors
     /// Rows that the metric cannot take.

@@ -59,8 +59,8 @@ pub fn evaluation(folder: &Path, out: &Path, is_embedded: bool, tests: &Resample
     files::write_atomic(out, page.html().as_bytes())
 }
 
-/// Compares runs that were evaluated on the same rows, and writes page, tables and figures to the folder `out`. The folder of an evaluation
-/// stands for its models and baselines. Returns the page.
+/// Compares runs that were evaluated on the same rows, and writes page, tables and figures to the
+/// folder `out`. The folder of an evaluation stands for its models and baselines. Returns the page.
 ///
 /// # Errors
 /// As [`runs`]; runs of other rows.

@@ -1,4 +1,5 @@
-//! Balanced slots: equal over tasks, then over labels, then over rows with and without audio, as far as a cap on repeats allows.
+//! Balanced slots: equal over tasks, then over labels, then over rows with and without audio, as
+//! far as a cap on repeats allows.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,8 @@ impl Tree {
         Self::Branch(branches)
     }
 
-    /// The cells of one task. Rows without a label come last, and rows with audio come before rows without.
+    /// The cells of one task. Rows without a label come last, and rows with audio come before rows
+    /// without.
     fn of_task(
         task: usize,
         cells: &[Cell],
@@ -101,8 +103,9 @@ impl Tree {
         }
     }
 
-    /// Slots of which `quota` are assigned by the time each cell has had at most `max_repeats` for each of its rows, which must suffice
-    /// for the quota. A cell has the same share of the quota throughout, so its slots are spread evenly.
+    /// Slots of which `quota` are assigned by the time each cell has had at most `max_repeats` for
+    /// each of its rows, which must suffice for the quota. A cell has the same share of the quota
+    /// throughout, so its slots are spread evenly.
     pub(super) fn capped(&self, quota: u64, max_repeats: u64) -> Slots {
         match self {
             Self::Leaf(cell, _) => Slots::Pool(cell.pool),
@@ -125,7 +128,8 @@ impl Tree {
     }
 }
 
-/// Divides `total` as equally as `capacities` allow, whose sum is at least `total`. A remainder goes to the first cells with free capacity.
+/// Divides `total` as equally as `capacities` allow, whose sum is at least `total`. A remainder
+/// goes to the first cells with free capacity.
 fn fill(total: u64, capacities: &[u64]) -> Vec<u64> {
     let mut by_capacity: Vec<usize> = (0..capacities.len()).collect();
     by_capacity.sort_by_key(|&i| capacities[i]);

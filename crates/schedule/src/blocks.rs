@@ -1,4 +1,5 @@
-//! Blocks of a diverse stage: the draws that some consecutive steps share, and what each of these steps takes of them.
+//! Blocks of a diverse stage: the draws that some consecutive steps share, and what each of these
+//! steps takes of them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -62,7 +63,8 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The block of these steps, before its first step. `pick` returns a stage's draw from a pool by its number.
+    /// The block of these steps, before its first step. `pick` returns a stage's draw from a pool
+    /// by its number.
     fn new(origin: &Origin<'_>, pick: impl Fn(usize, u64) -> Pick) -> Result<Self> {
         let Origin {
             stage,
@@ -202,7 +204,8 @@ impl Source<'_> {
     }
 }
 
-/// The last block that was used. Going forwards computes each block once; the picks do not depend on this cache.
+/// The last block that was used. Going forwards computes each block once; the picks do not depend
+/// on this cache.
 #[derive(Default)]
 pub(super) struct LastBlock(Mutex<Option<Block>>);
 

@@ -1,4 +1,5 @@
-//! Invalid stages: numbers out of their range, keys that contradict each other, keys without effect.
+//! Invalid stages: numbers out of their range, keys that contradict each other, keys without
+//! effect.
 
 use crate::loss_weights;
 use crate::settings::Draw;
@@ -58,7 +59,8 @@ fn of_stage(stage: &StageSettings) -> Result<()> {
     early_stop(stage)
 }
 
-/// Refuses a temperature without `mix: temperature`, the reverse, and a replay share that leaves no slots to the stage's own tasks.
+/// Refuses a temperature without `mix: temperature`, the reverse, and a replay share that leaves no
+/// slots to the stage's own tasks.
 fn mixing(stage: &StageSettings) -> Result<()> {
     let replay = stage.replay.unwrap_or(0.0);
     if !(0.0..1.0).contains(&replay) {
@@ -149,7 +151,8 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
-/// Refuses keys that have no effect in a shuffled run, where stages only set how often rows are drawn.
+/// Refuses keys that have no effect in a shuffled run, where stages only set how often rows are
+/// drawn.
 fn beside_shuffle(stage: &StageSettings) -> Result<()> {
     let keys = [
         ("draw: diverse", stage.draw == Draw::Diverse),

@@ -17,9 +17,10 @@ pub struct Pick {
 
 /// Rows that are drawn together: no row repeats before all were drawn.
 ///
-/// Only its rows identify a pool. A stage that mixes the same rows as an earlier one continues in their order where that stage stopped. A
-/// stage that groups rows differently (by task in one, by data entry or by label in the other) has its own pools with their own orders, and
-/// may repeat rows that the other has drawn.
+/// Only its rows identify a pool. A stage that mixes the same rows as an earlier one continues in
+/// their order where that stage stopped. A stage that groups rows differently (by task in one, by
+/// data entry or by label in the other) has its own pools with their own orders, and may repeat
+/// rows that the other has drawn.
 pub(super) struct Pool {
     rows: Vec<u32>,
     orders: Orders,
@@ -46,7 +47,8 @@ impl Pool {
         &self.rows
     }
 
-    /// The epoch of the pool's draw number `position`, counted from 0 over all stages, and its place in that epoch's order.
+    /// The epoch of the pool's draw number `position`, counted from 0 over all stages, and its
+    /// place in that epoch's order.
     pub(super) fn place(&self, position: u64) -> (u64, u64) {
         (position / self.num_rows(), position % self.num_rows())
     }
@@ -79,7 +81,8 @@ impl<'a> Pools<'a> {
         }
     }
 
-    /// The number of the pool that holds the rows of these cells (places in rising order, at least one).
+    /// The number of the pool that holds the rows of these cells (places in rising order, at least
+    /// one).
     pub(super) fn of(&mut self, cells: Vec<usize>) -> usize {
         if let Some(&pool) = self.known.get(&cells) {
             return pool;

@@ -1,4 +1,5 @@
-//! Vectors that diverse drawing compares: one for each row, centred, of length one, and projected if there are very many.
+//! Vectors that diverse drawing compares: one for each row, centred, of length one, and projected
+//! if there are very many.
 
 use rand_distr::Distribution;
 use rand_distr::StandardNormal;
@@ -8,13 +9,15 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
 
-/// Pools of more rows than this are projected to [`PROJECTED_DIMS`], so that a million rows need 256 MB and not 14 GB.
+/// Pools of more rows than this are projected to [`PROJECTED_DIMS`], so that a million rows need
+/// 256 MB and not 14 GB.
 pub const PROJECT_ABOVE: usize = 100_000;
 
 /// Dimensions of random directions, and of large pools after projection.
 pub const PROJECTED_DIMS: usize = 64;
 
-/// Share of a vector's length below which the centred vector is rounding error: the row is the mean of its pool.
+/// Share of a vector's length below which the centred vector is rounding error: the row is the mean
+/// of its pool.
 const ROUNDING: f64 = 1e-6;
 
 /// Vectors of rows in one space, from a model or prepared for comparison.
@@ -36,7 +39,8 @@ impl Vectors {
     }
 }
 
-/// The embeddings that a diverse stage compares: rows with audio in one space, rows without in another.
+/// The embeddings that a diverse stage compares: rows with audio in one space, rows without in
+/// another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embeddings {
     audio: Vectors,
@@ -44,12 +48,15 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Prepares a model's embeddings. In each space the mean of the rows is subtracted, and vectors get length one. If there are more than
-    /// [`PROJECT_ABOVE`] rows, they are projected before that ([`Projection`]). A zero vector has no information on its row. It does not count for
-    /// the mean and stays zero, at a distance of one from all others. The same holds for a row that equals the mean.
+    /// Prepares a model's embeddings. In each space the mean of the rows is subtracted, and vectors
+    /// get length one. If there are more than [`PROJECT_ABOVE`] rows, they are projected before
+    /// that ([`Projection`]). A zero vector has no information on its row. It does not count for
+    /// the mean and stays zero, at a distance of one from all others. The same holds for a row that
+    /// equals the mean.
     ///
     /// # Errors
-    /// Sizes that do not match and rows that occur twice (bugs); values that are not finite, naming a row.
+    /// Sizes that do not match and rows that occur twice (bugs); values that are not finite, naming
+    /// a row.
     pub fn new(audio: Vectors, text: Vectors, seed: u64) -> Result<Self> {
         Ok(Self {
             audio: prepare(audio, seed).map_err(|e| e.at("audio embeddings"))?,
@@ -182,11 +189,12 @@ fn normalise(vector: &mut [f32]) {
     }
 }
 
-/// A seeded Gaussian random projection to [`PROJECTED_DIMS`] dimensions. It preserves cosines up to about `1/8`, the inverse root of the
-/// number of dimensions (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003).
+/// A seeded Gaussian random projection to [`PROJECTED_DIMS`] dimensions. It preserves cosines up to
+/// about `1/8`, the inverse root of the number of dimensions (Johnson and Lindenstrauss 1984;
+/// Dasgupta and Gupta 2003).
 ///
-/// The projection is linear, so vectors may be projected before their mean is known. [`Embeddings::new`] then centres the projected vectors,
-/// with the same result up to rounding.
+/// The projection is linear, so vectors may be projected before their mean is known.
+/// [`Embeddings::new`] then centres the projected vectors, with the same result up to rounding.
 pub struct Projection {
     dims: usize,
     /// `[dims, PROJECTED_DIMS]`.
@@ -236,7 +244,8 @@ pub(super) fn random_direction(key: Key, row: u32, vectors: &mut Vec<f32>) {
     normalise(&mut vectors[start..]);
 }
 
-/// Number of sums that [`cosine`] computes side by side, so that it uses vector instructions with a fixed order of additions.
+/// Number of sums that [`cosine`] computes side by side, so that it uses vector instructions with a
+/// fixed order of additions.
 const LANES: usize = 16;
 
 /// The cosine of two vectors of length one (or zero): their product, the same on every machine.
@@ -263,7 +272,8 @@ mod tests {
 
     #[test]
     fn vectors_are_centred_and_of_length_one() {
-        // The mean of the three nonzero vectors is (2, 2), and the centred vectors are (-2, 0), (0, -2), (2, 2).
+        // The mean of the three nonzero vectors is (2, 2), and the centred vectors are (-2, 0), (0,
+        // -2), (2, 2).
         let embeddings = Embeddings::new(
             vectors(2, &[0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 4.0, 4.0]),
             Vectors::default(),
@@ -406,7 +416,8 @@ mod tests {
                 ))
             })
             .collect();
-        // Cosines of random directions in 64 dimensions have mean 0 and variance 1/64; four standard errors of 499.
+        // Cosines of random directions in 64 dimensions have mean 0 and variance 1/64; four
+        // standard errors of 499.
         assert!((cosines.iter().sum::<f64>() / 499.0).abs() < 4.0 / (64.0 * 499.0f64).sqrt());
         let variance = cosines.iter().map(|c| c * c).sum::<f64>() / 499.0;
         assert!(

@@ -1,8 +1,11 @@
-//! Schedule of examples: a curriculum of stages, slots of each stage that go to tasks and labels, and an order in every pool of rows.
+//! Schedule of examples: a curriculum of stages, slots of each stage that go to tasks and labels,
+//! and an order in every pool of rows.
 //!
-//! The picks of a step follow from the settings, the rows, the seed, the stages that ended early and, in a diverse stage, the embeddings.
-//! They do not depend on earlier calls. Webster's method gives a slot's pool by counting slots, without replaying them. A seeded order gives
-//! the pool's row at the number of draws that the pool has had in all stages so far. A diverse stage replays at most the steps of one block.
+//! The picks of a step follow from the settings, the rows, the seed, the stages that ended early
+//! and, in a diverse stage, the embeddings. They do not depend on earlier calls. Webster's method
+//! gives a slot's pool by counting slots, without replaying them. A seeded order gives the pool's
+//! row at the number of draws that the pool has had in all stages so far. A diverse stage replays
+//! at most the steps of one block.
 //!
 //! - `settings`: the recipe's section as written; `check`: its invalid values.
 //! - `population`: the available rows.
@@ -10,7 +13,8 @@
 //! - `slots`: the pool of a slot.
 //! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
 //! - `timeline`: start of stages in the run and in each pool, also after some ended early.
-//! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that share a batch.
+//! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that
+//!   share a batch.
 //! - [`kmeans`], [`kdpp`], [`pca`] and `eigen`: the mathematics behind them.
 //! - [`spread`]: statistics of batches for plans and reports.
 
@@ -77,8 +81,9 @@ const SHUFFLED: &str = "shuffled";
 /// Default number of steps of a block.
 const BLOCK: u64 = 8;
 
-/// Number of orders of a pool that are cached: a batch may cross from one epoch into the next, and so may a reader that is ahead of the
-/// loop. A shuffled run needs all epochs at once and caches all of them, at four bytes for each pick.
+/// Number of orders of a pool that are cached: a batch may cross from one epoch into the next, and
+/// so may a reader that is ahead of the loop. A shuffled run needs all epochs at once and caches
+/// all of them, at four bytes for each pick.
 const CACHED_ORDERS: usize = 2;
 
 /// One part of the curriculum, as it will run.
@@ -119,7 +124,8 @@ impl Stage {
     }
 }
 
-/// A cell of a balanced or diverse stage: rows of one task and label, with or without audio, that compete for the same slots.
+/// A cell of a balanced or diverse stage: rows of one task and label, with or without audio, that
+/// compete for the same slots.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CellShare {
     /// The task.
@@ -135,7 +141,8 @@ pub struct CellShare {
 }
 
 impl CellShare {
-    /// Average number of draws of each row in the stage. It is far above that of other cells for a rare label.
+    /// Average number of draws of each row in the stage. It is far above that of other cells for a
+    /// rare label.
     pub fn draws_per_row(&self) -> f64 {
         self.num_slots as f64 / self.num_rows as f64
     }
@@ -143,8 +150,8 @@ impl CellShare {
 
 /// The curriculum over a population: maps a step to its rows.
 ///
-/// A copy is cheap, because it shares rows and orders. Changes of a copy ([`Schedule::end_stage`], [`Schedule::set_embeddings`]) do not change
-/// the original.
+/// A copy is cheap, because it shares rows and orders. Changes of a copy ([`Schedule::end_stage`],
+/// [`Schedule::set_embeddings`]) do not change the original.
 #[derive(Clone)]
 pub struct Schedule {
     batch: usize,
@@ -162,8 +169,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Plans `settings` over `population`. This reads each row a few times. `seed` is that of the order of the data. The caller reads a
-    /// recipe's `schedule.seed`.
+    /// Plans `settings` over `population`. This reads each row a few times. `seed` is that of the
+    /// order of the data. The caller reads a recipe's `schedule.seed`.
     ///
     /// # Errors
     /// Settings that contradict each other or the data, naming the stage and the key.
@@ -295,21 +302,24 @@ impl Schedule {
         &self.stages
     }
 
-    /// The stage of a step (from 0 over the run), and the step's number in that stage, from 0. Steps after the end belong to the last stage.
+    /// The stage of a step (from 0 over the run), and the step's number in that stage, from 0.
+    /// Steps after the end belong to the last stage.
     pub fn stage_of(&self, step: u64) -> (usize, u64) {
         let stage = self.stages.partition_point(|stage| stage.start <= step) - 1;
         (stage, step - self.stages[stage].start)
     }
 
-    /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended early.
+    /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended
+    /// early.
     pub fn planned_step(&self, step: u64) -> u64 {
         let (stage, in_stage) = self.stage_of(step);
         self.stages[stage].planned_start + in_stage
     }
 
-    /// Ends a stage after `steps_done` of its steps: the next stage begins there. Earlier picks do not change. Pools continue after them. In a
-    /// diverse stage, they continue after the whole current block, and the rest of that block is not drawn in that epoch. A resumed run calls this
-    /// for every stage that had ended.
+    /// Ends a stage after `steps_done` of its steps: the next stage begins there. Earlier picks do
+    /// not change. Pools continue after them. In a diverse stage, they continue after the whole
+    /// current block, and the rest of that block is not drawn in that epoch. A resumed run calls
+    /// this for every stage that had ended.
     ///
     /// # Errors
     /// A bug if there is no such stage, if it is shorter, or if the run is shuffled.
@@ -365,8 +375,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return equal rows. After the end, the last stage
-    /// continues.
+    /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return
+    /// equal rows. After the end, the last stage continues.
     ///
     /// # Errors
     /// A bug if the stage compares embeddings that were not set.
@@ -441,8 +451,8 @@ impl Schedule {
         })
     }
 
-    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots of each; none for a mixture. For a shuffled
-    /// run, the cells of all its original stages.
+    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots
+    /// of each; none for a mixture. For a shuffled run, the cells of all its original stages.
     pub fn cells(&self, stage: usize) -> Vec<CellShare> {
         let planned = if self.shuffled.is_some() {
             &self.planned[..]

@@ -1,4 +1,5 @@
-//! Weights of examples: the loss of a step is the weighted mean over its target tokens, independent of packing.
+//! Weights of examples: the loss of a step is the weighted mean over its target tokens, independent
+//! of packing.
 
 use serde::Deserialize;
 use serde::Serialize;

@@ -1,11 +1,13 @@
 //! Seeded orders of any number of items. For many items, one place is computed without the rest.
 //!
-//! Up to [`LISTED_UP_TO`] items are sorted once by their hash. Above that the order is a computed permutation: the generalised Feistel network
-//! with cycle walking of Black and Rogaway, *Ciphers with Arbitrary Finite Domains*, CT-RSA 2002 (sections 3 and 4). A number below
-//! `left * right` is written as two digits, `l + left * r`. Each round adds a hash of one digit to the other, modulo its base, and exchanges
-//! them. Every round is invertible, so the whole is a permutation of `0..left * right`. If the result is `len` or more, it is applied again,
-//! which makes it a permutation of `0..len`. Both bases are about the root of `len`, so that happens rarely. The round function is the counter
-//! hash of [`Key`]. The order has to be even, not secret.
+//! Up to [`LISTED_UP_TO`] items are sorted once by their hash. Above that the order is a computed
+//! permutation: the generalised Feistel network with cycle walking of Black and Rogaway, *Ciphers
+//! with Arbitrary Finite Domains*, CT-RSA 2002 (sections 3 and 4). A number below `left * right` is
+//! written as two digits, `l + left * r`. Each round adds a hash of one digit to the other, modulo
+//! its base, and exchanges them. Every round is invertible, so the whole is a permutation of
+//! `0..left * right`. If the result is `len` or more, it is applied again, which makes it a
+//! permutation of `0..len`. Both bases are about the root of `len`, so that happens rarely. The
+//! round function is the counter hash of [`Key`]. The order has to be even, not secret.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,8 +18,8 @@ use maqam_base::seed::Key;
 /// Most things whose order is listed; with more it is computed place by place.
 pub(super) const LISTED_UP_TO: u64 = 1 << 16;
 
-/// Rounds of the network. Four give a permutation that few queries cannot distinguish from a random one (Luby and Rackoff 1988). Two more
-/// are for safety, because here all places are queried.
+/// Rounds of the network. Four give a permutation that few queries cannot distinguish from a random
+/// one (Luby and Rackoff 1988). Two more are for safety, because here all places are queried.
 const ROUNDS: u64 = 6;
 
 /// Seeded orders of `0..len`, one for each epoch.
@@ -37,8 +39,9 @@ enum Method {
 }
 
 impl Orders {
-    /// Orders of `len` items, at least one. Sorted orders are cached, up to `num_cached` of them. The first is computed at
-    /// once, so that a step at which many pools start does not wait for all of them.
+    /// Orders of `len` items, at least one. Sorted orders are cached, up to `num_cached` of them.
+    /// The first is computed at once, so that a step at which many pools start does not wait for
+    /// all of them.
     pub(super) fn new(stream: Key, len: u64, num_cached: usize) -> Self {
         if len > LISTED_UP_TO {
             return Self {
@@ -89,7 +92,8 @@ impl Orders {
     }
 }
 
-/// The order of [`Key::permutation`], several times as fast through buckets by the leading bits of the hash.
+/// The order of [`Key::permutation`], several times as fast through buckets by the leading bits of
+/// the hash.
 fn listed(stream: Key, len: usize) -> Vec<u32> {
     let shift = 64 - (len.max(2) as u64).ilog2();
     let bucket = |hash: u64| (hash >> shift) as usize;
@@ -198,7 +202,8 @@ mod tests {
         assert!(all.into_iter().eq(0..=LISTED_UP_TO));
     }
 
-    /// The mean behaviour of random permutations, over 400 networks of 1,000 items: no pair of place and item is preferred.
+    /// The mean behaviour of random permutations, over 400 networks of 1,000 items: no pair of
+    /// place and item is preferred.
     #[test]
     fn networks_are_as_even_as_random_permutations() {
         const LEN: u64 = 1000;
@@ -222,7 +227,8 @@ mod tests {
                 .count() as f64;
             inversions += order.windows(2).filter(|pair| pair[1] < pair[0]).count() as f64;
         }
-        // Fixed points and successors are both Poisson of mean 1 for each permutation; four standard errors of 400 are 0.2.
+        // Fixed points and successors are both Poisson of mean 1 for each permutation; four
+        // standard errors of 400 are 0.2.
         let each = networks as f64;
         assert!(
             (fixed / each - 1.0).abs() < 0.2 && (follows / each - 1.0).abs() < 0.2,
@@ -236,7 +242,8 @@ mod tests {
             "{}",
             inversions / each
         );
-        // Each of 100 cells has 4,000 of 400,000; the chi-square of 81 degrees of freedom is below 131 in 99.97 % of cases.
+        // Each of 100 cells has 4,000 of 400,000; the chi-square of 81 degrees of freedom is below
+        // 131 in 99.97 % of cases.
         let chi_square: f64 = cells
             .iter()
             .flatten()

@@ -1,4 +1,5 @@
-//! Resolves the stages as written: lengths in steps, and slots divided among pools. If the rows do not suffice, the error names the key.
+//! Resolves the stages as written: lengths in steps, and slots divided among pools. If the rows do
+//! not suffice, the error names the key.
 
 use std::collections::BTreeMap;
 
@@ -48,7 +49,8 @@ pub(super) struct Planner<'a> {
 type TaskPools = Vec<(f64, Vec<usize>)>;
 
 impl Planner<'_> {
-    /// Plans one stage whose keys were checked; `seen` holds the places of all tasks that earlier stages list.
+    /// Plans one stage whose keys were checked; `seen` holds the places of all tasks that earlier
+    /// stages list.
     pub(super) fn plan(
         &self,
         stage: &StageSettings,
@@ -229,7 +231,8 @@ impl Planner<'_> {
         Ok((replayed, replay))
     }
 
-    /// Each task's share and pools under a mix; a task without available rows has share 0 and no pools.
+    /// Each task's share and pools under a mix; a task without available rows has share 0 and no
+    /// pools.
     fn shares(&self, tasks: &[usize], mix: Mix, temperature: f64) -> Vec<(f64, TaskPools)> {
         let all: Vec<TaskPools> = tasks
             .iter()
@@ -243,7 +246,8 @@ impl Planner<'_> {
         let share = |sum: f64| match mix {
             _ if sum == 0.0 => 0.0,
             Mix::Proportional | Mix::Uniform | Mix::Weights => sum,
-            // Relative to the largest, so that a small T neither overflows nor takes the last slot from a small task.
+            // Relative to the largest, so that a small T neither overflows nor takes the last slot
+            // from a small task.
             Mix::Temperature => (sum / largest)
                 .powf(1.0 / temperature)
                 .max(f64::MIN_POSITIVE),
@@ -268,7 +272,8 @@ impl Planner<'_> {
                 }
             }
             Mix::Proportional | Mix::Temperature => {
-                // Rows of equal weight share a pool. The bits of positive floats sort as their values do.
+                // Rows of equal weight share a pool. The bits of positive floats sort as their
+                // values do.
                 let mut by_weight: BTreeMap<u64, (f64, Vec<usize>)> = BTreeMap::new();
                 for (entry, rows, cells) in entries
                     .into_iter()
@@ -281,7 +286,8 @@ impl Planner<'_> {
                 by_weight.into_values().collect()
             }
             Mix::Weights => {
-                // An entry with rows of several tasks of the stage splits its share among them by rows.
+                // An entry with rows of several tasks of the stage splits its share among them by
+                // rows.
                 let rows_of = |entry: usize| {
                     self.cells
                         .iter()
@@ -301,7 +307,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The data entries with rows of a task, each with the number of those rows and the places of their cells.
+    /// The data entries with rows of a task, each with the number of those rows and the places of
+    /// their cells.
     fn entries_of(&self, task: usize) -> Vec<(usize, usize, Vec<usize>)> {
         let mut entries: Vec<(usize, usize, Vec<usize>)> = Vec::new();
         for (place, cell) in self
@@ -343,7 +350,8 @@ impl Planner<'_> {
             (Some(steps), _) => steps,
             (_, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {
                 let exact = epochs * num_rows as f64 / (self.batch as f64 * share);
-                // If rounding raises a whole number of steps slightly, the stage must not become a step longer.
+                // If rounding raises a whole number of steps slightly, the stage must not become a
+                // step longer.
                 ((exact * (1.0 - 1e-12)).ceil() as u64).max(1)
             }
             (_, Some(epochs)) => {

@@ -1,4 +1,5 @@
-//! The available rows, their metadata, and the weights of their data entries. This module reads no files.
+//! The available rows, their metadata, and the weights of their data entries. This module reads no
+//! files.
 
 use std::ops::Range;
 
@@ -22,11 +23,13 @@ pub const NO_LABEL: u16 = u16::MAX;
 pub struct Population {
     /// Names of the tasks; their places are the numbers in `row_task`.
     pub tasks: Vec<String>,
-    /// Names of each task's labels, by task; none for a task that does not classify. If empty, no task has labels.
+    /// Names of each task's labels, by task; none for a task that does not classify. If empty, no
+    /// task has labels.
     pub labels: Vec<Vec<String>>,
     /// The task of each row, by global row number.
     pub row_task: Vec<u16>,
-    /// The label of each row, as its place among its task's labels, or [`NO_LABEL`]. Left empty no row has one.
+    /// The label of each row, as its place among its task's labels, or [`NO_LABEL`]. Left empty no
+    /// row has one.
     pub row_label: Vec<u16>,
     /// True if each row has audio. Left empty all rows have.
     pub row_has_audio: Vec<bool>,
@@ -66,7 +69,8 @@ impl Population {
             .unwrap_or(true)
     }
 
-    /// The rows in the order of tasks, then of entries, then of labels, those with audio before those without.
+    /// The rows in the order of tasks, then of entries, then of labels, those with audio before
+    /// those without.
     pub(super) fn cells(&self) -> Result<Vec<Cell>> {
         self.check()?;
         // Each task has two places for each of its labels and two for rows without one.

@@ -1,4 +1,5 @@
-//! Selection of a step's rows from the rest of its block in a diverse stage: cell by cell, by one of three rules.
+//! Selection of a step's rows from the rest of its block in a diverse stage: cell by cell, by one
+//! of three rules.
 
 use crate::draw::Pick;
 use crate::embeddings::cosine;
@@ -6,8 +7,9 @@ use crate::settings::Select;
 use maqam_base::seed::Key;
 use maqam_stats::kdpp;
 
-/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, also equal ones. Compared with the kernel's diagonal of
-/// one, it is too small to change a choice among rows that differ.
+/// Added to the diagonal of the k-DPP's kernel, so that any number of rows can be drawn, also equal
+/// ones. Compared with the kernel's diagonal of one, it is too small to change a choice among rows
+/// that differ.
 const RIDGE: f64 = 1e-6;
 
 /// The rows of one cell that a block can still draw.
@@ -32,7 +34,8 @@ impl Candidates {
         &self.vectors[candidate * dims..(candidate + 1) * dims]
     }
 
-    /// Number of remaining rows, from the first, of the oldest epoch: they are used up before a newer one begins.
+    /// Number of remaining rows, from the first, of the oldest epoch: they are used up before a
+    /// newer one begins.
     fn num_oldest(&self) -> usize {
         self.left.partition_point(|&candidate| {
             self.picks[candidate].epoch == self.picks[self.left[0]].epoch
@@ -78,7 +81,8 @@ impl Batch {
 
     fn farthest(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let batch = &mut self.vectors[usize::from(!cell.has_audio)];
-        // The cosine of each candidate with the nearest row of the batch: a lower one is farther. Without such a row, all are equal.
+        // The cosine of each candidate with the nearest row of the batch: a lower one is farther.
+        // Without such a row, all are equal.
         let closeness = |candidate: &usize| {
             batch
                 .iter()
@@ -127,7 +131,8 @@ impl Batch {
     fn kdpp(&mut self, cell: &mut Candidates, slots: usize) -> Vec<Pick> {
         let mut drawn = Vec::with_capacity(slots);
         let key = self.key.with(cell.pool as u64);
-        // An epoch with no more rows than slots is drawn completely, and the next epoch fills the rest.
+        // An epoch with no more rows than slots is drawn completely, and the next epoch fills the
+        // rest.
         while drawn.len() < slots {
             let oldest = cell.num_oldest();
             let places = match slots - drawn.len() {
@@ -150,7 +155,8 @@ impl Batch {
         drawn
     }
 
-    /// The kernel `(1 + cos) / 2` of the first `n` remaining candidates, given the rows of the batch.
+    /// The kernel `(1 + cos) / 2` of the first `n` remaining candidates, given the rows of the
+    /// batch.
     fn kernel(&self, cell: &Candidates, n: usize) -> Vec<f64> {
         let free: Vec<&[f32]> = cell.left[..n]
             .iter()
@@ -170,7 +176,8 @@ impl Batch {
     }
 }
 
-/// `(1 + cos) / 2` of rows and columns. If rows and columns are the same rows, the diagonal is 1, even for zero vectors.
+/// `(1 + cos) / 2` of rows and columns. If rows and columns are the same rows, the diagonal is 1,
+/// even for zero vectors.
 fn kernel(rows: &[&[f32]], columns: &[&[f32]], are_same: bool) -> Vec<f64> {
     let mut kernel = Vec::with_capacity(rows.len() * columns.len());
     for (i, row) in rows.iter().enumerate() {

@@ -28,11 +28,13 @@ use maqam_base::parts::StageParts;
 pub struct Settings {
     /// Examples per optimiser step, over all micro-batches.
     pub batch: usize,
-    /// Seed of the order of the data; by default the run's. Runs with the same seed see the same examples in the same order.
+    /// Seed of the order of the data; by default the run's. Runs with the same seed see the same
+    /// examples in the same order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// True if the picks of all stages come in one seeded random order: the same rows as often, without the order of the stages. It is the
-    /// control for the order of a curriculum. The run then has one stage, `shuffled`. Keys of a stage about training (`learning_rate`, `train`,
+    /// True if the picks of all stages come in one seeded random order: the same rows as often,
+    /// without the order of the stages. It is the control for the order of a curriculum. The run
+    /// then has one stage, `shuffled`. Keys of a stage about training (`learning_rate`, `train`,
     /// `early_stop`) and `draw: diverse`, which composes whole batches, are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shuffle: bool,
@@ -42,8 +44,8 @@ pub struct Settings {
 
 /// One part of a curriculum: its tasks, its length, its mixture, and its way of drawing.
 ///
-/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and `replay`, or `draw: balanced` or `diverse`,
-/// assign slots to tasks.
+/// Every stage has a length, in `steps` or `epochs`. A slot is one example of one step. `mix` and
+/// `replay`, or `draw: balanced` or `diverse`, assign slots to tasks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageSettings {
@@ -55,8 +57,9 @@ pub struct StageSettings {
     /// Length in optimiser steps; either this or `epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole steps. Slots for `replay` do not count towards a
-    /// pass. Except under `mix: proportional`, a pass is a number of slots: small tasks are drawn more often in it, and large ones less.
+    /// Length in passes over all rows that the stage's own tasks can draw, rounded up to whole
+    /// steps. Slots for `replay` do not count towards a pass. Except under `mix: proportional`, a
+    /// pass is a number of slots: small tasks are drawn more often in it, and large ones less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
     /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`.
@@ -65,21 +68,24 @@ pub struct StageSettings {
     /// T of `mix: temperature`: 1 is proportional, large is uniform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Share of the slots, in `[0, 1)`, for tasks of earlier stages that this stage does not list. Only with `draw: shuffled`. To train an
-    /// earlier task fully, list it under `tasks`.
+    /// Share of the slots, in `[0, 1)`, for tasks of earlier stages that this stage does not list.
+    /// Only with `draw: shuffled`. To train an earlier task fully, list it under `tasks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<f64>,
     /// Choice of the example for a slot: `shuffled`, the default, `balanced` or `diverse`.
     pub draw: Draw,
-    /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`, where rare labels repeat.
+    /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`,
+    /// where rare labels repeat.
     ///
-    /// Slots stay as equal over tasks, labels and audio or text as this allows. If a small cell reaches the limit, its other slots go in equal parts
-    /// to its sibling cells. Each cell's slots are spread evenly over the stage. A stage that is too long for its rows is an error with both
-    /// numbers.
+    /// Slots stay as equal over tasks, labels and audio or text as this allows. If a small cell
+    /// reaches the limit, its other slots go in equal parts to its sibling cells. Each cell's slots
+    /// are spread evenly over the stage. A stage that is too long for its rows is an error with
+    /// both numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_repeats: Option<u32>,
-    /// Steps that share a block of candidates under `draw: diverse`; 8 by default. A step chooses from what the
-    /// block has left, so the first step of a block chooses from `block` times what it needs and the last takes what is left.
+    /// Steps that share a block of candidates under `draw: diverse`; 8 by default. A step chooses
+    /// from what the block has left, so the first step of a block chooses from `block` times what
+    /// it needs and the last takes what is left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
     /// Selection rule of `draw: diverse`; `farthest` by default.
@@ -91,8 +97,8 @@ pub struct StageSettings {
     /// Peak learning rate of the stage, in place of the optimiser's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Ends the stage early when a score on the dev suite stops improving. The next stage begins at the next step, and the learning rate continues
-    /// at that stage's planned place.
+    /// Ends the stage early when a score on the dev suite stops improving. The next stage begins at
+    /// the next step, and the learning rate continues at that stage's planned place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStop>,
     /// Training of parts in this stage, in place of the recipe's `train`.
@@ -155,21 +161,24 @@ impl Mix {
     }
 }
 
-/// Choice of the example for a slot. In every case no row repeats before all rows that compete for the slot were drawn, and a later stage
-/// continues in their order where an earlier one stopped.
+/// Choice of the example for a slot. In every case no row repeats before all rows that compete for
+/// the slot were drawn, and a later stage continues in their order where an earlier one stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Draw {
     /// The next row of the task in a seeded order; `mix` and `replay` choose the task.
     #[default]
     Shuffled,
-    /// Slots are equal over the stage's tasks. Inside a task whose rows have labels, they are equal over the labels that have rows (rows
-    /// without a label count as one more label), and inside those over rows with and without audio. A remainder rotates from step to step. Inside
-    /// such a cell rows come in a seeded order, so rare labels repeat: see `max_repeats`. `mix`, `temperature` and `replay` are refused with it. A
-    /// data entry with `weight: 0` is left out; other weights have no effect.
+    /// Slots are equal over the stage's tasks. Inside a task whose rows have labels, they are equal
+    /// over the labels that have rows (rows without a label count as one more label), and inside
+    /// those over rows with and without audio. A remainder rotates from step to step. Inside such a
+    /// cell rows come in a seeded order, so rare labels repeat: see `max_repeats`. `mix`,
+    /// `temperature` and `replay` are refused with it. A data entry with `weight: 0` is left out;
+    /// other weights have no effect.
     Balanced,
-    /// The slots of `balanced`, with rows chosen so that the batch is diverse. Each cell's seeded order is cut into blocks that serve `block`
-    /// consecutive steps. Each step takes rows from the rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
+    /// The slots of `balanced`, with rows chosen so that the batch is diverse. Each cell's seeded
+    /// order is cut into blocks that serve `block` consecutive steps. Each step takes rows from the
+    /// rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
     /// are compared only with each other.
     Diverse,
 }
@@ -185,19 +194,24 @@ impl Draw {
     }
 }
 
-/// Rule by which a step of a diverse stage chooses from its block, cell by cell in the order of tasks and labels.
+/// Rule by which a step of a diverse stage chooses from its block, cell by cell in the order of
+/// tasks and labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
-    /// The row whose smallest cosine distance to those already in the batch is largest; the first is the earliest in order.
+    /// The row whose smallest cosine distance to those already in the batch is largest; the first
+    /// is the earliest in order.
     #[default]
     Farthest,
-    /// Clusters the block's rows by k-means, with as many clusters as a step has slots for audio. A slot takes the earliest row of its cell whose
-    /// cluster the batch has used least. Rows without audio come in their order.
+    /// Clusters the block's rows by k-means, with as many clusters as a step has slots for audio. A
+    /// slot takes the earliest row of its cell whose cluster the batch has used least. Rows without
+    /// audio come in their order.
     Kmeans,
-    /// Draws from a k-DPP over the cell's rows, given those in the batch, so that less similar rows are more likely.
+    /// Draws from a k-DPP over the cell's rows, given those in the batch, so that less similar rows
+    /// are more likely.
     Kdpp,
-    /// Takes rows in their order: exactly the picks of `draw: balanced`. The control for the selection.
+    /// Takes rows in their order: exactly the picks of `draw: balanced`. The control for the
+    /// selection.
     Random,
 }
 

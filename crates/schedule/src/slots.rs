@@ -1,12 +1,14 @@
 //! Slots and shares: the pool of the slot with a given number, without going through earlier slots.
 //!
-//! Source: Webster's divisor method (Sainte-Laguë), Balinski and Young, *Fair Representation*, 1982, chapter 5 and appendix A. The j-th slot
-//! (from 0) of a share `w` has rank `(j + 0.5) / w`, and slots are assigned by rising rank. The method is house-monotone (a longer stage begins
-//! with the slots of a shorter one) and the closest to the shares pair by pair.
+//! Source: Webster's divisor method (Sainte-Laguë), Balinski and Young, *Fair Representation*,
+//! 1982, chapter 5 and appendix A. The j-th slot (from 0) of a share `w` has rank `(j + 0.5) / w`,
+//! and slots are assigned by rising rank. The method is house-monotone (a longer stage begins with
+//! the slots of a shorter one) and the closest to the shares pair by pair.
 //!
-//! With n shares, the count of a share s (of the total) differs from its exact part by at most `1/2 + s (n - 2) / 2` slots. Each count is
-//! `w x` rounded, for one x, so it is off by at most a half, and the errors of the other counts change x. For up to three shares, or for equal
-//! shares, the difference is at most one slot.
+//! With n shares, the count of a share s (of the total) differs from its exact part by at most
+//! `1/2 + s (n - 2) / 2` slots. Each count is `w x` rounded, for one x, so it is off by at most a
+//! half, and the errors of the other counts change x. For up to three shares, or for equal shares,
+//! the difference is at most one slot.
 
 /// Shares that compete for slots.
 #[derive(Clone, Debug)]
@@ -22,8 +24,9 @@ impl Webster {
 
     /// Number of slots of each share among the first `slots` slots.
     ///
-    /// Rounding the exact parts is off by a few slots in total. Those are added or removed by rank. A last pass makes sure that no assigned slot has
-    /// a higher rank than one that was not assigned, whatever the rounding of the estimate.
+    /// Rounding the exact parts is off by a few slots in total. Those are added or removed by rank.
+    /// A last pass makes sure that no assigned slot has a higher rank than one that was not
+    /// assigned, whatever the rounding of the estimate.
     pub(super) fn counts(&self, slots: u64) -> Vec<u64> {
         let scale = slots as f64 / self.weights.iter().sum::<f64>();
         let mut counts: Vec<u64> = self
@@ -84,7 +87,8 @@ impl Webster {
         })
     }
 
-    /// Compares the rank of slot `i` of share `a` with that of slot `j` of share `b`; equal ranks go by the shares' order.
+    /// Compares the rank of slot `i` of share `a` with that of slot `j` of share `b`; equal ranks
+    /// go by the shares' order.
     fn rank(&self, a: usize, i: u64, b: usize, j: u64) -> std::cmp::Ordering {
         let of = |share: usize, slot: u64| (slot as f64 + 0.5) / self.weights[share];
         of(a, i).total_cmp(&of(b, j)).then(a.cmp(&b))
@@ -152,7 +156,8 @@ pub(super) enum Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    /// The pool of the next slot, with the number of slots that it had before; advances by one slot.
+    /// The pool of the next slot, with the number of slots that it had before; advances by one
+    /// slot.
     pub(super) fn next(&mut self) -> (usize, u64) {
         match self {
             Self::Pool { pool, taken } => {
@@ -203,7 +208,8 @@ mod tests {
 
     #[test]
     fn seats_are_those_of_the_textbook() {
-        // Quotients by 1, 3, 5 worked by hand; the first is the usual example of eight seats for four lists.
+        // Quotients by 1, 3, 5 worked by hand; the first is the usual example of eight seats for
+        // four lists.
         assert_eq!(
             Webster::new(vec![100_000.0, 80_000.0, 30_000.0, 20_000.0]).counts(8),
             [3, 3, 1, 1]

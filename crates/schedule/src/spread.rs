@@ -1,6 +1,8 @@
-//! Statistics of batches: evenness of labels, distances of rows, repeats of rows, coverage of cells.
+//! Statistics of batches: evenness of labels, distances of rows, repeats of rows, coverage of
+//! cells.
 //!
-//! A batch is the rows of one step. All figures are counts and means over the given batches, independent of the way they were drawn.
+//! A batch is the rows of one step. All figures are counts and means over the given batches,
+//! independent of the way they were drawn.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -15,7 +17,8 @@ use crate::embeddings::cosine;
 pub struct Entropy {
     /// Shannon's entropy of the shares, in nats.
     pub nats: f64,
-    /// The entropy over the log of the number of classes: 1 if all are equal, 0 if only one class occurs or exists.
+    /// The entropy over the log of the number of classes: 1 if all are equal, 0 if only one class
+    /// occurs or exists.
     pub relative: f64,
 }
 
@@ -40,8 +43,8 @@ pub fn entropy(counts: &[u64]) -> Entropy {
     }
 }
 
-/// Mean over batches of the entropy of a task's labels, over the labels that have rows in the population. Batches without a labelled row of the
-/// task do not count. `None` if there is none.
+/// Mean over batches of the entropy of a task's labels, over the labels that have rows in the
+/// population. Batches without a labelled row of the task do not count. `None` if there is none.
 pub fn label_entropy(
     population: &Population,
     task: usize,
@@ -113,7 +116,8 @@ fn mean_entropy(
     })
 }
 
-/// Cosine distances between the rows of a batch: 0 for equal, 1 for orthogonal, 2 for opposite directions.
+/// Cosine distances between the rows of a batch: 0 for equal, 1 for orthogonal, 2 for opposite
+/// directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
     /// Mean over rows of the distance to the nearest other row of the batch.
@@ -122,8 +126,9 @@ pub struct Spread {
     pub pairwise: f64,
 }
 
-/// The mean spread of batches. Rows with and without audio are compared separately. A row without another of its form in the batch, or
-/// without embedding, does not count. `None` if no two rows can be compared.
+/// The mean spread of batches. Rows with and without audio are compared separately. A row without
+/// another of its form in the batch, or without embedding, does not count. `None` if no two rows
+/// can be compared.
 pub fn spread(
     population: &Population,
     embeddings: &Embeddings,
@@ -136,8 +141,8 @@ pub fn spread(
     sums.mean()
 }
 
-/// The spread of batches by their place in the block, for the consecutive batches of a diverse stage from its first: the first of
-/// a block had most to choose from.
+/// The spread of batches by their place in the block, for the consecutive batches of a diverse
+/// stage from its first: the first of a block had most to choose from.
 pub fn spread_by_place(
     population: &Population,
     embeddings: &Embeddings,
@@ -310,7 +315,8 @@ mod tests {
             "the relative is that of bits"
         );
         let batches = [vec![2, 4, 0], vec![2, 3, 5], vec![0, 1]];
-        // Two labels have rows. One batch has both, one has one of them, the last has none and does not count.
+        // Two labels have rows. One batch has both, one has one of them, the last has none and does
+        // not count.
         assert!(close(
             label_entropy(&population(), 1, &batches).unwrap(),
             2f64.ln() / 2.0,

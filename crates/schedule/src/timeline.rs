@@ -22,9 +22,10 @@ pub struct Diverse {
 
 /// Number of draws from each pool before each stage, and epochs that share an order.
 ///
-/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with rows that this epoch has drawn already. It
-/// may draw those rows once more when the others have had their N draws. So epoch e + N has the order of epoch e, which begins with exactly
-/// those rows.
+/// A stage that may draw each row at most N times can begin in the middle of a pool's epoch e, with
+/// rows that this epoch has drawn already. It may draw those rows once more when the others have
+/// had their N draws. So epoch e + N has the order of epoch e, which begins with exactly those
+/// rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Timeline {
     drawn_before: Vec<Vec<u64>>,
@@ -32,7 +33,8 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// The positions of stages of the given lengths (`lengths[stage]` steps were or will be made in it).
+    /// The positions of stages of the given lengths (`lengths[stage]` steps were or will be made in
+    /// it).
     pub(super) fn new(
         planned: &[Planned],
         diverse: &[Option<Diverse>],
@@ -45,7 +47,8 @@ impl Timeline {
         for (stage, of_stage) in planned.iter().enumerate() {
             timeline.drawn_before.push(drawn.clone());
             timeline.share_orders(of_stage, batch, pools, &drawn);
-            // The rest of an unfinished block is not used later, because some of its rows were drawn in no fixed order.
+            // The rest of an unfinished block is not used later, because some of its rows were
+            // drawn in no fixed order.
             let steps = match diverse[stage].filter(Diverse::chooses) {
                 Some(diverse) if lengths[stage] > 0 => {
                     diverse.block_of(lengths[stage] - 1, of_stage.steps).end
@@ -98,8 +101,9 @@ impl Diverse {
         self.select != Select::Random
     }
 
-    /// The steps, `first..end` in the stage, of the block that serves `step`, in a stage of `planned` steps. The last block
-    /// ends with the stage as planned; beyond it whole blocks follow.
+    /// The steps, `first..end` in the stage, of the block that serves `step`, in a stage of
+    /// `planned` steps. The last block ends with the stage as planned; beyond it whole blocks
+    /// follow.
     pub fn block_of(&self, step: u64, planned: u64) -> Range<u64> {
         let origin = if step < planned { 0 } else { planned };
         let first = step - (step - origin) % self.block;

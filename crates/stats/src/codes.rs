@@ -1,4 +1,5 @@
-//! Codes of frames against labels of frames: purity, mutual information, and how many codes are used.
+//! Codes of frames against labels of frames: purity, mutual information, and how many codes are
+//! used.
 //!
 //! Source: Hsu et al., *HuBERT*, 2021, section V-A.
 
@@ -36,7 +37,8 @@ impl Codes {
         self.codes.len()
     }
 
-    /// e to the power of the entropy of the codes: the number of equally frequent codes with the same entropy.
+    /// e to the power of the entropy of the codes: the number of equally frequent codes with the
+    /// same entropy.
     pub fn perplexity(&self) -> f64 {
         entropy(self.codes.values().copied()).exp()
     }
@@ -94,7 +96,8 @@ mod tests {
             codes.add(code, Some(label));
         }
         let found = codes.agreement().unwrap();
-        // Labels are even, so their entropy is ln 2; codes are 3 to 1; the joint counts are 2, 1, 1.
+        // Labels are even, so their entropy is ln 2; codes are 3 to 1; the joint counts are 2,
+        // 1, 1.
         let of_codes = -(0.75f64.ln() * 0.75 + 0.25f64.ln() * 0.25);
         let joint = 1.5 * 2f64.ln();
         let pnmi = (of_codes + 2f64.ln() - joint) / 2f64.ln();

@@ -1,8 +1,9 @@
 //! Eigenvalues and eigenvectors of a symmetric matrix.
 //!
-//! Householder reflections make it tridiagonal, then rotations make that diagonal: the implicit symmetric QR iteration with
-//! Wilkinson's shift. Source: Golub and Van Loan, *Matrix Computations*, 4th edition, section 8.3. Every operation is one of
-//! IEEE 754, in an order that does not depend on the machine.
+//! Householder reflections make it tridiagonal, then rotations make that diagonal: the implicit
+//! symmetric QR iteration with Wilkinson's shift. Source: Golub and Van Loan, *Matrix
+//! Computations*, 4th edition, section 8.3. Every operation is one of IEEE 754, in an order that
+//! does not depend on the machine.
 
 /// Most passes for each eigenvalue; two or three are usual.
 const MAX_PASSES: usize = 60;
@@ -37,7 +38,8 @@ pub(super) fn symmetric(mut matrix: Vec<f64>, n: usize) -> Eigen {
     }
 }
 
-/// Reflects the rows and columns after `column` so that it holds zeros below the place under its diagonal.
+/// Reflects the rows and columns after `column` so that it holds zeros below the place under its
+/// diagonal.
 fn reflect(matrix: &mut [f64], vectors: &mut [f64], n: usize, column: usize) {
     // H = I - 2 v v', with v of length one and zero up to `column`.
     let mut v: Vec<f64> = (column..n)
@@ -88,7 +90,8 @@ fn norm(v: &[f64]) -> f64 {
     dot(v, v).sqrt()
 }
 
-/// Rotates a tridiagonal matrix until its off-diagonal is zero, from the last eigenvalue to the first.
+/// Rotates a tridiagonal matrix until its off-diagonal is zero, from the last eigenvalue to the
+/// first.
 fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
     let is_zero = |diagonal: &[f64], beside: &[f64], i: usize| {
         beside[i].abs() <= f64::EPSILON * (diagonal[i].abs() + diagonal[i + 1].abs())
@@ -109,8 +112,8 @@ fn diagonalise(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
     }
 }
 
-/// One pass of rotations over the block `first..=last`. The first rotation makes a bulge beside the three diagonals, and the others move it
-/// out at the end.
+/// One pass of rotations over the block `first..=last`. The first rotation makes a bulge beside the
+/// three diagonals, and the others move it out at the end.
 fn pass(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64], first: usize, last: usize) {
     let n = diagonal.len();
     let mut x = diagonal[first] - shift(diagonal[last - 1], beside[last - 1], diagonal[last]);

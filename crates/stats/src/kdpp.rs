@@ -1,8 +1,10 @@
-//! Random subsets of a given size that avoid similar items: exact sampling from a k-DPP, unconditionally or given items that are taken already.
+//! Random subsets of a given size that avoid similar items: exact sampling from a k-DPP,
+//! unconditionally or given items that are taken already.
 //!
-//! Source: Kulesza and Taskar, *k-DPPs: Fixed-Size Determinantal Point Processes*, ICML 2011 (algorithm 2; elementary symmetric
-//! polynomials by their equation 10), and *Determinantal Point Processes for Machine Learning*, 2012, section 2.4.3 on
-//! conditioning. A subset S of k has a probability that goes with det(L_S).
+//! Source: Kulesza and Taskar, *k-DPPs: Fixed-Size Determinantal Point Processes*, ICML 2011
+//! (algorithm 2; elementary symmetric polynomials by their equation 10), and *Determinantal Point
+//! Processes for Machine Learning*, 2012, section 2.4.3 on conditioning. A subset S of k has a
+//! probability that goes with det(L_S).
 
 use crate::eigen;
 use crate::kmeans::weighted;
@@ -11,7 +13,8 @@ use maqam_base::seed::Key;
 /// Eigenvalues below this part of the largest are rounding.
 const ROUNDING: f64 = 1e-14;
 
-/// Draws `k` of `n` places, rising; `kernel` is symmetric and positive definite, `[n, n]`, and k at most n.
+/// Draws `k` of `n` places, rising; `kernel` is symmetric and positive definite, `[n, n]`, and k at
+/// most n.
 pub fn sample(kernel: &[f64], n: usize, k: usize, key: Key) -> Vec<usize> {
     if k == 0 {
         return Vec::new();
@@ -36,10 +39,12 @@ pub fn sample(kernel: &[f64], n: usize, k: usize, key: Key) -> Vec<usize> {
     chosen
 }
 
-/// Draws the k eigenvectors that span the subset: a set S with a probability proportional to the product of its eigenvalues.
+/// Draws the k eigenvectors that span the subset: a set S with a probability proportional to the
+/// product of its eigenvalues.
 fn eigenvectors(logs: &[f64], k: usize, key: Key) -> Vec<usize> {
     let n = logs.len();
-    // sums[l][m] is the log of the elementary symmetric polynomial of degree l of the first m values.
+    // sums[l][m] is the log of the elementary symmetric polynomial of degree l of the first m
+    // values.
     let mut sums = vec![vec![f64::NEG_INFINITY; n + 1]; k + 1];
     sums[0].fill(0.0);
     for l in 1..=k {
@@ -71,8 +76,8 @@ fn log_add(a: f64, b: f64) -> f64 {
     }
 }
 
-/// Draws from the projection onto orthonormal vectors: as many items as vectors, each by its remaining projected length after the earlier
-/// items.
+/// Draws from the projection onto orthonormal vectors: as many items as vectors, each by its
+/// remaining projected length after the earlier items.
 fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     let mut left: Vec<f64> = (0..n)
         .map(|i| basis.iter().map(|vector| vector[i] * vector[i]).sum())
@@ -82,7 +87,8 @@ fn project(basis: &[&[f64]], n: usize, key: Key) -> Vec<usize> {
     for draw in 0..basis.len() as u64 {
         let total: f64 = left.iter().sum();
         let place = weighted(&left, total * key.uniform(draw));
-        // The part of every projected unit vector along the chosen one, less what earlier choices took of it.
+        // The part of every projected unit vector along the chosen one, less what earlier choices
+        // took of it.
         let length = left[place].sqrt();
         let mut along: Vec<f64> = (0..n)
             .map(|i| basis.iter().map(|vector| vector[i] * vector[place]).sum())
@@ -223,7 +229,8 @@ mod tests {
             Vec::<usize>::new()
         );
         assert_eq!(sample(&identity, 4, 4, Key::new(1, "test")), [0, 1, 2, 3]);
-        // Two items are equal except for a ridge, and one is different: the two equal items are almost never drawn together.
+        // Two items are equal except for a ridge, and one is different: the two equal items are
+        // almost never drawn together.
         let alike = [
             1.0 + 1e-9,
             1.0,
@@ -236,7 +243,8 @@ mod tests {
             1.0 + 1e-9,
         ];
         assert!((0..200).all(|seed| sample(&alike, 3, 2, Key::new(seed, "test")).contains(&2)));
-        // All items are equal: the rank is one, but the sample still has the requested size without repeats.
+        // All items are equal: the rank is one, but the sample still has the requested size without
+        // repeats.
         let ones: Vec<f64> = (0..900)
             .map(|at| 1.0 + if at / 30 == at % 30 { 1e-6 } else { 0.0 })
             .collect();

@@ -1,7 +1,7 @@
 //! k-means: clusters of vectors, by seeded k-means++ and Lloyd's iteration.
 //!
-//! Sources: Arthur and Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007; Lloyd, *Least Squares
-//! Quantization in PCM*, IEEE Transactions on Information Theory 28, 1982.
+//! Sources: Arthur and Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007;
+//! Lloyd, *Least Squares Quantization in PCM*, IEEE Transactions on Information Theory 28, 1982.
 
 use maqam_base::seed::Key;
 
@@ -16,8 +16,9 @@ pub struct KMeans {
     pub inertia: f64,
 }
 
-/// First centres of `k` clusters: the first vector at random, each other one with a probability proportional to its squared distance from the
-/// nearest centre so far. If all vectors coincide with centres, any vector.
+/// First centres of `k` clusters: the first vector at random, each other one with a probability
+/// proportional to its squared distance from the nearest centre so far. If all vectors coincide
+/// with centres, any vector.
 ///
 /// # Shapes
 /// `values`: `[n, dims]` with n of at least 1 -> `[k, dims]`
@@ -45,7 +46,8 @@ pub fn plus_plus(values: &[f32], dims: usize, k: usize, key: Key) -> Vec<f64> {
     centres
 }
 
-/// Moves centres to the mean of their vectors until no vector changes its cluster, at most `max_iterations` times.
+/// Moves centres to the mean of their vectors until no vector changes its cluster, at most
+/// `max_iterations` times.
 ///
 /// A cluster that loses all its vectors gets the one that is farthest from its own centre.
 ///
@@ -142,7 +144,8 @@ fn squared_distance(vector: &[f32], centre: &[f64]) -> f64 {
             .sum::<f64>()
 }
 
-/// The first index at which the running sum of `weights` exceeds `target`; never one with weight zero.
+/// The first index at which the running sum of `weights` exceeds `target`; never one with weight
+/// zero.
 pub(super) fn weighted(weights: &[f64], target: f64) -> usize {
     let mut sum = 0.0;
     for (place, weight) in weights.iter().enumerate() {
@@ -181,7 +184,8 @@ mod tests {
                 serde_json::from_value::<Vec<u32>>(case["assignments"].clone()).unwrap()
             );
             let inertia = case["inertia"].as_f64().unwrap();
-            // Both sum in f64. scikit-learn expands distances into products, and the fixture is rounded to nine digits.
+            // Both sum in f64. scikit-learn expands distances into products, and the fixture is
+            // rounded to nine digits.
             assert!(
                 (found.inertia - inertia).abs() < 1e-7 * inertia,
                 "{} {inertia}",
@@ -199,7 +203,8 @@ mod tests {
 
     #[test]
     fn first_centres_are_drawn_by_squared_distance() {
-        // From 0 the others are at 1 and 3: the second centre is 3 in nine of ten cases. Likewise 9 and 4 from 3, 4 and 1 from 1.
+        // From 0 the others are at 1 and 3: the second centre is 3 in nine of ten cases. Likewise 9
+        // and 4 from 3, 4 and 1 from 1.
         let values = [0.0f32, 1.0, 3.0];
         let mut counts = [[0.0f64; 3]; 3];
         let draws = 30_000;
@@ -235,7 +240,8 @@ mod tests {
 
     #[test]
     fn an_empty_cluster_gets_the_vector_that_fits_worst() {
-        // All three vectors are nearest to the first centre; the second gets 7, which is farthest from it.
+        // All three vectors are nearest to the first centre; the second gets 7, which is farthest
+        // from it.
         let found = lloyd(&[0.0, 1.0, 7.0], 1, vec![2.0, 100.0], 50);
         assert_eq!((found.assignments, found.inertia), (vec![0, 0, 1], 0.5));
         let single = lloyd(&[5.0, 5.0], 1, vec![5.0, 5.0, 5.0], 50);

@@ -1,7 +1,8 @@
 //! k-means of more vectors than fit in memory, in batches and any number of passes.
 //!
-//! A pass of [`Pass`] over all batches is one of Lloyd's iterations. [`Clusters::learn`] moves centres batch by batch, each with its own rate
-//! (Sculley, *Web-Scale K-Means Clustering*, WWW 2010), without a second pass.
+//! A pass of [`Pass`] over all batches is one of Lloyd's iterations. [`Clusters::learn`] moves
+//! centres batch by batch, each with its own rate (Sculley, *Web-Scale K-Means Clustering*, WWW
+//! 2010), without a second pass.
 
 use rayon::prelude::*;
 
@@ -66,7 +67,8 @@ impl Clusters {
         found
     }
 
-    /// Moves each centre towards the mean of its vectors in this batch, by the batch's share of all vectors that it has learnt from.
+    /// Moves each centre towards the mean of its vectors in this batch, by the batch's share of all
+    /// vectors that it has learnt from.
     ///
     /// Returns the sum of squared distances before the move.
     pub fn learn(&mut self, values: &[f32]) -> f64 {
@@ -98,7 +100,8 @@ pub struct Pass {
     sums: Vec<f64>,
     counts: Vec<f64>,
     inertia: f64,
-    /// The vectors that fit worst, the worst first, one for each cluster at most: they replace centres that lose all vectors.
+    /// The vectors that fit worst, the worst first, one for each cluster at most: they replace
+    /// centres that lose all vectors.
     worst: Vec<(f32, Vec<f32>)>,
 }
 
@@ -155,7 +158,8 @@ impl Pass {
         self.counts.iter().filter(|&&count| count > 0.0).count()
     }
 
-    /// Moves every centre to the mean of its vectors. A centre without vectors becomes one of the vectors with the largest distance.
+    /// Moves every centre to the mean of its vectors. A centre without vectors becomes one of the
+    /// vectors with the largest distance.
     pub fn finish(self, clusters: &mut Clusters) {
         let mut worst = self.worst.into_iter();
         for cluster in 0..clusters.len() {
@@ -174,8 +178,8 @@ impl Pass {
     }
 }
 
-/// The centre nearest to a vector, the first of equals, and its squared distance. `products` and `lengths` are those of the centres: products
-/// with the vector, and squared lengths.
+/// The centre nearest to a vector, the first of equals, and its squared distance. `products` and
+/// `lengths` are those of the centres: products with the vector, and squared lengths.
 fn nearest(vector: &[f32], products: &[f32], lengths: &[f32]) -> (u32, f32) {
     let mut best = (0, f32::INFINITY);
     for (place, (length, product)) in (0..).zip(lengths.iter().zip(products)) {

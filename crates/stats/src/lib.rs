@@ -1,4 +1,5 @@
-//! Statistics on plain arrays: significance tests, k-means, principal components, agreement of codes with labels, determinantal point processes.
+//! Statistics on plain arrays: significance tests, k-means, principal components, agreement of
+//! codes with labels, determinantal point processes.
 //!
 //! The crate promises no stable API.
 

@@ -1,8 +1,9 @@
 //! Principal components: the directions in which vectors differ most, for figures of embeddings.
 //!
-//! Small problems are solved directly, from the covariance or from the products of the vectors with each other. Large ones are solved by
-//! subspace iteration with Rayleigh-Ritz projection (Saad, *Numerical Methods for Large Eigenvalue Problems*, 2011, section 5.2),
-//! which never computes the covariance.
+//! Small problems are solved directly, from the covariance or from the products of the vectors with
+//! each other. Large ones are solved by subspace iteration with Rayleigh-Ritz projection (Saad,
+//! *Numerical Methods for Large Eigenvalue Problems*, 2011, section 5.2), which never computes the
+//! covariance.
 
 use crate::eigen;
 use maqam_base::seed::Key;
@@ -10,7 +11,8 @@ use maqam_base::seed::Key;
 /// Largest matrix that is decomposed directly.
 const WHOLE_UP_TO: usize = 256;
 
-/// Extra directions that iterate with the requested ones; they speed up the convergence of the others.
+/// Extra directions that iterate with the requested ones; they speed up the convergence of the
+/// others.
 const EXTRA: usize = 10;
 
 /// Iterations stop when no explained variance changes by more than this part of the largest.
@@ -24,7 +26,8 @@ const MAX_ITERATIONS: usize = 300;
 pub struct Pca {
     /// `[dims]`.
     pub mean: Vec<f64>,
-    /// `[k, dims]`: directions of length one, the most important first; the largest value of each is positive.
+    /// `[k, dims]`: directions of length one, the most important first; the largest value of each
+    /// is positive.
     pub components: Vec<f64>,
     /// Variance along each direction (divided by n - 1).
     pub variance: Vec<f64>,
@@ -33,7 +36,8 @@ pub struct Pca {
 }
 
 impl Pca {
-    /// The first `k` components, or as many as n vectors of `dims` values have: at most the smaller of n - 1 and `dims`.
+    /// The first `k` components, or as many as n vectors of `dims` values have: at most the smaller
+    /// of n - 1 and `dims`.
     ///
     /// # Shapes
     /// `values`: `[n, dims]`
@@ -173,7 +177,8 @@ impl Centred<'_> {
         (basis, variance)
     }
 
-    /// The covariance times each direction, `[width, dims]`, and the covariance in the directions' coordinates, `[width, width]`.
+    /// The covariance times each direction, `[width, dims]`, and the covariance in the directions'
+    /// coordinates, `[width, width]`.
     fn image(&self, basis: &[f64], width: usize) -> (Vec<f64>, Vec<f64>) {
         let mut images = vec![0.0; basis.len()];
         let mut inside = vec![0.0; width * width];
@@ -217,7 +222,8 @@ pub(super) fn leading(eigen: &eigen::Eigen, n: usize, k: usize) -> (Vec<f64>, Ve
     )
 }
 
-/// Makes directions orthogonal and of length one, each against those before it, twice against rounding.
+/// Makes directions orthogonal and of length one, each against those before it, twice against
+/// rounding.
 fn orthonormalise(basis: &mut [f64], dims: usize) {
     for i in 0..basis.len() / dims {
         let (before, rest) = basis.split_at_mut(i * dims);
@@ -235,7 +241,8 @@ fn orthonormalise(basis: &mut [f64], dims: usize) {
     }
 }
 
-/// Turns a direction so that its largest value is positive. Both signs are valid, but a figure should not flip.
+/// Turns a direction so that its largest value is positive. Both signs are valid, but a figure
+/// should not flip.
 pub(super) fn point(direction: &mut [f64]) {
     let largest = direction.iter().fold(
         0.0f64,
@@ -284,7 +291,8 @@ mod tests {
                     "n {n} dims {dims}: {off}"
                 );
             };
-            // Fixtures are rounded to nine digits; scikit-learn computes an exact singular value decomposition of the same f32.
+            // Fixtures are rounded to nine digits; scikit-learn computes an exact singular value
+            // decomposition of the same f32.
             near(&found.variance, &read("variance"), 1e-7);
             near(&found.variance_ratio, &read("variance_ratio"), 1e-7);
             // Directions settle with the root of what variances do.

@@ -1,4 +1,5 @@
-//! Principal components of more vectors than fit in memory, from sums of products; and how many directions vectors fill.
+//! Principal components of more vectors than fit in memory, from sums of products; and how many
+//! directions vectors fill.
 
 use crate::eigen;
 use crate::pca::Pca;
@@ -105,8 +106,8 @@ impl Moments {
         }
     }
 
-    /// e to the power of the entropy of the normalised singular values of the centred vectors: between 1 and `dims`, as in RankMe
-    /// (Garrido et al. 2023). 0 if all vectors are equal.
+    /// e to the power of the entropy of the normalised singular values of the centred vectors:
+    /// between 1 and `dims`, as in RankMe (Garrido et al. 2023). 0 if all vectors are equal.
     pub fn effective_rank(&self) -> f64 {
         let values = eigen::symmetric(self.covariance(), self.dims).values;
         let singular: Vec<f64> = values

@@ -2,7 +2,8 @@
 
 use gemm::Parallelism;
 
-/// `a b'` of `a: [rows, inner]` and `b: [cols, inner]`, both row-major without gaps, `[rows, cols]`.
+/// `a b'` of `a: [rows, inner]` and `b: [cols, inner]`, both row-major without gaps,
+/// `[rows, cols]`.
 ///
 /// # Panics
 /// If a matrix is shorter than its sizes require.

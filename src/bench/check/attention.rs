@@ -1,4 +1,5 @@
-//! Checks of attention: some queries and some keys of some heads, each summed over its sequence in `f64`.
+//! Checks of attention: some queries and some keys of some heads, each summed over its sequence in
+//! `f64`.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -21,7 +22,8 @@ use crate::ops::device;
 /// Queries, and keys, of each head that is looked at.
 const PLACES: usize = 16;
 
-/// Probabilities and their gradients are rounded before they meet values and keys, whose sum keeps a share of each rounding.
+/// Probabilities and their gradients are rounded before they meet values and keys, whose sum keeps
+/// a share of each rounding.
 const OUTPUT: f64 = 2.0 * ROUNDED;
 const GRADIENT: f64 = 8.0 * ROUNDED;
 
@@ -266,8 +268,8 @@ pub fn backward(bench: &Bench, length: usize) -> Result<Finding> {
     Ok(finding)
 }
 
-/// What gradients are made of: dV = P^T dO, dS = P * (dO V^T - D), dQ = dS K, dK = dS^T Q, with D the row sums of dO * O. Outputs and
-/// log-sum-exps are the device's, which [`forward`] checks.
+/// What gradients are made of: dV = P^T dO, dS = P * (dO V^T - D), dQ = dS K, dK = dS^T Q, with D
+/// the row sums of dO * O. Outputs and log-sum-exps are the device's, which [`forward`] checks.
 struct Backward<'a> {
     d_out: Vec<f64>,
     out: Vec<f64>,

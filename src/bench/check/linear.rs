@@ -40,8 +40,9 @@ const NO_DROPOUT: AdapterDropout = AdapterDropout {
 const ADAPTED: f64 = 2.0 * TWICE;
 /// Gradients of A are sums over gradients that were rounded, those of B over rounded inputs.
 const ADAPTER: f64 = TWICE;
-/// Both factors are rounded to 8 bits on both sides, so the order of sums is left; but Hopper keeps sums of fp8 in about 14 bits, which
-/// over thousands of terms is up to 2 percent (DeepSeek-V3, section 3.3.2). A wrong scale is off by far more.
+/// Both factors are rounded to 8 bits on both sides, so the order of sums is left; but Hopper keeps
+/// sums of fp8 in about 14 bits, which over thousands of terms is up to 2 percent (DeepSeek-V3,
+/// section 3.3.2). A wrong scale is off by far more.
 const FP8: f64 = 0.05;
 
 /// Factor of what the adapters add.
@@ -136,7 +137,8 @@ struct Layer {
 struct OnHost {
     inputs: usize,
     outputs: usize,
-    /// The weight as the forward multiplies it, `[out, in]`, and as the backward does, where that differs.
+    /// The weight as the forward multiplies it, `[out, in]`, and as the backward does, where that
+    /// differs.
     weight: Vec<f64>,
     backward_weight: Option<Vec<f64>>,
     bias: Option<Vec<f64>>,
@@ -419,7 +421,8 @@ fn backward(bench: &Bench, layout: Layout, form: Form, tokens: usize) -> Result<
     finding.rows("gradient of the input", &dx, &rows, &expected, bar)?;
     drop(dx);
 
-    // A gradient of the adapter is a sum over all tokens, so some of its columns are summed in full.
+    // A gradient of the adapter is a sum over all tokens, so some of its columns are summed in
+    // full.
     let x = numbers_of(&x)?;
     let dy = numbers_of(&dy)?;
     let host = &layer.on_host;
@@ -471,7 +474,8 @@ enum Side<'a> {
     Columns(&'a [usize]),
 }
 
-/// Compares a gradient, which began at one; `expected` has a row for each row or column of it that is looked at.
+/// Compares a gradient, which began at one; `expected` has a row for each row or column of it that
+/// is looked at.
 fn see_gradient(
     finding: &mut Finding,
     output: &'static str,

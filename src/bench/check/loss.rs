@@ -27,7 +27,8 @@ use crate::ops::scalar::Scalar;
 use crate::ops::weight::Weight;
 use crate::seed::Key;
 
-/// The loss of sampled rows, which alone have a weight, so that the whole loss is theirs; and the gradient of all rows.
+/// The loss of sampled rows, which alone have a weight, so that the whole loss is theirs; and the
+/// gradient of all rows.
 pub fn cross_entropy(bench: &Bench, _: usize) -> Result<Finding> {
     let vocab = bench.sizes.vocab;
     let hidden = bench.sizes.hidden;

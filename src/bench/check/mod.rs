@@ -1,7 +1,8 @@
 //! Every primitive at the widths of a real model, some of its rows against `f64` on the host.
 //!
-//! A fault on a GPU ends everything that its process still wanted to do there. So one process watches, and another computes: it writes
-//! a line for each check, and where it dies, fails or takes too long, the rest is computed by a new one.
+//! A fault on a GPU ends everything that its process still wanted to do there. So one process
+//! watches, and another computes: it writes a line for each check, and where it dies, fails or
+//! takes too long, the rest is computed by a new one.
 
 mod attention;
 mod linear;
@@ -169,8 +170,8 @@ impl Checks {
         Ok(Self { sizes, jobs })
     }
 
-    /// Computes the checks from `first` on, one after the other, and tells a line of each. It ends with one that fails to compute, since
-    /// a GPU may do nothing after it.
+    /// Computes the checks from `first` on, one after the other, and tells a line of each. It ends
+    /// with one that fails to compute, since a GPU may do nothing after it.
     ///
     /// # Errors
     /// Those of `tell`; the device's before the first check.
@@ -204,11 +205,12 @@ impl Checks {
         Ok(())
     }
 
-    /// Has the checks computed by other processes, and tells what they find. `worker` is the command of a process that computes the
-    /// checks from a number on.
+    /// Has the checks computed by other processes, and tells what they find. `worker` is the
+    /// command of a process that computes the checks from a number on.
     ///
     /// # Errors
-    /// Primitives that fail, once all were checked; processes that cannot be started or cannot begin; those of `tell`.
+    /// Primitives that fail, once all were checked; processes that cannot be started or cannot
+    /// begin; those of `tell`.
     pub fn watch(
         &self,
         deadline: Duration,
@@ -234,7 +236,8 @@ impl Checks {
         )))
     }
 
-    /// Follows one process until it ends or all is checked; returns the number of checks that are done.
+    /// Follows one process until it ends or all is checked; returns the number of checks that are
+    /// done.
     fn follow(
         &self,
         process: &mut Worker,
@@ -358,7 +361,8 @@ impl Worker {
         }
     }
 
-    /// Ends the process. One that hangs in a driver cannot be ended; it is left behind after a short wait.
+    /// Ends the process. One that hangs in a driver cannot be ended; it is left behind after a
+    /// short wait.
     fn end(mut self) {
         /// Waits of 20 ms: two seconds.
         const WAITS: usize = 100;

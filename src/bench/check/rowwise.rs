@@ -369,7 +369,8 @@ pub fn scatter_add(bench: &Bench, tokens: usize) -> Result<Finding> {
     Ok(finding)
 }
 
-/// Rows over others, as audio embeddings over those of placeholders; and rows between rows of zeros.
+/// Rows over others, as audio embeddings over those of placeholders; and rows between rows of
+/// zeros.
 pub fn overwrite(bench: &Bench, tokens: usize) -> Result<Finding> {
     let hidden = bench.sizes.hidden;
     let target = random(bench.device, "target", &[tokens, hidden], 1.0)?;

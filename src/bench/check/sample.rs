@@ -28,7 +28,8 @@ const ON_CPU: f64 = 1e-4;
 #[derive(Clone, Copy)]
 struct Worst {
     output: &'static str,
-    /// Difference relative to the exact number and the root mean square of all of them; infinite where the number is not finite.
+    /// Difference relative to the exact number and the root mean square of all of them; infinite
+    /// where the number is not finite.
     error: f64,
     bar: f64,
 }
@@ -52,7 +53,8 @@ impl Finding {
         }
     }
 
-    /// Compares some rows of an output with the exact ones; no other number of the output may be NaN.
+    /// Compares some rows of an output with the exact ones; no other number of the output may be
+    /// NaN.
     ///
     /// # Shapes
     /// `found`: `[all, width]`, `exact`: `[rows, width]`
@@ -84,7 +86,8 @@ impl Finding {
         Ok(())
     }
 
-    /// Looks at all numbers of an output, of which `rows` rows were compared: none may be NaN, as what was never written is.
+    /// Looks at all numbers of an output, of which `rows` rows were compared: none may be NaN, as
+    /// what was never written is.
     pub fn whole(&mut self, output: &'static str, values: &[f32], rows: usize) {
         self.rows = self.rows.max(rows);
         if values.par_iter().any(|value| value.is_nan()) {
@@ -168,7 +171,8 @@ pub fn random(device: &Device, name: &str, shape: &[usize], deviation: f64) -> R
     device::random_normal(shape, Key::new(7, name), deviation as f32, device)
 }
 
-/// The same as rows with `room` more numbers behind each, which are NaN until the layer writes them.
+/// The same as rows with `room` more numbers behind each, which are NaN until the layer writes
+/// them.
 pub fn random_with_room(
     device: &Device,
     name: &str,

@@ -1,7 +1,9 @@
-//! `match`: among several texts of one length, a recogniser must find a recording's own text the likeliest.
+//! `match`: among several texts of one length, a recogniser must find a recording's own text the
+//! likeliest.
 //!
-//! The check works with a weak recogniser, because it needs no transcript. A recogniser that was trained on the same synthesiser finds swapped,
-//! cut and doubled recordings. The check says nothing about intelligibility.
+//! The check works with a weak recogniser, because it needs no transcript. A recogniser that was
+//! trained on the same synthesiser finds swapped, cut and doubled recordings. The check says
+//! nothing about intelligibility.
 
 use std::sync::Arc;
 
@@ -34,7 +36,8 @@ pub(super) struct Matching<'a> {
 pub(super) enum Compared {
     /// Texts were compared.
     With {
-        /// Nats per token by which the recording's own text is likelier than the likeliest of the others.
+        /// Nats per token by which the recording's own text is likelier than the likeliest of the
+        /// others.
         margin: f64,
         /// Number of texts, its own included.
         num: usize,
@@ -100,8 +103,8 @@ impl Matching<'_> {
         })
     }
 
-    /// Sentences of other documents with about this many characters: functions of the row and the whole corpus. There may be fewer than
-    /// requested.
+    /// Sentences of other documents with about this many characters: functions of the row and the
+    /// whole corpus. There may be fewer than requested.
     fn others(&self, rows: &EarlierResults, row: usize, num_chars: usize) -> Result<Vec<String>> {
         let key = self.key.with(row as u64);
         let group = &rows.prepared.rows[row].group;

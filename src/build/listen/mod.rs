@@ -1,4 +1,5 @@
-//! `listen`: checks of the speech: its signal, what a recogniser makes of it, and whether its own text is the likeliest of several.
+//! `listen`: checks of the speech: its signal, what a recogniser makes of it, and whether its own
+//! text is the likeliest of several.
 
 mod endpoint;
 pub mod maqam;
@@ -54,7 +55,8 @@ pub(crate) struct Listened {
     /// Nats per token by which the row's own text is likelier than the likeliest of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) margin: Option<f64>,
-    /// Texts that were compared by their likelihood, the row's own included; 0 if there was nothing to compare.
+    /// Texts that were compared by their likelihood, the row's own included; 0 if there was nothing
+    /// to compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) num_compared: Option<usize>,
     /// Grade of the program.

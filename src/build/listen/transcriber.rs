@@ -32,7 +32,8 @@ pub(crate) trait Compares: Sync {
     /// All that a likelihood depends on but the recording, its language and the texts.
     fn depends_on(&self) -> Value;
 
-    /// The first window of a recording that the model takes whole; none if a sentence alone is too long in every one.
+    /// The first window of a recording that the model takes whole; none if a sentence alone is too
+    /// long in every one.
     fn window(&self, spoken: &Spoken) -> Option<Window>;
 
     /// Log-likelihood per token of each text as the transcript of a window; none if the build ends.

@@ -19,7 +19,8 @@ use crate::build::speak::Spoken;
 use crate::error::Result;
 use crate::stop::Stop;
 
-/// A Whisper. It works on one stretch at a time, so its memory does not grow with the number of workers.
+/// A Whisper. It works on one stretch at a time, so its memory does not grow with the number of
+/// workers.
 #[derive(Clone)]
 pub(super) struct Whisper<'a> {
     model: Arc<local::Whisper>,
@@ -107,7 +108,8 @@ impl Compares for Whisper<'_> {
     }
 }
 
-/// Stretches of equal length that the model takes. One sentence may be longer, and a short rest would be heard without its context.
+/// Stretches of equal length that the model takes. One sentence may be longer, and a short rest
+/// would be heard without its context.
 fn stretches(samples: &[f32], longest: usize) -> std::slice::Chunks<'_, f32> {
     let num = samples.len().div_ceil(longest).max(1);
     samples.chunks(samples.len().div_ceil(num).max(1))

@@ -73,8 +73,8 @@ impl Chat {
         }))
     }
 
-    /// Answers a conversation; none if the user asked to stop. `draw` seeds the draws. Equal conversations, parameters and draws give equal
-    /// answers.
+    /// Answers a conversation; none if the user asked to stop. `draw` seeds the draws. Equal
+    /// conversations, parameters and draws give equal answers.
     ///
     /// # Errors
     /// A conversation that is [too long](Chat::too_long); weights that cannot be read.

@@ -1,4 +1,5 @@
-//! `config.json` of a checkpoint in the form that candle-transformers reads: transformers 4 and 5 write it differently.
+//! `config.json` of a checkpoint in the form that candle-transformers reads: transformers 4 and 5
+//! write it differently.
 
 use std::path::Path;
 
@@ -50,7 +51,8 @@ pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
 /// Architecture, config in candle-transformers' form, and longest sequence of a language model.
 ///
 /// # Errors
-/// Another architecture; a scaled rotation or a sliding window, which candle-transformers does not compute.
+/// Another architecture; a scaled rotation or a sliding window, which candle-transformers does not
+/// compute.
 pub(super) fn language_model(
     mut config: Map<String, Value>,
 ) -> Result<(Architecture, Value, usize)> {

@@ -12,8 +12,8 @@ use crate::models::gguf::Head;
 use crate::task::ChatCodec;
 use crate::task::PlainCodec;
 
-/// Type in which candle-transformers computes the rotation angles of Qwen3: f32. Without this key it takes f16, which has no room for large
-/// angles.
+/// Type in which candle-transformers computes the rotation angles of Qwen3: f32. Without this key
+/// it takes f16, which has no room for large angles.
 const ANGLES: (&str, u32) = ("general.dtype", 0);
 
 /// Checks that no position is scaled, which candle-transformers does not compute.

@@ -52,7 +52,8 @@ impl Models {
             .ok_or_else(|| Error::bug(format!("the local model `{name}` was not found")))
     }
 
-    /// All that a model's answers depend on, except the question; null for a model that is not open.
+    /// All that a model's answers depend on, except the question; null for a model that is not
+    /// open.
     pub(crate) fn identity(&self, name: &str) -> Value {
         match self.models.get(name) {
             Some(model) => json!(["local", FORMAT, model.hash]),

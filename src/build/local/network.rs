@@ -116,8 +116,8 @@ const PART: usize = 128;
 
 /// Lengths of the parts of a prompt: powers of two, the largest first.
 ///
-/// candle-transformers keeps a mask for every length and place of a part until the end. With these lengths there are few, and they take
-/// 4 bytes times the square of the longest prompt.
+/// candle-transformers keeps a mask for every length and place of a part until the end. With these
+/// lengths there are few, and they take 4 bytes times the square of the longest prompt.
 fn parts(mut len: usize) -> Vec<usize> {
     let mut found = Vec::new();
     while len > 0 {
@@ -134,7 +134,8 @@ fn parts(mut len: usize) -> Vec<usize> {
 /// Files that cannot be read.
 pub(super) fn weights(dir: &Path) -> Result<VarBuilder<'static>> {
     let files = weight_files(dir)?;
-    // SAFETY: maqam does not change checkpoints while it runs. Another process that cuts a file short would end this one.
+    // SAFETY: maqam does not change checkpoints while it runs. Another process that cuts a file
+    // short would end this one.
     let found = unsafe { VarBuilder::from_mmaped_safetensors(&files, DType::F32, &Device::Cpu) };
     found.map_err(|e| Error::from(e).in_input().at_path(dir))
 }

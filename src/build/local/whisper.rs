@@ -30,7 +30,8 @@ use crate::task::PlainCodec;
 /// Numbers of mel bands that Whisper's checkpoints have.
 const MELS: [usize; 2] = [80, 128];
 
-/// Size of the vocabulary of checkpoints that know English alone. They have tokens of other languages without using them.
+/// Size of the vocabulary of checkpoints that know English alone. They have tokens of other
+/// languages without using them.
 const ENGLISH_VOCABULARY: usize = 51_864;
 
 /// Fewest repetitions of a phrase and fewest tokens of a loop that ends a transcript.
@@ -68,7 +69,8 @@ impl Whisper {
     /// Reads config and tokenizer of a checkpoint's folder.
     ///
     /// # Errors
-    /// A model that is no Whisper, or that candle-transformers cannot run; files that cannot be read.
+    /// A model that is no Whisper, or that candle-transformers cannot run; files that cannot be
+    /// read.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let written = config::read_object(&path)?;
@@ -138,7 +140,8 @@ impl Whisper {
         self.frames * HOP
     }
 
-    /// Transcript of a stretch in a language; none if the user asked to stop. The likeliest token is taken each time.
+    /// Transcript of a stretch in a language; none if the user asked to stop. The likeliest token
+    /// is taken each time.
     ///
     /// # Shapes
     /// `samples`: at most [`Whisper::window`], mono, at 16 kHz
@@ -162,7 +165,8 @@ impl Whisper {
         Ok(chosen.map(|ids| self.codec.decode(&ids).trim().to_owned()))
     }
 
-    /// Log-likelihood per token of each text as the transcript of a stretch; none if the user asked to stop.
+    /// Log-likelihood per token of each text as the transcript of a stretch; none if the user asked
+    /// to stop.
     ///
     /// # Errors
     /// As [`Whisper::transcribe`].
@@ -200,7 +204,8 @@ impl Whisper {
         Ok(Some(means))
     }
 
-    /// Tokens before a transcript. The language is set, not guessed. A checkpoint that knows English alone is given neither language nor task.
+    /// Tokens before a transcript. The language is set, not guessed. A checkpoint that knows
+    /// English alone is given neither language nor task.
     fn prompt(&self, language: &str) -> Result<Vec<u32>> {
         let primary = language.split('-').next().unwrap_or_default();
         let mut ids = vec![self.marks.start];
@@ -249,13 +254,15 @@ impl Whisper {
         first: usize,
     ) -> Result<Tensor> {
         let tokens = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-        // Keys and values of the recording stay from call to call; `encode` has dropped those of the one before.
+        // Keys and values of the recording stay from call to call; `encode` has dropped those of
+        // the one before.
         let states = network.decoder.forward(&tokens, heard, false)?;
         let states = states.narrow(1, first, ids.len() - first)?;
         Ok(network.decoder.final_linear(&states.contiguous()?)?.i(0)?)
     }
 
-    /// The likeliest tokens after a prompt, up to the end of the transcript or of the decoder's positions; none if the user asked to stop.
+    /// The likeliest tokens after a prompt, up to the end of the transcript or of the decoder's
+    /// positions; none if the user asked to stop.
     fn choose(
         &self,
         network: &mut Network,
@@ -306,8 +313,8 @@ impl Whisper {
     }
 }
 
-/// Returns whether the last tokens are one phrase over and over. A greedy transcript seldom leaves such a loop, and would repeat the phrase up
-/// to the decoder's last position.
+/// Returns whether the last tokens are one phrase over and over. A greedy transcript seldom leaves
+/// such a loop, and would repeat the phrase up to the decoder's last position.
 fn is_looping(ids: &[u32]) -> bool {
     (1..=ids.len() / LOOP_TIMES).any(|phrase| {
         let len = (LOOP_TIMES * phrase).max(LOOP_TOKENS);
@@ -396,8 +403,8 @@ mod tests {
         let logits = whisper.logits(network, &heard, &ids, 0).unwrap();
         let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
         let positions: Vec<usize> = serde_json::from_value(expected["positions"].clone()).unwrap();
-        // candle-transformers approximates GELU by tanh, so it is that close to transformers with the same approximation, and farther from
-        // transformers as it is.
+        // candle-transformers approximates GELU by tanh, so it is that close to transformers with
+        // the same approximation, and farther from transformers as it is.
         for (name, most) in [("logits_tanh", 1e-4), ("logits", 2e-3)] {
             let known: Vec<Vec<f32>> = serde_json::from_value(expected[name].clone()).unwrap();
             for (position, known) in positions.iter().zip(known) {

@@ -1,4 +1,5 @@
-//! `rows.jsonl` and `rejected.jsonl`: the state of every collected document, and reasons of rejection.
+//! `rows.jsonl` and `rejected.jsonl`: the state of every collected document, and reasons of
+//! rejection.
 
 use std::io::Write;
 use std::path::Path;

@@ -183,7 +183,8 @@ fn features(recipe: &Recipe) -> Vec<Value> {
         .collect()
 }
 
-/// Licences of the set: the one that the recipe states, else those of the rows. Empty if no row has one.
+/// Licences of the set: the one that the recipe states, else those of the rows. Empty if no row has
+/// one.
 fn licences(publishing: &Publishing, statistics: &Statistics) -> Vec<String> {
     if let Some(licence) = &publishing.recipe.publish.licence {
         return vec![licence.clone()];

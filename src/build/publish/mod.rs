@@ -1,4 +1,5 @@
-//! `publish`: the data set as a folder for the Hugging Face Hub, a manifest for `train`, and pages to read.
+//! `publish`: the data set as a folder for the Hugging Face Hub, a manifest for `train`, and pages
+//! to read.
 
 pub(crate) mod account;
 mod card;

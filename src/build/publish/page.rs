@@ -247,7 +247,8 @@ fn distributions(publishing: &Publishing, statistics: &Statistics) -> Vec<Block>
     .collect()
 }
 
-/// A distribution as a curve of counts, with its median and named marks in words; none for fewer than two values.
+/// A distribution as a curve of counts, with its median and named marks in words; none for fewer
+/// than two values.
 fn histogram(
     id: &str,
     title: &str,

@@ -1,4 +1,5 @@
-//! Parquet files of published rows, in the form of Mega-SSum: id, audio, transcription, summary, further summaries; and what Arabic needs.
+//! Parquet files of published rows, in the form of Mega-SSum: id, audio, transcription, summary,
+//! further summaries; and what Arabic needs.
 
 use std::path::Path;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! `review.html`: a random sample for listening and rating. The ratings are exported as JSON lines, which `maqam build --ratings` reads.
+//! `review.html`: a random sample for listening and rating. The ratings are exported as JSON lines,
+//! which `maqam build --ratings` reads.
 
 use crate::build::agreement::SCALES;
 use crate::build::publish::statistics::Reviewed;

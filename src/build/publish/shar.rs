@@ -1,4 +1,5 @@
-//! Lhotse Shar: for each split a folder of cuts and of tar files with their audio, written as `maqam data export` writes them.
+//! Lhotse Shar: for each split a folder of cuts and of tar files with their audio, written as
+//! `maqam data export` writes them.
 
 use std::path::Path;
 
@@ -14,7 +15,8 @@ use crate::error::Result;
 use crate::files::StagedDir;
 use crate::task::Tasks;
 
-/// Writes the rows of a manifest into `folder`, a folder for each split. `num_bytes` is the size of their audio.
+/// Writes the rows of a manifest into `folder`, a folder for each split. `num_bytes` is the size of
+/// their audio.
 ///
 /// # Errors
 /// A manifest or audio that cannot be read; those of the disk.

@@ -1,4 +1,5 @@
-//! WebDataset: uncompressed tar files in which each row is a `.flac` and a `.json` with the same name, in succession.
+//! WebDataset: uncompressed tar files in which each row is a `.flac` and a `.json` with the same
+//! name, in succession.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -94,7 +95,8 @@ impl Tars {
     }
 }
 
-/// The header of a file (POSIX.1-1988, ustar), with no time and no owner, so that equal rows give equal bytes.
+/// The header of a file (POSIX.1-1988, ustar), with no time and no owner, so that equal rows give
+/// equal bytes.
 fn header(name: &str, size: usize) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put =

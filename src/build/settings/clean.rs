@@ -12,9 +12,11 @@ use crate::error::Result;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1 removes equal words alone.
+    /// Jaccard similarity of five-word shingles from which a document repeats an earlier one; 1
+    /// removes equal words alone.
     pub near_duplicates: f64,
-    /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or tables.
+    /// Files whose texts no document may share eight words in a row with: JSON lines, Parquet or
+    /// tables.
     pub test_sets: Vec<PathBuf>,
     /// Fields of those files that are compared.
     pub test_fields: Vec<String>,

@@ -15,7 +15,8 @@ use crate::error::brief;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Files, or patterns such as `texts/*.txt`: JSON lines, Parquet, CSV, TSV, or text files whose first line is the headline.
+    /// Files, or patterns such as `texts/*.txt`: JSON lines, Parquet, CSV, TSV, or text files whose
+    /// first line is the headline.
     pub from: Vec<PathBuf>,
     /// Field with the text.
     #[serde(default = "default_text")]

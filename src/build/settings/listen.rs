@@ -26,19 +26,21 @@ pub struct Settings {
     pub adapter: Option<PathBuf>,
     /// Longest stretch of whole sentences that the model is given at once, in seconds.
     pub window_s: f64,
-    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0 for no such check.
+    /// Texts, its own among them, of which a recording's own must be the likeliest for the model; 0
+    /// for no such check.
     #[serde(rename = "match")]
     pub num_matched: usize,
     /// Rule that both texts go through before they are compared.
     pub normaliser: Option<String>,
-    /// Character error rate of the same recogniser on real speech, under the same rule: no threshold means anything without it.
+    /// Character error rate of the same recogniser on real speech, under the same rule: no
+    /// threshold means anything without it.
     pub floor_cer: Option<f64>,
     /// Most by which a row's character error rate may exceed the floor.
     pub over_floor: f64,
     /// Least and most characters of spoken text per second.
     pub chars_per_s: [f64; 2],
-    /// Most by which a row may be faster or slower than its voice is with a sentence that is known: 0.5 takes from two thirds to one and
-    /// a half of that speed.
+    /// Most by which a row may be faster or slower than its voice is with a sentence that is known:
+    /// 0.5 takes from two thirds to one and a half of that speed.
     pub rate_tolerance: f64,
     /// Largest share of silent frames.
     pub max_silent: f64,
@@ -201,7 +203,8 @@ impl Settings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quality {
-    /// The command; `{audio}` stands for the path of a FLAC file. The last number that it prints is the grade.
+    /// The command; `{audio}` stands for the path of a FLAC file. The last number that it prints is
+    /// the grade.
     pub command: Vec<String>,
     /// Least grade of a row that stays.
     pub min: f64,

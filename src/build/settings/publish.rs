@@ -20,9 +20,11 @@ pub struct Settings {
     pub review_rows: usize,
     /// Licence of the set; by default that of the sources.
     pub licence: Option<String>,
-    /// Manifest of real recordings that dev and test are used with, whose `split` fields are counted on the card.
+    /// Manifest of real recordings that dev and test are used with, whose `split` fields are
+    /// counted on the card.
     pub real: Option<PathBuf>,
-    /// Files whose summaries are written by people, to compare copied spans and compression with; JSON lines or tables.
+    /// Files whose summaries are written by people, to compare copied spans and compression with;
+    /// JSON lines or tables.
     pub compare: Vec<Compared>,
 }
 

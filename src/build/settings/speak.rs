@@ -24,8 +24,8 @@ pub struct Settings {
     pub pitch: Option<u32>,
     /// The program, if it is not on the path (espeak-ng).
     pub program: Option<String>,
-    /// A command for each sentence. `{voice}`, `{language}` and `{text}` are filled in; without `{text}` the command reads it. It writes a
-    /// recording to `{out}`, or to its standard output.
+    /// A command for each sentence. `{voice}`, `{language}` and `{text}` are filled in; without
+    /// `{text}` the command reads it. It writes a recording to `{out}`, or to its standard output.
     pub command: Vec<String>,
     /// An endpoint with `/audio/speech`.
     pub endpoint: Option<EndpointSettings>,
@@ -33,7 +33,8 @@ pub struct Settings {
     pub parameters: Map<String, Value>,
     /// Pause between sentences, in seconds; between paragraphs it is twice as long.
     pub pause_s: f64,
-    /// Longest text that an engine is given at once, in characters; longer sentences are divided at commas.
+    /// Longest text that an engine is given at once, in characters; longer sentences are divided at
+    /// commas.
     pub max_chars: usize,
     /// Whether numbers, abbreviations and Latin words are written out first.
     pub verbalise: bool,

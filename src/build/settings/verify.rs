@@ -17,7 +17,8 @@ use crate::error::Result;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Whether faults reject a row or only warn; by default they reject, except summaries that the source has.
+    /// Whether faults reject a row or only warn; by default they reject, except summaries that the
+    /// source has.
     pub reject: Option<bool>,
     /// Fewest words of a summary.
     pub min_words: usize,

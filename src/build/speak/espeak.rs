@@ -1,5 +1,5 @@
-//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`, variants such as `ar+f2`, and installed
-//! MBROLA voices such as `mb-ar1`.
+//! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`,
+//! variants such as `ar+f2`, and installed MBROLA voices such as `mb-ar1`.
 
 use std::time::Duration;
 

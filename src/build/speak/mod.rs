@@ -1,4 +1,5 @@
-//! `speak`: converts texts to speech sentence by sentence, with pauses between them, and stores the time of each sentence.
+//! `speak`: converts texts to speech sentence by sentence, with pauses between them, and stores the
+//! time of each sentence.
 
 mod command;
 mod diacritise;
@@ -82,7 +83,8 @@ pub(crate) struct Sentence {
 pub(crate) struct Stretch {
     /// Key in the cache, as hexadecimal.
     pub(crate) key: String,
-    /// CRC-32C of the record. Processes that ran at once may have cached different sound under one key.
+    /// CRC-32C of the record. Processes that ran at once may have cached different sound under one
+    /// key.
     pub(crate) crc: u32,
     /// Silence after it, in samples.
     pub(crate) pause: usize,
@@ -101,7 +103,8 @@ pub(crate) struct Spoken {
     pub(crate) stretches: Vec<Stretch>,
     /// Length, in seconds.
     pub(crate) duration_s: f64,
-    /// Characters per second of the voice on the calibration sentence; none in languages without one.
+    /// Characters per second of the voice on the calibration sentence; none in languages without
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) usual_chars_per_s: Option<f64>,
     /// Integrated loudness, in LUFS.
@@ -291,7 +294,8 @@ impl<'a> Speaking<'a> {
             .ok_or_else(|| Error::bug("no speech engine is open"))
     }
 
-    /// The outcome of a row at which the engine failed. A program may be repaired, and its next attempt costs nothing.
+    /// The outcome of a row at which the engine failed. A program may be repaired, and its next
+    /// attempt costs nothing.
     fn failed(&self, detail: String) -> Outcome {
         let reason = "speech_failed";
         match self.settings.engine {
@@ -382,8 +386,8 @@ impl<'a> Speaking<'a> {
     }
 }
 
-/// Letters and digits of a text, for comparing its length with that of its sound. Diacritics do not count: a voice reads a text as fast with
-/// them as without.
+/// Letters and digits of a text, for comparing its length with that of its sound. Diacritics do not
+/// count: a voice reads a text as fast with them as without.
 pub(crate) fn num_letters(text: &str) -> usize {
     text.chars()
         .filter(|c| c.is_alphanumeric() && !is_mark(*c))
@@ -447,7 +451,8 @@ fn audible_samples(mut file: Vec<u8>) -> Result<Vec<f32>> {
     Ok(samples)
 }
 
-/// Writes the true length into a streamed WAV file, because programs that write to a pipe do not know it.
+/// Writes the true length into a streamed WAV file, because programs that write to a pipe do not
+/// know it.
 fn mend_wav(file: &mut [u8]) {
     if !file.starts_with(b"RIFF") || file.get(8..12) != Some(b"WAVE") {
         return;
@@ -468,7 +473,8 @@ fn mend_wav(file: &mut [u8]) {
     }
 }
 
-/// Samples without the silence before and after them, except for a margin; all samples if all are silent.
+/// Samples without the silence before and after them, except for a margin; all samples if all are
+/// silent.
 fn trimmed(samples: &[f32]) -> &[f32] {
     let is_sound = |x: &f32| x.abs() > EDGE;
     match (

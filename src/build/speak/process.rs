@@ -135,7 +135,8 @@ fn end(child: &mut Child) {
     }
     #[cfg(unix)]
     if let Ok(group) = i32::try_from(child.id()) {
-        // SAFETY: `kill` takes any numbers; the child still has its own, so the group is the one it was started in.
+        // SAFETY: `kill` takes any numbers; the child still has its own, so the group is the one it
+        // was started in.
         unsafe { libc::kill(-group, libc::SIGKILL) };
     }
     let _ = child.kill();

@@ -40,7 +40,8 @@ pub(crate) fn list(settings: &Settings, language: &str) -> Vec<Voice> {
 pub(crate) struct Voices([Vec<Voice>; 3]);
 
 impl Voices {
-    /// Gives each split with rows its own voices, drawn by the seed. With fewer voices than splits, all splits share all voices.
+    /// Gives each split with rows its own voices, drawn by the seed. With fewer voices than splits,
+    /// all splits share all voices.
     pub(crate) fn shared_out(list: &[Voice], prepared: &Prepared, seed: u64) -> Self {
         let mut has_rows = [false; 3];
         for row in prepared.rows.iter().filter(|row| row.rejected.is_none()) {

@@ -1,4 +1,5 @@
-//! Texts from a language model, behind an endpoint or on this machine: prompts, requests, parsing of answers.
+//! Texts from a language model, behind an endpoint or on this machine: prompts, requests, parsing
+//! of answers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -293,7 +294,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Parameters of request number `attempt` for answer number `number`. A model at temperature 0 would repeat its first answer.
+/// Parameters of request number `attempt` for answer number `number`. A model at temperature 0
+/// would repeat its first answer.
 fn further_parameters(
     parameters: &Map<String, Value>,
     is_local: bool,

@@ -1,4 +1,5 @@
-//! `summarise`: the summaries of each document, as the source has them or as a language model writes them.
+//! `summarise`: the summaries of each document, as the source has them or as a language model
+//! writes them.
 
 mod chosen;
 pub(crate) mod language_model;

@@ -17,7 +17,8 @@ use crate::error::Result;
 /// Rows to work on.
 #[derive(Args, Clone)]
 pub struct DataArguments {
-    /// Manifest of any format that is read, a folder, or a pattern; rows with `messages` are used as written.
+    /// Manifest of any format that is read, a folder, or a pattern; rows with `messages` are used
+    /// as written.
     #[arg(long)]
     pub data: PathBuf,
     #[command(flatten)]
@@ -33,7 +34,8 @@ pub struct AboutData {
     /// Format of the manifest, such as csv, lhotse or kaldi; by default the files tell it.
     #[arg(long)]
     pub format: Option<Format>,
-    /// The file's own names for fields of its rows: FIELD=COLUMN, as in text=sentence; several by commas or repeated.
+    /// The file's own names for fields of its rows: FIELD=COLUMN, as in text=sentence; several by
+    /// commas or repeated.
     #[arg(long, value_name = "FIELD=COLUMN")]
     pub columns: Vec<Columns>,
 }

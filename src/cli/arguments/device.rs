@@ -16,7 +16,8 @@ use crate::ops::device::Choice;
 /// The device to compute on.
 #[derive(Args, Clone, Copy, Default)]
 pub struct DeviceArguments {
-    /// Device to compute on: `cpu` in f32, `cuda` (a GPU) in bf16, `auto` for a GPU if build and machine have one.
+    /// Device to compute on: `cpu` in f32, `cuda` (a GPU) in bf16, `auto` for a GPU if build and
+    /// machine have one.
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda")]
     device: Choice,
 }
@@ -62,7 +63,8 @@ fn open_gpu() -> Result<Device> {
 /// Precision of a command without a recipe.
 #[derive(Args, Clone, Copy)]
 pub struct PrecisionArguments {
-    /// Type to compute in. `fp8` holds the decoder's frozen linear layers in e4m3; on the CPU it shows the effect on a loss, and is slower than f32.
+    /// Type to compute in. `fp8` holds the decoder's frozen linear layers in e4m3; on the CPU it
+    /// shows the effect on a loss, and is slower than f32.
     #[arg(long, value_enum, default_value_t = PrecisionName::Auto)]
     precision: PrecisionName,
 }
@@ -75,7 +77,8 @@ enum PrecisionName {
 }
 
 impl PrecisionArguments {
-    /// Returns what the precision means on a device, and prints a note if that is not what was requested.
+    /// Returns what the precision means on a device, and prints a note if that is not what was
+    /// requested.
     ///
     /// # Errors
     /// A device that has no such precision.

@@ -23,13 +23,15 @@ pub struct TaskArguments {
     /// Task of rows that neither say one nor bring `messages`.
     #[arg(long)]
     pub task: Option<String>,
-    /// Folder of task files that add to or override the built-in ones; by default that of the adapter's run.
+    /// Folder of task files that add to or override the built-in ones; by default that of the
+    /// adapter's run.
     #[arg(long)]
     pub prompts: Option<PathBuf>,
     /// Which of the task's instructions are asked.
     #[arg(long, value_enum, default_value_t = WordingName::Test)]
     pub wording: WordingName,
-    /// The language of the task's instructions: row (each row's own), both, or a language such as ar or en.
+    /// The language of the task's instructions: row (each row's own), both, or a language such as
+    /// ar or en.
     #[arg(long, value_name = "LANGUAGE", default_value_t = AskedIn::Row)]
     pub instructions: AskedIn,
 }
@@ -53,8 +55,8 @@ impl WordingName {
 }
 
 impl TaskArguments {
-    /// The examples of a manifest's rows, in order; with each the task's limit of new tokens, where it has a task. `adapter` is what
-    /// answers them.
+    /// The examples of a manifest's rows, in order; with each the task's limit of new tokens, where
+    /// it has a task. `adapter` is what answers them.
     pub fn examples(
         &self,
         rows: &[Row],

@@ -14,7 +14,8 @@ use crate::error::Result;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Shape of the model whose widths are checked: tiny, 0.5b, 3b, 7b, qwen3-asr-0.6b, qwen3-asr-1.7b.
+    /// Shape of the model whose widths are checked: tiny, 0.5b, 3b, 7b, qwen3-asr-0.6b,
+    /// qwen3-asr-1.7b.
     #[arg(long, default_value = "7b")]
     shape: String,
     /// Check small widths and few tokens instead, in seconds on a CPU.
@@ -65,7 +66,8 @@ impl Arguments {
     }
 }
 
-/// The arguments of this process up to the command's name: `bench check`, or `check` in the program that has these commands alone.
+/// The arguments of this process up to the command's name: `bench check`, or `check` in the program
+/// that has these commands alone.
 fn before_options() -> Vec<OsString> {
     let mut before = Vec::new();
     for argument in std::env::args_os().skip(1) {

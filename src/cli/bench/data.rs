@@ -17,14 +17,15 @@ use crate::stop::Stop;
 pub struct Arguments {
     /// Recipe, a YAML file.
     recipe: PathBuf,
-    /// Change a value of the recipe for this measurement. Entries of lists count from 0: data.0.weight=2.
+    /// Change a value of the recipe for this measurement. Entries of lists count from 0:
+    /// data.0.weight=2.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Steps whose rows are read.
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// Seconds that a step computes, as `bench train` or a log tells: each step sleeps so long while the next one is read, and the share of time
-    /// that steps wait for data is printed.
+    /// Seconds that a step computes, as `bench train` or a log tells: each step sleeps so long
+    /// while the next one is read, and the share of time that steps wait for data is printed.
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
     /// Print one JSON object.

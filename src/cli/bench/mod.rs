@@ -13,15 +13,18 @@ use crate::stop::Stop;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Time training steps with random weights and AdamW: LoRA on all linear layers of the decoder with a frozen encoder, or every weight.
+    /// Time training steps with random weights and AdamW: LoRA on all linear layers of the decoder
+    /// with a frozen encoder, or every weight.
     Train(train::Arguments),
-    /// Read the rows that a recipe trains on, without a model: hours of audio per minute, rows per second.
+    /// Read the rows that a recipe trains on, without a model: hours of audio per minute, rows per
+    /// second.
     Data(data::Arguments),
     /// Prompts of random numbers, read and answered: tokens a second of both.
     Generate(generate::Arguments),
     /// Check every primitive at the widths of a model against f64, one JSON line each.
     Check(check::Arguments),
-    /// Compare loss and gradients of one pass with the CPU's, for a model of full width and few layers; one JSON line.
+    /// Compare loss and gradients of one pass with the CPU's, for a model of full width and few
+    /// layers; one JSON line.
     Compare(compare::Arguments),
 }
 

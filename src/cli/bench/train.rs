@@ -17,7 +17,8 @@ use crate::nn::saving::Save;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers), qwen3-asr-0.6b, qwen3-asr-1.7b.
+    /// Shape of the model: tiny, 0.5b (Qwen2.5-0.5B's decoder), 3b, 7b (Qwen2.5-Omni's thinkers),
+    /// qwen3-asr-0.6b, qwen3-asr-1.7b.
     #[arg(long, default_value = "tiny")]
     shape: String,
     /// A checkpoint folder whose configuration is the shape instead.
@@ -29,7 +30,8 @@ pub struct Arguments {
     /// Train every weight of all parts instead of adapters.
     #[arg(long, conflicts_with = "rank")]
     full: bool,
-    /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a quarter each of ASR, dialect, emotion, summaries.
+    /// asr: clips of 10 s. short: clips of 3 s, as data/sample has. ssum: clips of 60 s. mix: a
+    /// quarter each of ASR, dialect, emotion, summaries.
     #[arg(long, value_enum, default_value_t = WorkName::Asr)]
     work: WorkName,
     /// Clips in a step; by default 16, for ssum 8.

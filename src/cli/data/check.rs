@@ -59,7 +59,8 @@ pub struct Arguments {
     /// Share of their character 5-grams from which two texts are near-duplicates (Jaccard index).
     #[arg(long, default_value_t = near_duplicates::DEFAULT_THRESHOLD, value_name = "SHARE")]
     similarity: f64,
-    /// File that keeps what was found in audio, so that a check goes on where it was stopped. Temporary files go to its folder.
+    /// File that keeps what was found in audio, so that a check goes on where it was stopped.
+    /// Temporary files go to its folder.
     #[arg(long, default_value = STATE, value_name = "FILE")]
     state: PathBuf,
 }

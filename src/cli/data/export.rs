@@ -18,8 +18,8 @@ use crate::text_table::counted;
 pub struct Arguments {
     /// Manifest of any format that is read, a folder, or a pattern.
     manifest: PathBuf,
-    /// Format to write: jsonl, parquet, huggingface, ms-swift, llama-factory, nemo, lhotse, lhotse-shar, slam-llm, qwen3-asr, kaldi,
-    /// common-voice, csv, tsv, webdataset.
+    /// Format to write: jsonl, parquet, huggingface, ms-swift, llama-factory, nemo, lhotse,
+    /// lhotse-shar, slam-llm, qwen3-asr, kaldi, common-voice, csv, tsv, webdataset.
     #[arg(long)]
     format: Format,
     /// Folder to write; it must not exist.

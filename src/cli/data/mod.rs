@@ -32,7 +32,8 @@ pub enum Command {
     #[command(after_help = "Example:
   maqam data normalise train.jsonl --rules diacritics,tatweel --out plain.jsonl")]
     Normalise(normalise::Arguments),
-    /// Divide a manifest into train, dev and test, so that no speaker (or other group) is in two of them.
+    /// Divide a manifest into train, dev and test, so that no speaker (or other group) is in two of
+    /// them.
     #[command(after_help = "Example:
   maqam data split all.jsonl --out split --stratify task,label")]
     Split(split::Arguments),

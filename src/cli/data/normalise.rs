@@ -29,7 +29,8 @@ pub struct Arguments {
     /// Changes of Arabic spelling: presentation, tatweel, diacritics, alef, digits, all or none.
     #[arg(long, value_name = "RULE,...", default_value = "none")]
     rules: Rules,
-    /// Transliterate texts: from Buckwalter's Latin letters to Arabic before the rules, or to them after the rules.
+    /// Transliterate texts: from Buckwalter's Latin letters to Arabic before the rules, or to them
+    /// after the rules.
     #[arg(long, value_enum)]
     buckwalter: Option<DirectionName>,
 }

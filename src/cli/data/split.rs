@@ -30,8 +30,8 @@ pub struct Arguments {
     /// Folder of the results: train.jsonl, dev.jsonl, test.jsonl.
     #[arg(long)]
     out: PathBuf,
-    /// Fields whose values never stand in two parts; with several, rows that share any of them stay together. Rows without a value are
-    /// divided one by one.
+    /// Fields whose values never stand in two parts; with several, rows that share any of them stay
+    /// together. Rows without a value are divided one by one.
     #[arg(
         long,
         value_delimiter = ',',
@@ -45,8 +45,8 @@ pub struct Arguments {
     /// Share of the groups that goes to test.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     test: f64,
-    /// Hours of audio of dev and test, instead of shares: 1.5 for each, or 1.5,3 for dev and test. Lengths that rows do not state are
-    /// read from headers.
+    /// Hours of audio of dev and test, instead of shares: 1.5 for each, or 1.5,3 for dev and test.
+    /// Lengths that rows do not state are read from headers.
     #[arg(long, value_delimiter = ',', value_name = "HOURS", num_args = 1..=2, conflicts_with_all = ["dev", "test"])]
     hours: Vec<f64>,
     /// Fields of which dev and test should have every combination.

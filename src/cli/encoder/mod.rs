@@ -16,7 +16,8 @@ use crate::stop::Stop;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Train an encoder from nothing: masked prediction of cluster ids of MFCC, then of its own features.
+    /// Train an encoder from nothing: masked prediction of cluster ids of MFCC, then of its own
+    /// features.
     #[command(after_help = "Example:
   maqam encoder pretrain encoders/sample-teacher.yaml")]
     Pretrain(RecipeArguments),

@@ -24,7 +24,8 @@ use crate::task::Tasks;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Manifest with the clips; may be repeated. Several manifests of the same clips add to each other.
+    /// Manifest with the clips; may be repeated. Several manifests of the same clips add to each
+    /// other.
     #[arg(long, required = true)]
     data: Vec<PathBuf>,
     /// Task of rows that name none: one for all manifests, or one for each in the same order.
@@ -33,7 +34,8 @@ pub struct Arguments {
     /// Output: a manifest, JSON lines, with `checks` beside the messages.
     #[arg(long)]
     out: PathBuf,
-    /// Also write the same rows in text alone, the transcript in place of the audio: `score --text-suite` takes it.
+    /// Also write the same rows in text alone, the transcript in place of the audio:
+    /// `score --text-suite` takes it.
     #[arg(long, value_name = "OUT")]
     text: Option<PathBuf>,
     /// Seed of the draws.

@@ -1,4 +1,5 @@
-//! `maqam instructions`: a suite of instructions built from any manifest, and the score of a model's answers to it.
+//! `maqam instructions`: a suite of instructions built from any manifest, and the score of a
+//! model's answers to it.
 
 mod build;
 mod score;

@@ -23,7 +23,8 @@ pub struct Arguments {
     /// Answers of the model before tuning, to show what it forgot.
     #[arg(long)]
     base: Option<PathBuf>,
-    /// The suite in text alone, as `build --text` writes it. It shows what a model forgot apart from the audio.
+    /// The suite in text alone, as `build --text` writes it. It shows what a model forgot apart
+    /// from the audio.
     #[arg(long, value_name = "SUITE", requires_all = ["text", "text_base"])]
     text_suite: Option<PathBuf>,
     /// Answers to all rows of --text-suite.
@@ -35,7 +36,8 @@ pub struct Arguments {
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
-    /// Also write that object to a file; `maqam report` shows instructions.json in the folder of an evaluation (runs/NAME/eval/step-000200).
+    /// Also write that object to a file; `maqam report` shows instructions.json in the folder of an
+    /// evaluation (runs/NAME/eval/step-000200).
     #[arg(long)]
     out: Option<PathBuf>,
 }

@@ -17,7 +17,8 @@ use crate::files;
 use crate::models::hubert;
 use crate::models::hubert::Class;
 
-/// Writes what was trained: with an open encoder that reads its output, a folder that transformers reads; else the head alone.
+/// Writes what was trained: with an open encoder that reads its output, a folder that transformers
+/// reads; else the head alone.
 pub fn export(work: &Work, dir: &Path) -> Result<()> {
     let parameters = &work.head.parameters;
     let mut tensors = Vec::new();

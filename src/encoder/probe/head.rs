@@ -17,8 +17,8 @@ use crate::ops::linear::Linear;
 use crate::ops::weight::Weight;
 use crate::seed::Key;
 
-/// `logits = W x + b` per frame (CTC), or `logits = W_c (W_p mean(x) + b_p) + b_c` per clip, of `x = sum over layers of share_i h_i` with
-/// `shares = softmax(layer_weights)`.
+/// `logits = W x + b` per frame (CTC), or `logits = W_c (W_p mean(x) + b_p) + b_c` per clip, of
+/// `x = sum over layers of share_i h_i` with `shares = softmax(layer_weights)`.
 pub struct Head<'a> {
     recipe: &'a Recipe,
     /// Tensors of the head.
@@ -140,7 +140,8 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Adds the gradients of the head, and those of the reader's encoder where it is open, from that of the logits.
+    /// Adds the gradients of the head, and those of the reader's encoder where it is open, from
+    /// that of the logits.
     pub fn backward(&self, reader: &Reader, forward: &Forward, d_logits: &Tensor) -> Result<()> {
         let dx = match self.recipe.head {
             HeadKind::Ctc => self.backward_linear("lm_head", d_logits, &forward.inputs[0])?,

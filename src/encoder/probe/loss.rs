@@ -17,7 +17,8 @@ pub fn total(kind: HeadKind, rows: &HeadRows, drawn: &[usize]) -> usize {
     }
 }
 
-/// Loss of some of a step's clips, as a part of the mean over `total`, and the gradient of the logits.
+/// Loss of some of a step's clips, as a part of the mean over `total`, and the gradient of the
+/// logits.
 pub fn loss(
     kind: HeadKind,
     rows: &HeadRows,

@@ -1,8 +1,9 @@
-//! Heads on encoders: CTC and classification, on a learned sum of frozen layers (`encoder probe`) or with the encoder open
-//! (`encoder finetune`).
+//! Heads on encoders: CTC and classification, on a learned sum of frozen layers (`encoder probe`)
+//! or with the encoder open (`encoder finetune`).
 //!
-//! The classifier is that of `HubertForSequenceClassification`, the CTC head that of `HubertForCTC`; with an open encoder both are saved as
-//! such. A probe standardises features by the training frames' mean and deviation, so that MFCC and encoders meet the same head.
+//! The classifier is that of `HubertForSequenceClassification`, the CTC head that of
+//! `HubertForCTC`; with an open encoder both are saved as such. A probe standardises features by
+//! the training frames' mean and deviation, so that MFCC and encoders meet the same head.
 
 mod evaluate;
 mod export;

@@ -89,7 +89,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Scales features from here on: by the mean and deviation of every layer over the frames of these clips.
+    /// Scales features from here on: by the mean and deviation of every layer over the frames of
+    /// these clips.
     pub fn measure_scales(&mut self, items: &[Item]) -> Result<()> {
         let mut sums: Vec<Moments> = Vec::new();
         let mut count = 0.0;
@@ -117,7 +118,8 @@ impl<'a> Reader<'a> {
         self.scaled(features)
     }
 
-    /// The same to learn from; an open encoder drops what the stream of the step says, for each of the `rows`.
+    /// The same to learn from; an open encoder drops what the stream of the step says, for each of
+    /// the `rows`.
     pub fn read_training(&self, items: &[&Item], rows: &[usize], step: Key) -> Result<Features> {
         let Some(model) = self
             .encoder

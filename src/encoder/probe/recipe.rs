@@ -30,20 +30,24 @@ pub struct Recipe {
     pub encoder: String,
     /// Kind of head.
     pub head: HeadKind,
-    /// Field of rows that is learned: `text` for CTC; `label`, `speaker`, `language` or another for classification.
+    /// Field of rows that is learned: `text` for CTC; `label`, `speaker`, `language` or another for
+    /// classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// Rows to learn from.
     pub data: Vec<EntrySettings>,
     /// Rows to measure on.
     pub dev: Vec<EntrySettings>,
-    /// Trained part of the encoder. By default nothing under `probe`, the transformer under `finetune`.
+    /// Trained part of the encoder. By default nothing under `probe`, the transformer under
+    /// `finetune`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Open>,
-    /// Whether the head reads a learned sum of all layers, in place of the encoder's output. By default yes under `probe`, no under `finetune`.
+    /// Whether the head reads a learned sum of all layers, in place of the encoder's output. By
+    /// default yes under `probe`, no under `finetune`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weighted: Option<bool>,
-    /// One layer that the head reads in place of the sum or the output; 0 is the input of the first.
+    /// One layer that the head reads in place of the sum or the output; 0 is the input of the
+    /// first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
     /// Width between the classifier's two matrices.

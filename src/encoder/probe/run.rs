@@ -43,7 +43,8 @@ pub trait Observer {
 /// Trains a head; with `resume` from where the run stood. Returns the last scores.
 ///
 /// # Errors
-/// A run that exists without `resume`; a recipe that has changed; rows that cannot be used; a loss that is not finite; the disk's.
+/// A run that exists without `resume`; a recipe that has changed; rows that cannot be used; a loss
+/// that is not finite; the disk's.
 pub fn run(
     recipe: &Recipe,
     resume: bool,

@@ -58,7 +58,8 @@ impl<'a> Work<'a> {
             .collect()
     }
 
-    /// Loss of a step's rows, a mean over units or clips, and number of frames; gradients are added.
+    /// Loss of a step's rows, a mean over units or clips, and number of frames; gradients are
+    /// added.
     pub fn compute(&self, step: u64, drawn: &[usize]) -> Result<(f64, usize)> {
         let key = Key::new(self.recipe.seed, "encoder drops").with(step);
         let kind = self.recipe.head;

@@ -5,7 +5,8 @@ use crate::eval::prediction::predicted;
 use crate::eval::suite::Suite;
 use crate::task::Tasks;
 
-/// A suite of moods and summaries over texts: twenty rows of each by ten speakers, the first ten rows of a woman's.
+/// A suite of moods and summaries over texts: twenty rows of each by ten speakers, the first ten
+/// rows of a woman's.
 fn suite(cluster: &str) -> Suite {
     let dir = tempfile::tempdir().unwrap();
     let row = |i: usize, target: &str| {
@@ -79,7 +80,8 @@ fn few() -> Resampling {
 #[test]
 fn the_mean_is_that_of_the_sets_and_clusters_are_shared() {
     let suite = suite("speaker");
-    // Sad is always found, happy never: a recall of one half. Every second summary has one of two words: F1 of 2/3, in the mean 5/6.
+    // Sad is always found, happy never: a recall of one half. Every second summary has one of two
+    // words: F1 of 2/3, in the mean 5/6.
     let system = system(
         &suite,
         |_| "sad",
@@ -114,7 +116,8 @@ fn the_mean_is_that_of_the_sets_and_clusters_are_shared() {
         (40, 10, "speaker"),
         "a speaker of both sets is one speaker"
     );
-    // Every speaker has one sad row and one happy one, one whole summary and one half: no resample differs.
+    // Every speaker has one sad row and one happy one, one whole summary and one half: no resample
+    // differs.
     let interval = mean.interval().unwrap();
     assert!(
         (interval.low - expected).abs() < 1e-9 && (interval.high - expected).abs() < 1e-9,

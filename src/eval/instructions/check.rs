@@ -1,11 +1,14 @@
-//! A verifiable check of an answer: data that says what must hold, and the decision whether it does, strictly or loosely.
+//! A verifiable check of an answer: data that says what must hold, and the decision whether it
+//! does, strictly or loosely.
 //!
-//! Source: Zhou et al. 2023, *Instruction-Following Evaluation for Large Language Models* (IFEval): a check is decided by a program, and the
-//! loose decision is the strict one over eight variants of the answer, so that a greeting in the first line, an offer in the last
-//! or a model's markdown is not taken for disobedience.
+//! Source: Zhou et al. 2023, *Instruction-Following Evaluation for Large Language Models* (IFEval):
+//! a check is decided by a program, and the loose decision is the strict one over eight variants of
+//! the answer, so that a greeting in the first line, an offer in the last or a model's markdown is
+//! not taken for disobedience.
 //!
-//! Differs: words are counted as people write them (`don't` is one, diacritics never divide a word); a forbidden or wanted word is a
-//! whole word in folded spelling, with the Arabic article and conjunctions before it; a fenced block is valid JSON in the loose decision alone.
+//! Differs: words are counted as people write them (`don't` is one, diacritics never divide a
+//! word); a forbidden or wanted word is a whole word in folded spelling, with the Arabic article
+//! and conjunctions before it; a fenced block is valid JSON in the loose decision alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,13 +31,15 @@ use crate::metrics::char_errors;
 pub enum Mode {
     /// The answer as it is.
     Strict,
-    /// The answer, or what is left of it without its first line, its last line or both, each also without asterisks.
+    /// The answer, or what is left of it without its first line, its last line or both, each also
+    /// without asterisks.
     Loose,
 }
 
 /// What must hold of an answer.
 ///
-/// In JSON and YAML an object with the check's name under `check`: `{"check": "at-most-words", "words": 5}`.
+/// In JSON and YAML an object with the check's name under `check`:
+/// `{"check": "at-most-words", "words": 5}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "check", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Check {
@@ -48,7 +53,8 @@ pub enum Check {
         /// What may not be answered.
         answers: Vec<String>,
     },
-    /// Names one of `answers` and none of `others`, whatever else it says; see [`text::contains_phrase`].
+    /// Names one of `answers` and none of `others`, whatever else it says; see
+    /// [`text::contains_phrase`].
     Names {
         /// What the right answer is called.
         answers: Vec<String>,
@@ -100,15 +106,16 @@ pub enum Check {
     NoDiacritics,
     /// No punctuation, in any script.
     NoPunctuation,
-    /// A transcript of `text`: at most this many character errors for each of its characters, punctuation and spelling folded.
+    /// A transcript of `text`: at most this many character errors for each of its characters,
+    /// punctuation and spelling folded.
     Transcribes {
         /// What is said in the clip.
         text: String,
         /// The most errors a character.
         max_cer: f64,
     },
-    /// No transcript of `text`: at least this many character errors for each of its characters, and its words do not stand in the
-    /// answer one after the other.
+    /// No transcript of `text`: at least this many character errors for each of its characters, and
+    /// its words do not stand in the answer one after the other.
     Differs {
         /// What is said in the clip.
         text: String,

@@ -1,4 +1,5 @@
-//! What manifests know of a clip: the answers of all tasks that were asked of it, gathered from the rows that share its audio.
+//! What manifests know of a clip: the answers of all tasks that were asked of it, gathered from the
+//! rows that share its audio.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -25,9 +26,11 @@ pub struct Source<'a> {
     pub task: &'a Task,
 }
 
-/// A field of a row that marks a clip in which an instruction is spoken: `true`, or the instruction.
+/// A field of a row that marks a clip in which an instruction is spoken: `true`, or the
+/// instruction.
 const SPOKEN_FIELD: &str = "spoken_instruction";
-/// A field of a row: what a model that obeys the spoken instruction would answer, a text or a list of texts.
+/// A field of a row: what a model that obeys the spoken instruction would answer, a text or a list
+/// of texts.
 const OBEYED_FIELD: &str = "obeyed";
 
 /// A right answer as the manifest has it.
@@ -65,7 +68,8 @@ impl Clip<'_> {
         })
     }
 
-    /// Whether a task can be asked about it: a summary of a clip for which no row has one is asked only where a row is for that task.
+    /// Whether a task can be asked about it: a summary of a clip for which no row has one is asked
+    /// only where a row is for that task.
     pub fn serves(&self, task: &Task) -> bool {
         let name = task.name.as_str();
         task.kind != TaskKind::Generate
@@ -98,7 +102,8 @@ pub fn words_of(label: &Label) -> Vec<String> {
     words
 }
 
-/// The clips of some rows in the order in which they first come, and what of the rows could not be used.
+/// The clips of some rows in the order in which they first come, and what of the rows could not be
+/// used.
 ///
 /// # Errors
 /// A label outside its task's inventory.
@@ -209,7 +214,8 @@ fn mark_spoken(clip: &mut Clip, row: &Row) -> Result<()> {
     Ok(())
 }
 
-/// What two rows of the same audio have in common; none without audio, or with audio inside the manifest.
+/// What two rows of the same audio have in common; none without audio, or with audio inside the
+/// manifest.
 fn audio_key(row: &Row) -> Option<String> {
     let mut keys = Vec::with_capacity(row.clips.len());
     for clip in &row.clips {

@@ -6,8 +6,8 @@ use crate::records::instructions::ConstantAnswer;
 use crate::records::instructions::InstructionScores;
 use crate::records::instructions::Instructions;
 
-/// Puts the scores of the tuned model beside those of its base, of the best constant answer, and of both models in text alone
-/// (`text`: base, tuned), each with what changes from it.
+/// Puts the scores of the tuned model beside those of its base, of the best constant answer, and of
+/// both models in text alone (`text`: base, tuned), each with what changes from it.
 pub fn compared(
     tuned: &InstructionScores,
     base: Option<&InstructionScores>,

@@ -109,7 +109,8 @@ impl InstructionKind {
         }
     }
 
-    /// The constraints that rows of this kind take in turn for a task; those of one entry come together.
+    /// The constraints that rows of this kind take in turn for a task; those of one entry come
+    /// together.
     pub fn constraints(self, task: TaskKind) -> &'static [&'static [Constraint]] {
         use Constraint::*;
         use TaskKind::*;

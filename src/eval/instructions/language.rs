@@ -1,4 +1,5 @@
-//! Which language an answer is in: a decision by script, and between languages of one script by letters and frequent words.
+//! Which language an answer is in: a decision by script, and between languages of one script by
+//! letters and frequent words.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -20,7 +21,8 @@ pub enum Language {
 
 /// Share of an answer's letters that must be of the language's script; the rest is room for names.
 const LEAST_OF_SCRIPT: f64 = 0.75;
-/// Share of the letters of that script that may be foreign to the language: `پ` in Arabic, `é` in English.
+/// Share of the letters of that script that may be foreign to the language: `پ` in Arabic, `é` in
+/// English.
 const MOST_FOREIGN: f64 = 0.05;
 
 /// Frequent English words.
@@ -30,7 +32,8 @@ const ENGLISH: [&str; 44] = [
     "can", "said", "there", "an", "she", "which", "do", "their", "if", "will", "about", "he",
     "you", "are", "how", "i", "speaker",
 ];
-/// Frequent words of French, Spanish, Portuguese, Italian, German, Dutch, Turkish, Indonesian and Swahili that are no English words.
+/// Frequent words of French, Spanish, Portuguese, Italian, German, Dutch, Turkish, Indonesian and
+/// Swahili that are no English words.
 const OTHERS: [&str; 95] = [
     "le", "la", "les", "des", "du", "une", "est", "et", "dans", "que", "qui", "pour", "avec",
     "pas", "sur", "il", "elle", "el", "los", "las", "del", "un", "una", "es", "en", "y", "por",
@@ -78,10 +81,11 @@ impl Language {
 
     /// Whether a text is in this language.
     ///
-    /// At least three quarters of its letters are of the language's script. In Arabic, at most one in twenty of these is none of the
-    /// Arabic alphabet (Persian and Urdu use others all the time). In English, at most one in twenty is outside `a` to `z`, and
-    /// no more of its words are frequent in other languages of Latin script than in English; a text with neither kind (a label, a
-    /// name, Arabic in Latin letters) passes. A text without letters is in no language.
+    /// At least three quarters of its letters are of the language's script. In Arabic, at most one
+    /// in twenty of these is none of the Arabic alphabet (Persian and Urdu use others all the
+    /// time). In English, at most one in twenty is outside `a` to `z`, and no more of its words are
+    /// frequent in other languages of Latin script than in English; a text with neither kind (a
+    /// label, a name, Arabic in Latin letters) passes. A text without letters is in no language.
     pub fn is_that_of(self, text: &str) -> bool {
         let letters: Vec<char> = text.chars().filter(|&c| is_letter(c)).collect();
         let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;

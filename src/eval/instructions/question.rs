@@ -1,4 +1,5 @@
-//! What a row can ask: a task in one of its wordings, the constraints that suit it, and an answer that would satisfy them.
+//! What a row can ask: a task in one of its wordings, the constraints that suit it, and an answer
+//! that would satisfy them.
 
 use crate::error::Error;
 use crate::error::Result;
@@ -91,9 +92,11 @@ impl<'a> Ask<'a> {
 /// Numbers of words to draw from.
 const FEWEST: [usize; 3] = [4, 6, 8];
 const MOST: [usize; 3] = [6, 9, 12];
-/// Words beyond those of the known answer that a bound leaves room for, so that it can be met in other words.
+/// Words beyond those of the known answer that a bound leaves room for, so that it can be met in
+/// other words.
 const ROOM: usize = 4;
-/// Shortest word, in letters, that is asked for or forbidden: shorter ones are rarely what a text is about.
+/// Shortest word, in letters, that is asked for or forbidden: shorter ones are rarely what a text
+/// is about.
 const SHORTEST_WORD: usize = 4;
 
 /// The constraint as a check of an answer to `ask` about a clip.
@@ -166,7 +169,8 @@ fn topic(task: &Task, about: Option<&str>) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// What shows that an answer is one to this task and not to another: a label of the inventory, a transcript, a text that is neither.
+/// What shows that an answer is one to this task and not to another: a label of the inventory, a
+/// transcript, a text that is neither.
 ///
 /// `labels` are the words of all inventories that the suite asks about.
 pub fn checks_of_kind(
@@ -215,7 +219,8 @@ pub fn checks_of_kind(
     }
 }
 
-/// The right answer, written so that it holds every check; none where no small change of form does that.
+/// The right answer, written so that it holds every check; none where no small change of form does
+/// that.
 pub fn fitted(answer: &str, checks: &[Check]) -> Option<String> {
     let fitted = checks
         .iter()

@@ -1,4 +1,5 @@
-//! A row of an instruction suite, and the line of the suite's file that it is written as and read from.
+//! A row of an instruction suite, and the line of the suite's file that it is written as and read
+//! from.
 
 use std::path::Path;
 
@@ -15,7 +16,8 @@ use crate::error::Result;
 use crate::eval::instructions::check::Check;
 use crate::eval::instructions::kind::InstructionKind;
 
-/// One row: a conversation about a clip that ends with a question, and what must hold of the answer.
+/// One row: a conversation about a clip that ends with a question, and what must hold of the
+/// answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstructionRow {
     /// Its name: kind, number, the row it was made from.
@@ -36,14 +38,17 @@ pub struct InstructionRow {
     pub right: Option<Check>,
     /// An answer for which all checks hold, where one is known.
     pub reference: Option<String>,
-    /// What is said in the clip, as a sentence to stand in place of the audio; where the manifest knows it.
+    /// What is said in the clip, as a sentence to stand in place of the audio; where the manifest
+    /// knows it.
     pub transcript: Option<String>,
 }
 
-/// A line of a suite's file: a row of a manifest that any command can read, and beside its fields those that scoring needs. Scoring reads
-/// no others, so that a suite of one's own may have them in any form that manifests take.
+/// A line of a suite's file: a row of a manifest that any command can read, and beside its fields
+/// those that scoring needs. Scoring reads no others, so that a suite of one's own may have them in
+/// any form that manifests take.
 ///
-/// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for here.
+/// It names no `task`: the limit of new tokens that suits a bare label would cut what is asked for
+/// here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SuiteRow {
     /// Its id.
@@ -53,7 +58,8 @@ pub struct SuiteRow {
     /// The task that is asked.
     #[serde(default)]
     pub asks: String,
-    /// The wording it is asked in; rows that have one and are alike in `asks` and `kind` are compared over wordings.
+    /// The wording it is asked in; rows that have one and are alike in `asks` and `kind` are
+    /// compared over wordings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wording: Option<String>,
     /// The row that the clip comes from.
@@ -144,7 +150,8 @@ impl InstructionRow {
         Ok(line)
     }
 
-    /// The same row in text alone: the transcript stands where the audio was. `None` where nothing is known of what is said.
+    /// The same row in text alone: the transcript stands where the audio was. `None` where nothing
+    /// is known of what is said.
     pub fn text_line(&self) -> Option<SuiteRow> {
         let transcript = self.transcript.as_ref()?;
         let mut messages = self.messages.clone();

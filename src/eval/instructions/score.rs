@@ -249,7 +249,8 @@ fn over_wordings(wordings: &ByWording) -> Option<TaskWordings> {
     })
 }
 
-/// The share of rows by wording of which something holds; a wording of which nothing is known has none.
+/// The share of rows by wording of which something holds; a wording of which nothing is known has
+/// none.
 fn shares(wordings: &ByWording, held: fn(&Outcome) -> Option<bool>) -> Vec<(String, f64)> {
     let mut shares = Vec::new();
     for (name, outcomes) in wordings {
@@ -323,7 +324,8 @@ fn interval_of_change(base: &InstructionScores, tuned: &InstructionScores) -> Op
     Some(within(confidence::interval(&found.estimate), -1.0))
 }
 
-/// The best that one and the same answer to every row scores: what a model must beat to have followed anything.
+/// The best that one and the same answer to every row scores: what a model must beat to have
+/// followed anything.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
     /// The answer.
@@ -332,10 +334,12 @@ pub struct Constant {
     pub scores: InstructionScores,
 }
 
-/// The constant answer that follows most rows strictly, the first among equals; `None` for a suite without rows.
+/// The constant answer that follows most rows strictly, the first among equals; `None` for a suite
+/// without rows.
 ///
-/// Every word, phrase and text that a check names is tried, an object with each list of keys, and every reference. A text put
-/// together of several of them may follow more rows: this is a lower bound of what a constant answer can reach.
+/// Every word, phrase and text that a check names is tried, an object with each list of keys, and
+/// every reference. A text put together of several of them may follow more rows: this is a lower
+/// bound of what a constant answer can reach.
 pub fn constant(suite: &[SuiteRow]) -> Option<Constant> {
     // Each different check is decided once for each candidate, however many rows have it.
     let mut known: Vec<&Check> = Vec::new();
@@ -473,7 +477,8 @@ mod tests {
             ),
             ((name(3), 0.0), (name(1), 1.0))
         );
-        // Mean of 1, 1/2, 0, and the root of their mean squared distance from it, (1/4 + 0 + 1/4) / 3.
+        // Mean of 1, 1/2, 0, and the root of their mean squared distance from it, (1/4 + 0 + 1/4)
+        // / 3.
         assert!(
             (found.followed.mean - 0.5).abs() < 1e-12
                 && (found.followed.deviation - (1.0f64 / 6.0).sqrt()).abs() < 1e-12
@@ -571,7 +576,8 @@ mod tests {
         let base = score(&suite, &half);
         let tuned = score(&suite, &["sad"; 40]);
         let interval = base.all.interval.unwrap();
-        // Twenty clips, both rows of each alike: the deviation is that of 20 rows, 0.112, and not that of 40, 0.079.
+        // Twenty clips, both rows of each alike: the deviation is that of 20 rows, 0.112, and not
+        // that of 40, 0.079.
         let width = interval.high - interval.low;
         assert!((0.36..0.50).contains(&width), "{interval:?}");
         let change = change(&base, &tuned);

@@ -9,12 +9,14 @@ use crate::task::Wording;
 /// What a suite is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Rows of each kind, where the clips suffice. A question that needs several (each task, each wording) is asked whole, and each
-    /// task in all its wordings about [`CLIPS_A_WORDING`] clips at least.
+    /// Rows of each kind, where the clips suffice. A question that needs several (each task, each
+    /// wording) is asked whole, and each task in all its wordings about [`CLIPS_A_WORDING`] clips
+    /// at least.
     pub rows: usize,
     /// The kinds.
     pub kinds: Vec<InstructionKind>,
-    /// The set of wordings that tasks are asked in. The kind `wording` asks those of dev in a dev suite, those of dev and test in a test suite.
+    /// The set of wordings that tasks are asked in. The kind `wording` asks those of dev in a dev
+    /// suite, those of dev and test in a test suite.
     pub wording: Wording,
     /// The languages of the instructions, in turn.
     pub languages: Vec<Language>,
@@ -24,8 +26,9 @@ pub struct Settings {
     pub min_cer: f64,
 }
 
-/// Fewest clips that a task is asked about in each of its wordings. Two wordings are compared clip by clip: with eight clips, a
-/// difference on each of them has p = 2 / 2⁸ = 0.008 by McNemar's test; with five, none is below 0.05.
+/// Fewest clips that a task is asked about in each of its wordings. Two wordings are compared clip
+/// by clip: with eight clips, a difference on each of them has p = 2 / 2⁸ = 0.008 by McNemar's
+/// test; with five, none is below 0.05.
 pub const CLIPS_A_WORDING: usize = 8;
 
 impl Default for Settings {

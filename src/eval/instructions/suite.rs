@@ -1,4 +1,5 @@
-//! A suite of instructions built from any manifest: the same rows from the same clips, tasks, settings and seed.
+//! A suite of instructions built from any manifest: the same rows from the same clips, tasks,
+//! settings and seed.
 
 use std::path::Path;
 
@@ -38,7 +39,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// The rows of which the transcript is known, in text alone, as JSON lines; and how many rows are left out.
+    /// The rows of which the transcript is known, in text alone, as JSON lines; and how many rows
+    /// are left out.
     ///
     /// # Errors
     /// None but a bug.
@@ -69,8 +71,9 @@ impl Suite {
 
 /// Builds a suite that asks `tasks` about the clips of `sources`.
 ///
-/// A clip's transcript, summary and labels come from every source that has its audio. Which clips, wordings and constraints are drawn
-/// depends on the seed, the kind and the place in the kind, not on the other kinds.
+/// A clip's transcript, summary and labels come from every source that has its audio. Which clips,
+/// wordings and constraints are drawn depends on the seed, the kind and the place in the kind, not
+/// on the other kinds.
 ///
 /// # Errors
 /// Settings or rows that nothing can be made of; a label outside its inventory.
@@ -169,7 +172,8 @@ impl OpenClips {
         }
     }
 
-    /// The first open clip that a question of a task can be asked about, with the question; it is open no longer.
+    /// The first open clip that a question of a task can be asked about, with the question; it is
+    /// open no longer.
     fn take<T>(
         &mut self,
         task: usize,
@@ -197,7 +201,8 @@ struct Asked<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// The rows of one kind, and what they lack: clips in a seeded order, tasks and languages in turn.
+    /// The rows of one kind, and what they lack: clips in a seeded order, tasks and languages in
+    /// turn.
     fn rows(&self, kind: InstructionKind) -> Result<(Vec<InstructionRow>, Vec<String>)> {
         let fits = |task: &&&Task| kind.fits(task);
         let tasks: Vec<&Task> = self.tasks.iter().filter(fits).copied().collect();
@@ -207,7 +212,8 @@ impl<'a> Builder<'a> {
         let mut asked_about = vec![0; tasks.len()];
         let mut rows = Vec::new();
         let mut number = 0;
-        // A task in turn that is asked enough or for which no clip is left is passed over; a round of such turns ends the kind.
+        // A task in turn that is asked enough or for which no clip is left is passed over; a round
+        // of such turns ends the kind.
         let mut passed_over = 0;
         while passed_over < tasks.len() {
             let in_turn = number % tasks.len();
@@ -278,8 +284,9 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// What holds of a right answer in any form: it names the right label and no other, or transcribes the clip. Of a summary no
-    /// program can say, and of a transcript none where `checks` ask for words beside it.
+    /// What holds of a right answer in any form: it names the right label and no other, or
+    /// transcribes the clip. Of a summary no program can say, and of a transcript none where
+    /// `checks` ask for words beside it.
     fn right(&self, task: &Task, clip: &Clip, checks: &[Check]) -> Option<Check> {
         match task.kind {
             TaskKind::Classify => {
@@ -360,8 +367,9 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The constraints of a slot, in turn; the turn shifts by one from language to language and round to round, so that none always
-    /// meets the same task and language. Only Arabic has diacritics to leave out.
+    /// The constraints of a slot, in turn; the turn shifts by one from language to language and
+    /// round to round, so that none always meets the same task and language. Only Arabic has
+    /// diacritics to leave out.
     fn constraints_of(&self, slot: &Slot, clip: &Clip) -> &'static [Constraint] {
         let suits = |constraints: &&&[Constraint]| {
             clip.language() != Some(Language::English)
@@ -480,7 +488,8 @@ impl<'a> Builder<'a> {
         Ok(asked)
     }
 
-    /// The tasks whose answers about the clip are known, beginning at a place that moves with the slot.
+    /// The tasks whose answers about the clip are known, beginning at a place that moves with the
+    /// slot.
     fn known(&self, slot: &Slot, clip: &Clip) -> Vec<&'a Task> {
         let mut known: Vec<&Task> = self
             .tasks
@@ -533,7 +542,8 @@ impl<'a> Builder<'a> {
         }))
     }
 
-    /// A task answered under a rule, another under the same rule, then the slot's task under a rule that replaces it.
+    /// A task answered under a rule, another under the same rule, then the slot's task under a rule
+    /// that replaces it.
     fn three_turns(&self, slot: &Slot<'a>, clip: &Clip) -> Result<Option<Asked<'a>>> {
         let known = self.known(slot, clip);
         let Some(&first) = known.first() else {
@@ -541,7 +551,8 @@ impl<'a> Builder<'a> {
         };
         let second = known.get(1).copied().unwrap_or(first);
         let wanted = self.constraints_of(slot, clip);
-        // No answer under the old rule also holds the new one: JSON is no label and has punctuation, and it begins and ends with a brace.
+        // No answer under the old rule also holds the new one: JSON is no label and has
+        // punctuation, and it begins and ends with a brace.
         let old = if wanted == [Constraint::Json] {
             Constraint::Starts
         } else {
@@ -592,7 +603,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// JSON with the first of its keys only: what an earlier answer would say under the others nobody knows.
+/// JSON with the first of its keys only: what an earlier answer would say under the others nobody
+/// knows.
 fn alone(mut check: Check) -> Check {
     if let Check::JsonKeys { keys } = &mut check {
         keys.truncate(1);

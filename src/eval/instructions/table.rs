@@ -1,4 +1,5 @@
-//! Scores of an instruction suite as a table, alone or beside those of the model before it was tuned.
+//! Scores of an instruction suite as a table, alone or beside those of the model before it was
+//! tuned.
 
 use crate::eval::instructions::score;
 use crate::eval::instructions::score::Constant;
@@ -9,7 +10,8 @@ use crate::records::instructions::Spread;
 use crate::records::instructions::TaskWordings;
 use crate::text_table::TextTable;
 
-/// The table of one model: kinds and all rows with the best constant answer below, then checks, then the spread over wordings.
+/// The table of one model: kinds and all rows with the best constant answer below, then checks,
+/// then the spread over wordings.
 pub fn of(scores: &InstructionScores, constant: Option<&Constant>) -> String {
     let head = [
         "",
@@ -97,7 +99,8 @@ fn tested(change: &Change) -> String {
     }
 }
 
-/// Two models side by side: rows whose checks all hold, before and after tuning, strictly and loosely.
+/// Two models side by side: rows whose checks all hold, before and after tuning, strictly and
+/// loosely.
 pub fn beside(base: &InstructionScores, tuned: &InstructionScores) -> String {
     let head = [
         "",

@@ -1,8 +1,10 @@
-//! How a check looks at an answer: its words, its spellings folded together, its marks; Arabic and Latin script alike.
+//! How a check looks at an answer: its words, its spellings folded together, its marks; Arabic and
+//! Latin script alike.
 
 /// Arabic marks of vocalisation and recitation: what "without diacritics" forbids.
 ///
-/// The combining hamza and madda (U+0653 to U+0655) are none: in decomposed text they are part of a letter.
+/// The combining hamza and madda (U+0653 to U+0655) are none: in decomposed text they are part of a
+/// letter.
 pub fn is_diacritic(c: char) -> bool {
     matches!(c,
         '\u{0610}'..='\u{061a}' | '\u{064b}'..='\u{0652}' | '\u{0656}'..='\u{065f}' | '\u{0670}' | '\u{06d6}'..='\u{06dc}'
@@ -42,7 +44,8 @@ fn is_punctuation(c: char) -> bool {
     }
 }
 
-/// Whether `c`, between these neighbours, is spelling rather than punctuation: `don't`, `well-known`, `3.5`, `٣٫٥`.
+/// Whether `c`, between these neighbours, is spelling rather than punctuation: `don't`,
+/// `well-known`, `3.5`, `٣٫٥`.
 fn is_inside_word(before: Option<char>, c: char, after: Option<char>) -> bool {
     let both = |is: fn(char) -> bool| before.is_some_and(is) && after.is_some_and(is);
     match c {
@@ -88,8 +91,8 @@ pub fn collapsed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The words of a text: runs of letters, marks and digits, with an apostrophe or hyphen between letters and a separator between
-/// digits. Marks never divide a word, and a lone tatweel is none.
+/// The words of a text: runs of letters, marks and digits, with an apostrophe or hyphen between
+/// letters and a separator between digits. Marks never divide a word, and a lone tatweel is none.
 pub fn words(text: &str) -> Vec<&str> {
     let belongs = |before, c: char, after| {
         c.is_alphanumeric() || is_mark(c) || is_invisible(c) || is_inside_word(before, c, after)
@@ -111,8 +114,8 @@ pub fn words(text: &str) -> Vec<&str> {
     found
 }
 
-/// The text with spellings of one word made alike: lower case, no diacritics, tatweel or invisible characters, one form of alef, yeh
-/// and teh marbuta, Western digits for both Arabic kinds.
+/// The text with spellings of one word made alike: lower case, no diacritics, tatweel or invisible
+/// characters, one form of alef, yeh and teh marbuta, Western digits for both Arabic kinds.
 pub fn folded(text: &str) -> String {
     let kept = text
         .chars()
@@ -144,14 +147,16 @@ pub fn folded_words(text: &str) -> String {
         .join(" ")
 }
 
-/// Shortest Arabic word that is looked for behind what is written together with it; in a shorter one these letters are as likely its own.
+/// Shortest Arabic word that is looked for behind what is written together with it; in a shorter
+/// one these letters are as likely its own.
 const SHORTEST_STEM: usize = 3;
 
 /// Whether a text holds `phrase`, word for word in folded spelling.
 ///
-/// The first word of an Arabic phrase is also found behind the conjunctions and prepositions that are written together with an
-/// article (`وال`, `بال`, `لل` ...), behind the article itself and behind a lone waw: "والسلام" holds "سلام". Where a root begins
-/// with waw this errs: "ولدان" is taken to hold "لدان".
+/// The first word of an Arabic phrase is also found behind the conjunctions and prepositions that
+/// are written together with an article (`وال`, `بال`, `لل` ...), behind the article itself and
+/// behind a lone waw: "والسلام" holds "سلام". Where a root begins with waw this errs: "ولدان" is
+/// taken to hold "لدان".
 pub fn contains_phrase(text: &str, phrase: &str) -> bool {
     let of = |text: &str| words(text).into_iter().map(folded).collect::<Vec<String>>();
     let text = of(text);
@@ -188,7 +193,8 @@ fn is_form_of(found: &str, wanted: &str) -> bool {
         || found.strip_prefix('و') == Some(wanted)
 }
 
-/// Whether a text begins with `phrase` in folded spelling; quotation marks and opening brackets may stand before it.
+/// Whether a text begins with `phrase` in folded spelling; quotation marks and opening brackets may
+/// stand before it.
 pub fn starts_with_phrase(text: &str, phrase: &str) -> bool {
     let text = folded(text);
     let phrase = collapsed(&folded(phrase));
@@ -214,7 +220,8 @@ fn is_end(c: char) -> bool {
     c.is_whitespace() || ENDS.contains(&c)
 }
 
-/// Whether a text ends with `phrase` in folded spelling; a stop, quotation marks and closing brackets may stand after it.
+/// Whether a text ends with `phrase` in folded spelling; a stop, quotation marks and closing
+/// brackets may stand after it.
 pub fn ends_with_phrase(text: &str, phrase: &str) -> bool {
     let phrase = collapsed(folded(phrase).trim_end_matches(is_end));
     let text = collapsed(folded(text).trim_end_matches(is_end));

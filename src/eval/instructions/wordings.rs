@@ -1,4 +1,5 @@
-//! How checks are asked for: wordings in English and Arabic from a file of words, drawn by a counter hash.
+//! How checks are asked for: wordings in English and Arabic from a file of words, drawn by a
+//! counter hash.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -69,7 +70,8 @@ impl Wordings {
             .replace("{instruction}", instruction))
     }
 
-    /// What was said, in writing, before an instruction about it: what takes the place of the audio in a suite in text alone.
+    /// What was said, in writing, before an instruction about it: what takes the place of the audio
+    /// in a suite in text alone.
     pub fn transcript(&self, text: &str, language: Language) -> Result<String> {
         let draw = Key::new(0, "transcript");
         Ok(

@@ -1,4 +1,5 @@
-//! What judges answered before, by content: the same question to the same model is never asked twice.
+//! What judges answered before, by content: the same question to the same model is never asked
+//! twice.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -46,7 +47,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the file, making it where it is missing. Half a line at its end, which a crash leaves, is cut off.
+    /// Opens the file, making it where it is missing. Half a line at its end, which a crash leaves,
+    /// is cut off.
     ///
     /// # Errors
     /// A line that is no verdict.
@@ -121,7 +123,8 @@ fn judged(line: Line) -> Judged {
     }
 }
 
-/// The key of a question: BLAKE3 of everything that the answer depends on (endpoint, model, rubric, texts).
+/// The key of a question: BLAKE3 of everything that the answer depends on (endpoint, model, rubric,
+/// texts).
 pub fn key(endpoint: &Endpoint, rubric: &Rubric, item: &Item) -> String {
     // JSON keeps the parts apart, whatever they hold.
     let question = json!([

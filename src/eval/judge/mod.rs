@@ -1,8 +1,9 @@
-//! Summaries graded by a model behind an endpoint: asked patiently, cached by content, counted in tokens and dollars.
+//! Summaries graded by a model behind an endpoint: asked patiently, cached by content, counted in
+//! tokens and dollars.
 //!
-//! No other metric needs it. Several threads ask at once; the thread that called writes the cache and is told of progress. A failure
-//! that may pass is waited out; one that will not ends the run, and what was judged until then stays in the cache, so that the next
-//! run goes on from there.
+//! No other metric needs it. Several threads ask at once; the thread that called writes the cache
+//! and is told of progress. A failure that may pass is waited out; one that will not ends the run,
+//! and what was judged until then stays in the cache, so that the next run goes on from there.
 
 pub mod answer;
 pub mod cache;
@@ -66,7 +67,8 @@ pub enum Progress<'a> {
 pub enum Outcome {
     /// A verdict.
     Judged(Judged),
-    /// No answer that can be used, after as many as [`Patience::max_answers`] allows; what was wrong with the last.
+    /// No answer that can be used, after as many as [`Patience::max_answers`] allows; what was
+    /// wrong with the last.
     Unusable(String),
 }
 
@@ -84,7 +86,8 @@ pub struct Verdicts {
 }
 
 impl Verdicts {
-    /// The mean grade on each scale over the items that have one, in the order of the rubric; none over none.
+    /// The mean grade on each scale over the items that have one, in the order of the rubric; none
+    /// over none.
     pub fn means(&self) -> Option<Vec<f64>> {
         let grades: Vec<&Vec<i64>> = self
             .outcomes
@@ -153,7 +156,8 @@ impl Judge<'_> {
     /// Judges items; what the cache knows is not asked, and what is asked is added to it at once.
     ///
     /// # Errors
-    /// An endpoint that refuses, or fails more often than patience allows; a stop that was asked for, after the requests under way.
+    /// An endpoint that refuses, or fails more often than patience allows; a stop that was asked
+    /// for, after the requests under way.
     pub fn judge(
         &self,
         items: &[Item],
@@ -234,7 +238,8 @@ impl Judge<'_> {
             }
             drop(sender);
             let mut failed = None;
-            // Reports come until every thread has ended, so that no answer that was paid for is lost.
+            // Reports come until every thread has ended, so that no answer that was paid for is
+            // lost.
             for report in reports {
                 let handled = match report {
                     Report::Waiting { why, wait } => {
@@ -307,7 +312,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Asks until an answer can be used, telling the judge each time what was wrong; none where the run ended meanwhile.
+    /// Asks until an answer can be used, telling the judge each time what was wrong; none where the
+    /// run ended meanwhile.
     fn ask(
         &self,
         question: &Question,

@@ -1,4 +1,5 @@
-//! A rubric: what a judge is told, on which scales it grades, which model and parameters it is asked with; a YAML file.
+//! A rubric: what a judge is told, on which scales it grades, which model and parameters it is
+//! asked with; a YAML file.
 
 use std::path::Path;
 
@@ -57,7 +58,8 @@ pub struct Rubric {
     pub system: String,
     /// The user's message; `{source}`, `{summary}` and `{reference}` stand for the texts.
     pub user: String,
-    /// What is said after an answer that cannot be used; `{fault}` stands for what is wrong with it.
+    /// What is said after an answer that cannot be used; `{fault}` stands for what is wrong with
+    /// it.
     pub repair: String,
     /// The scales.
     pub scales: Vec<Scale>,
@@ -210,7 +212,8 @@ impl Rubric {
 /// The key of an answer under which a judge may say why.
 pub const REASON: &str = "reason";
 
-/// The slots of a template: where each begins, and its name. Braces around anything but small letters are text.
+/// The slots of a template: where each begins, and its name. Braces around anything but small
+/// letters are text.
 fn slots(template: &str) -> impl Iterator<Item = (usize, &str)> {
     template.match_indices('{').filter_map(|(start, _)| {
         let inside = &template[start + 1..];

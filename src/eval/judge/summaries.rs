@@ -1,4 +1,5 @@
-//! Summaries from a file of predictions, with the texts that they are of, and their grades as a file.
+//! Summaries from a file of predictions, with the texts that they are of, and their grades as a
+//! file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +23,8 @@ use crate::records::grades::UngradedSummary;
 /// A row of predictions with whatever else it holds.
 type Fields = Map<String, Value>;
 
-/// Reads the summaries to grade, in the order of the predictions. `sources` is a manifest, or a field of the predictions.
+/// Reads the summaries to grade, in the order of the predictions. `sources` is a manifest, or a
+/// field of the predictions.
 ///
 /// # Errors
 /// Rows without an id, a prediction or a source, and ids that come twice; each with file and line.

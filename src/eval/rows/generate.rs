@@ -14,8 +14,8 @@ use crate::stop::Stop;
 use crate::task::Example;
 use crate::task::Mode;
 
-/// Answers examples, each within its limit of new tokens: a line of `output` for each that can be used. `progress` is given the number of
-/// answers.
+/// Answers examples, each within its limit of new tokens: a line of `output` for each that can be
+/// used. `progress` is given the number of answers.
 ///
 /// # Errors
 /// What is no fault of a row; `output` holds the rows before it. The user asked to stop.

@@ -32,7 +32,8 @@ pub struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    /// Scores rows, a line of `output` for each that can be used. `progress` is given the number of lines.
+    /// Scores rows, a line of `output` for each that can be used. `progress` is given the number of
+    /// lines.
     ///
     /// # Errors
     /// What is no fault of a row; `output` holds the rows before it. The user asked to stop.

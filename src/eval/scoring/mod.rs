@@ -68,7 +68,8 @@ pub struct Scoring<'a> {
 }
 
 impl<'a> Scoring<'a> {
-    /// Scores predictions of a task. Labels are read by the inventory, and compared as they are without one.
+    /// Scores predictions of a task. Labels are read by the inventory, and compared as they are
+    /// without one.
     ///
     /// # Errors
     /// As [`rows::read`]; a reference label that the inventory does not have.
@@ -261,7 +262,8 @@ fn failures_scored(rows: &[Row], settings: &Settings, kind: TaskKind) -> Vec<Tal
     found
 }
 
-/// Answers as labels, read strictly and leniently by an inventory, or as they are. Texts of several references are no labels.
+/// Answers as labels, read strictly and leniently by an inventory, or as they are. Texts of several
+/// references are no labels.
 fn readings(
     rows: &[Row],
     inventory: Option<&Task>,
@@ -285,7 +287,8 @@ fn readings(
         .collect()
 }
 
-/// Answers and references compared as they are. Confusions are counted only among few different texts.
+/// Answers and references compared as they are. Confusions are counted only among few different
+/// texts.
 fn read_as_is(rows: &[Row]) -> Result<Reading> {
     let pairs: Vec<(&str, Option<&str>)> = rows
         .iter()
@@ -346,7 +349,8 @@ impl Scored {
             .or(self.readings.first())
     }
 
-    /// Every score by its name, those of texts under the first normaliser; then what lies behind them.
+    /// Every score by its name, those of texts under the first normaliser; then what lies behind
+    /// them.
     fn to_json(
         &self,
         task: &Task,
@@ -400,7 +404,8 @@ impl Scored {
     }
 }
 
-/// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`: counts, a row a reference label.
+/// `labels`: each one's scores and counts; `predicted`: the distribution of answers; `confusion`:
+/// counts, a row a reference label.
 fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
     let mut labels = Map::new();
     for (name, seen) in confusion.labels.iter().zip(confusion.seen()) {
@@ -431,7 +436,8 @@ fn confusion_json(confusion: &Confusion) -> [(String, Value); 3] {
     ]
 }
 
-/// Writes every row's alignment of words under a normaliser, as three lines of text or as one object a line.
+/// Writes every row's alignment of words under a normaliser, as three lines of text or as one
+/// object a line.
 fn write_alignments(path: &Path, rows: &[Row], normaliser: Normaliser) -> Result<()> {
     let as_json = path
         .extension()

@@ -27,7 +27,8 @@ pub struct Row {
     pub prediction: String,
     /// What should have been said, one text at least.
     pub references: Vec<String>,
-    /// Whether generation stopped at its limit, where the file says anything of how the answer came about.
+    /// Whether generation stopped at its limit, where the file says anything of how the answer came
+    /// about.
     pub hit_limit: Option<bool>,
     /// Who speaks, where the file says it.
     pub speaker: Option<String>,
@@ -47,11 +48,13 @@ impl Row {
     }
 }
 
-/// Reads predictions, each with its references: from its own row, or from the row of the same id in a file of `references`.
+/// Reads predictions, each with its references: from its own row, or from the row of the same id in
+/// a file of `references`.
 ///
 /// # Errors
-/// Lines that are no JSON objects, rows without an id, a prediction or a reference, ids that come twice, rows of another task, and
-/// references of other ids than the predictions'; each with file and line.
+/// Lines that are no JSON objects, rows without an id, a prediction or a reference, ids that come
+/// twice, rows of another task, and references of other ids than the predictions'; each with file
+/// and line.
 pub fn read(predictions: &Path, references: Option<&Path>, task: &Task) -> Result<Vec<Row>> {
     let said = read_lines(predictions, |fields| {
         Ok((Said::new(fields, task)?, targets(fields, task.kind)?))
@@ -181,7 +184,8 @@ impl Said {
         })?;
         let meta = fields.get("meta").and_then(Value::as_object);
         let of_row = |name: &str| fields.get(name).or_else(|| meta?.get(name));
-        // Written only where it is true; a row that says its tokens or anything else of itself says it by leaving it out.
+        // Written only where it is true; a row that says its tokens or anything else of itself says
+        // it by leaving it out.
         let says_how = meta.is_some() || fields.contains_key("tokens");
         let hit_limit = of_row("hit_limit")
             .and_then(Value::as_bool)
@@ -204,7 +208,8 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// The references of a row: `reference`, `references`, or the field that a manifest keeps the task's target in; none where it has none.
+/// The references of a row: `reference`, `references`, or the field that a manifest keeps the
+/// task's target in; none where it has none.
 fn targets(fields: &Map<String, Value>, kind: TaskKind) -> Result<Vec<String>> {
     let listed = match fields.get("references") {
         None | Some(Value::Null) => Vec::new(),

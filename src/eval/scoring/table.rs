@@ -52,7 +52,8 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// A score as it is usually written: 0 to 100 for chrF and BLEU, a factor for a ratio, percent for everything else.
+/// A score as it is usually written: 0 to 100 for chrF and BLEU, a factor for a ratio, percent for
+/// everything else.
 fn shown(tally: &Tally) -> String {
     match Definition::find(tally.metric()).map(|metric| metric.scale) {
         Some(Scale::Points | Scale::Plain) => format!("{:.2}", tally.corpus()),

@@ -1,4 +1,5 @@
-//! Two systems' answers to the same rows: every score of both, the difference with its interval, and three paired tests.
+//! Two systems' answers to the same rows: every score of both, the difference with its interval,
+//! and three paired tests.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -80,7 +81,8 @@ pub fn matched(rows: &[Row], mut other: Vec<Row>, path: &Path) -> Result<Vec<Row
     }
 }
 
-/// Compares tallies of the same names, the system's with the other's; `rows` say what belongs together.
+/// Compares tallies of the same names, the system's with the other's; `rows` say what belongs
+/// together.
 pub fn compare(rows: &[Row], tallies: &[Tally], others: &[Tally]) -> Result<Versus> {
     let resampling = Resampling::default();
     let (cluster, clusters) = clusters(rows);
@@ -119,7 +121,8 @@ fn compared(
     })
 }
 
-/// The segment test on word errors under a normaliser; none where a row has several references to choose from.
+/// The segment test on word errors under a normaliser; none where a row has several references to
+/// choose from.
 pub fn segments(rows: &[Row], others: &[Row], normaliser: Normaliser) -> Result<Option<Mapsswe>> {
     if rows.iter().any(|row| row.references.len() > 1) {
         return Ok(None);

@@ -37,8 +37,8 @@ impl Suite {
     /// Reads a suite file and its manifests.
     ///
     /// # Errors
-    /// Unknown keys, tasks, metrics or slices; rows without the task's target; a baseline that fits no set. The message names the file and
-    /// the set.
+    /// Unknown keys, tasks, metrics or slices; rows without the task's target; a baseline that fits
+    /// no set. The message names the file and the set.
     pub fn load(path: &Path, tasks: &Tasks) -> Result<Self> {
         Self::read(path, tasks, None)
     }
@@ -46,7 +46,8 @@ impl Suite {
     /// As [`Suite::load`], with the headers of all audio read too.
     ///
     /// # Errors
-    /// As there. Rows that cannot be used are left out, or stop the command in [`RowCheck::finish`].
+    /// As there. Rows that cannot be used are left out, or stop the command in
+    /// [`RowCheck::finish`].
     pub fn load_checked(path: &Path, tasks: &Tasks, check: &mut RowCheck<'_>) -> Result<Self> {
         Self::read(path, tasks, Some(check))
     }
@@ -288,7 +289,8 @@ fn with_system(task: &Task, system: Option<&str>) -> Task {
     task
 }
 
-/// The examples of rows, in their order. Where `bad` is given, rows that cannot be used are moved there instead of being an error.
+/// The examples of rows, in their order. Where `bad` is given, rows that cannot be used are moved
+/// there instead of being an error.
 fn examples(
     task: &Task,
     wording: Wording,
@@ -300,7 +302,8 @@ fn examples(
     let mut examples = Vec::with_capacity(rows.len());
     let mut usable = Vec::new();
     for row in rows.drain(..) {
-        // The wording is drawn by the place among the rows that are used, the same whether bad rows are there or were taken out.
+        // The wording is drawn by the place among the rows that are used, the same whether bad rows
+        // are there or were taken out.
         let draw = instruction.with(examples.len() as u64);
         match example(task, wording, &row, draw).map_err(|e| e.at(row.place(manifest))) {
             Ok(found) => {

@@ -15,7 +15,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 use serde_json::json;
 
-/// The path a variable names, else the one of the build: tests run on other machines than the one that built them.
+/// The path a variable names, else the one of the build: tests run on other machines than the one
+/// that built them.
 fn named(variable: &str, built: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| built.into(), PathBuf::from)
 }
@@ -52,7 +53,8 @@ impl Outcome {
         self
     }
 
-    /// Fails the test unless the command ended with this code and its message has all of `words`. Standard output must be empty.
+    /// Fails the test unless the command ended with this code and its message has all of `words`.
+    /// Standard output must be empty.
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(
             self.code,
@@ -214,7 +216,8 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// Asr rows over parts of one clip, with 12 lengths. No two subsets have the same sum, so the seconds of a step identify its rows.
+/// Asr rows over parts of one clip, with 12 lengths. No two subsets have the same sum, so the
+/// seconds of a step identify its rows.
 pub fn asr_rows() -> Vec<Value> {
     let said = [
         "مرحبا بكم",
@@ -243,7 +246,8 @@ pub fn emotion_rows() -> Vec<Value> {
         .collect()
 }
 
-/// A recipe of two stages over both sets of rows, every part adapted, with dropout; `steps` in each stage.
+/// A recipe of two stages over both sets of rows, every part adapted, with dropout; `steps` in each
+/// stage.
 pub fn small_recipe(model: &str, steps: usize) -> String {
     format!(
         "\

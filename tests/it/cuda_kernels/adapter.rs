@@ -1,4 +1,5 @@
-//! Padding of weights and inputs, with which one product computes a layer and its adapter: kernels of adapter.cu.
+//! Padding of weights and inputs, with which one product computes a layer and its adapter: kernels
+//! of adapter.cu.
 
 use half::bf16;
 
@@ -30,7 +31,8 @@ fn matrices_are_copied_beside_others() {
     if !is_emulated() {
         return;
     }
-    // Whole packs, odd widths, none at all, rows of several blocks; the last one is a single number.
+    // Whole packs, odd widths, none at all, rows of several blocks; the last one is a single
+    // number.
     let shapes = [(16, 48), (37, 5), (0, 8), (3, 4104), (300, 16), (1, 1)];
     for padding in [64, 3] {
         let matrix = |(i, &(rows, columns)): (usize, &(usize, usize))| {

@@ -1,4 +1,5 @@
-//! Attention inside packed sequences, forward and backward, and one step of decoding, against the crate's own in `f64`.
+//! Attention inside packed sequences, forward and backward, and one step of decoding, against the
+//! crate's own in `f64`.
 
 use candle_core::Tensor;
 use half::bf16;
@@ -25,12 +26,15 @@ const THREADS: usize = 128;
 const STEP_ROWS: usize = 16;
 const STEP_SHARED: usize = 98_304;
 
-/// Largest error, relative to the largest expected number. Probabilities and dS are rounded to bf16 for the products with values,
-/// keys and queries, and so is the result: each rounding is 2^-9 of its number, errors of the terms of a sum are independent, and a
-/// large result that is one term has two roundings, three with dO * O from a rounded output. Found in cases like these: up to 5.2e-3.
+/// Largest error, relative to the largest expected number. Probabilities and dS are rounded to bf16
+/// for the products with values, keys and queries, and so is the result: each rounding is 2^-9 of
+/// its number, errors of the terms of a sum are independent, and a large result that is one term
+/// has two roundings, three with dO * O from a rounded output. Found in cases like these: up to
+/// 5.2e-3.
 const NEAR: f64 = 1.0 / 128.0;
-/// Root mean square of the errors, relative to that of the expected numbers: what a few large numbers do not hide. A uniform
-/// rounding error of at most 2^-9 has a root mean square of 2^-9 / sqrt(3); three of them add up to 2^-9.
+/// Root mean square of the errors, relative to that of the expected numbers: what a few large
+/// numbers do not hide. A uniform rounding error of at most 2^-9 has a root mean square of 2^-9 /
+/// sqrt(3); three of them add up to 2^-9.
 const NEAR_IN_ALL: f64 = 1.0 / 256.0;
 /// Absolute error of a log-sum-exp: f32 throughout.
 const NEAR_LOG_SUM: f64 = 1e-4;
@@ -57,7 +61,8 @@ struct Case {
 }
 
 impl Case {
-    /// Queries, keys and values of up to `size`: the larger, the farther are probabilities from even.
+    /// Queries, keys and values of up to `size`: the larger, the farther are probabilities from
+    /// even.
     fn new(lengths: &[usize], heads: Heads, mask: Mask, size: f64) -> Self {
         let tokens: usize = lengths.iter().sum();
         let qkv: Vec<f64> = numbers("qkv", tokens * heads.width())
@@ -89,7 +94,8 @@ impl Case {
         std::iter::once(0).chain(ends).collect()
     }
 
-    /// First token of the sequence, its length, first row inside it: of every block, the last first.
+    /// First token of the sequence, its length, first row inside it: of every block, the last
+    /// first.
     fn tiles(&self) -> Vec<[i32; 4]> {
         let sequences = self.cu_seqlens().into_iter().zip(&self.lengths);
         let mut tiles: Vec<_> = sequences
@@ -133,7 +139,8 @@ impl Case {
         .map(|size| size as i32);
         let is_causal = i32::from(self.mask == Mask::Causal);
         let scale = (1.0 / (heads.head_dim as f64).sqrt()) as f32;
-        // Two stages of keys and values; keys and values of the block, and two stages of 32 queries, of dO and of two floats each.
+        // Two stages of keys and values; keys and values of the block, and two stages of 32
+        // queries, of dO and of two floats each.
         let shared = 4 * ROWS * 2 * dim;
         let shared_keys = 4 * ROWS * 2 * dim + 2 * 2 * 32 * 4;
         run(
@@ -271,7 +278,8 @@ fn attention_over_long_sequences_is_the_crates_own() {
     case.check();
 }
 
-/// Scores of hundreds, some rows with one key of probability one: exponentials stay inside f32, and so do those of masked keys.
+/// Scores of hundreds, some rows with one key of probability one: exponentials stay inside f32, and
+/// so do those of masked keys.
 #[test]
 fn attention_withstands_large_scores() {
     if !is_emulated() {
@@ -297,7 +305,8 @@ fn attention_withstands_large_scores() {
     }
 }
 
-/// Caches filled up to `lengths`, with NaN after that; compares a step over them with the crate's own.
+/// Caches filled up to `lengths`, with NaN after that; compares a step over them with the crate's
+/// own.
 fn check_step(lengths: &[usize], heads: Heads) {
     let queries = Buffer::<bf16>::input_from(
         &numbers("queries", lengths.len() * heads.query_width())
@@ -379,7 +388,8 @@ fn a_step_is_the_crates_own() {
     if !is_emulated() {
         return;
     }
-    // Fewer keys than a tile, fewer tiles than warps, every stage used again; groups that fill a block's rows and more.
+    // Fewer keys than a tile, fewer tiles than warps, every stage used again; groups that fill a
+    // block's rows and more.
     check_step(&[1, 15, 16, 17, 63, 64, 65, 310], heads(7, 1, 128));
     check_step(&[2049], heads(7, 1, 128));
     check_step(&[33, 1], heads(32, 2, 64));

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Folders with the library's sources. The first two are searched for headers, and so is the toolkit's replacement.
+/// Folders with the library's sources. The first two are searched for headers, and so is the
+/// toolkit's replacement.
 const SOURCES: [&str; 4] = [
     "crates/engine/src/ops/cuda/kernels",
     "tests/cuda",
@@ -16,8 +17,9 @@ const SOURCES: [&str; 4] = [
     "tests/cuda/include",
 ];
 
-/// Optimised, or attention over 2049 tokens would take minutes. What a kernel must not do (addresses not aligned to their type,
-/// indices outside of arrays) becomes an illegal instruction, which the emulator reports.
+/// Optimised, or attention over 2049 tokens would take minutes. What a kernel must not do
+/// (addresses not aligned to their type, indices outside of arrays) becomes an illegal instruction,
+/// which the emulator reports.
 const FLAGS: [&str; 16] = [
     "-std=c++17",
     "-O2",
@@ -83,7 +85,8 @@ pub fn library() -> Option<PathBuf> {
     Some(library)
 }
 
-/// The folder of the emulated driver's libraries as they are now, built as for a program that wants nothing of them.
+/// The folder of the emulated driver's libraries as they are now, built as for a program that wants
+/// nothing of them.
 pub fn driver() -> Option<PathBuf> {
     const DRIVER: &str = "tests/cuda/driver";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,5 @@
-//! The emulated driver and cuBLASLt, which run a whole training step without a GPU: memory, launches, and products against `f64`.
+//! The emulated driver and cuBLASLt, which run a whole training step without a GPU: memory,
+//! launches, and products against `f64`.
 
 use std::ffi::c_char;
 use std::ffi::c_int;
@@ -297,7 +298,8 @@ const F32: c_int = 0;
 const BF16: c_int = 14;
 const E4M3: c_int = 28;
 
-/// `d = alpha op(b) op(a) + beta c` in the library's order of operands, with attributes of the description.
+/// `d = alpha op(b) op(a) + beta c` in the library's order of operands, with attributes of the
+/// description.
 fn product(
     gpu: &Gpu,
     operands: [&Stored; 4],

@@ -1,4 +1,5 @@
-//! Passes that see one number after the other, or the halves of a head: activations, rotation, dropout, conversions, fillings.
+//! Passes that see one number after the other, or the halves of a head: activations, rotation,
+//! dropout, conversions, fillings.
 
 use half::bf16;
 use maqam::ops::activation;
@@ -181,7 +182,8 @@ fn rotation_is_the_crates_own_and_turns_back() {
     if !is_emulated() {
         return;
     }
-    // Head sizes of the models, an odd half, heads with a part that is not rotated, and more pairs than a block has threads.
+    // Head sizes of the models, an odd half, heads with a part that is not rotated, and more pairs
+    // than a block has threads.
     for (tokens, num_heads, head_dim, rest) in [
         (3, 32, 128, 512),
         (2, 20, 64, 0),
@@ -234,7 +236,8 @@ fn rotation_is_the_crates_own_and_turns_back() {
     }
 }
 
-/// Angles whose cosines and sines f32 holds well enough: what is compared is the rotation, not the table.
+/// Angles whose cosines and sines f32 holds well enough: what is compared is the rotation, not the
+/// table.
 fn angles(positions: &[u32], half: usize) -> Vec<f64> {
     positions
         .iter()

@@ -125,7 +125,8 @@ fn roundings_are_to_nearest_even() {
     if !is_emulated() {
         return;
     }
-    // Every e4m3 number, half ways between neighbours, and numbers around them; then bf16's own ties.
+    // Every e4m3 number, half ways between neighbours, and numbers around them; then bf16's own
+    // ties.
     let codes: Vec<f32> = (0..127u8).map(e4m3).collect();
     let mut values: Vec<f32> = codes
         .windows(2)

@@ -16,15 +16,19 @@
 //! }
 //! ```
 //!
-//! - [`Buffer::input`] is closed to writing, [`Buffer::in_place`] holds values that the kernel changes, [`Buffer::output`] holds
-//!   NaN (all bits set) until it is written. `..._from` rounds `f64` to the buffer's type; what a reference is given comes from
-//!   [`Buffer::numbers`] or [`Buffer::tensor`], so that both see the same rounded inputs.
-//! - A buffer ends 0 to 15 bytes before a closed page, begins on a multiple of 16 bytes, and what lies around it is checked:
-//!   a kernel that reads or writes outside fails with the line that does it.
-//! - Arguments are `&buffer`, [`NULL`], and numbers of exactly the parameter's type (`&(dim as i32)`, `&1e-6f32`); their number,
-//!   kinds and sizes are compared with the kernel's. A pointer inside a struct or an array comes from [`Buffer::address`].
-//! - [`launch`] runs the kernel twice, with blocks and threads in ascending and in descending order, and wants the same bits in every
-//!   buffer; [`launch_once`] is for cases that take long. Grids and blocks are `rows`, `(x, y)` or `(x, y, z)`.
+//! - [`Buffer::input`] is closed to writing, [`Buffer::in_place`] holds values that the kernel
+//!   changes, [`Buffer::output`] holds NaN (all bits set) until it is written. `..._from` rounds
+//!   `f64` to the buffer's type; what a reference is given comes from [`Buffer::numbers`] or
+//!   [`Buffer::tensor`], so that both see the same rounded inputs.
+//! - A buffer ends 0 to 15 bytes before a closed page, begins on a multiple of 16 bytes, and what
+//!   lies around it is checked: a kernel that reads or writes outside fails with the line that does
+//!   it.
+//! - Arguments are `&buffer`, [`NULL`], and numbers of exactly the parameter's type
+//!   (`&(dim as i32)`, `&1e-6f32`); their number, kinds and sizes are compared with the kernel's. A
+//!   pointer inside a struct or an array comes from [`Buffer::address`].
+//! - [`launch`] runs the kernel twice, with blocks and threads in ascending and in descending
+//!   order, and wants the same bits in every buffer; [`launch_once`] is for cases that take long.
+//!   Grids and blocks are `rows`, `(x, y)` or `(x, y, z)`.
 
 #![allow(dead_code, reason = "what the cases of all kernels may need")]
 
@@ -605,8 +609,9 @@ pub fn assert_near(what: &str, found: &[f64], expected: &[f64], bar: f64) {
     assert!(error <= bar, "{what}: {error:e} is more than {bar:e}");
 }
 
-/// Fails unless every number is within `relative` of its own expected value, or within `absolute`: for outputs that are one rounding
-/// away from exact, `relative` is 2^-8 for bf16 and 2^-24 for f32, half a unit in the last place of a number just above a power of two.
+/// Fails unless every number is within `relative` of its own expected value, or within `absolute`:
+/// for outputs that are one rounding away from exact, `relative` is 2^-8 for bf16 and 2^-24 for
+/// f32, half a unit in the last place of a number just above a power of two.
 pub fn assert_each(what: &str, found: &[f64], expected: &[f64], relative: f64, absolute: f64) {
     assert_eq!(found.len(), expected.len());
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {

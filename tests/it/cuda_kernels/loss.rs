@@ -30,7 +30,8 @@ const ROUNDED: f64 = 1.0 / 256.0;
 /// Error of f32 sums over a row.
 const SUMMED: f64 = 1e-5;
 
-/// The crate's own loss of given logits `[rows, vocab]`: rows of the identity meet a head of the logits, whose gradient is theirs.
+/// The crate's own loss of given logits `[rows, vocab]`: rows of the identity meet a head of the
+/// logits, whose gradient is theirs.
 fn reference(logits: &Tensor, targets: Targets) -> (Losses, Vec<f64>) {
     let (rows, _) = logits.dims2().unwrap();
     let head: Weight = trained(logits.t().unwrap().contiguous().unwrap());
@@ -47,7 +48,8 @@ fn cross_entropy_is_the_crates_own() {
     if !is_emulated() {
         return;
     }
-    // Vocabularies below a pack, of no packs, of packs that fill no block, and the models' own; the target first, last, anywhere.
+    // Vocabularies below a pack, of no packs, of packs that fill no block, and the models' own; the
+    // target first, last, anywhere.
     for (vocab, spread) in [
         (2, 3.0),
         (19, 5.0),
@@ -198,7 +200,8 @@ fn non_finite_logits_reach_the_loss() {
                         .all(|value| value.is_finite())
             );
         }
-        // Nothing but NaN, and nothing but negative infinity: no finite loss either. A single logit that is ruled out costs nothing.
+        // Nothing but NaN, and nothing but negative infinity: no finite loss either. A single logit
+        // that is ruled out costs nothing.
         for (value, is_finite) in [(f64::NAN, false), (f64::NEG_INFINITY, false)] {
             let logits = Buffer::<f32>::input_from(&vec![value; vocab]);
             assert_eq!(loss_of(&logits, vocab).is_finite(), is_finite);
@@ -299,7 +302,8 @@ fn adamw_is_the_crates_own_in_segments_with_gaps() {
         return;
     }
     let count = 5003;
-    // One segment of packs; segments that begin and end inside packs, with gaps, three inside one pack; none at all inside a block.
+    // One segment of packs; segments that begin and end inside packs, with gaps, three inside one
+    // pack; none at all inside a block.
     let layouts: [&[(usize, usize)]; 4] = [
         &[(0, 5000)],
         &[(0, 5), (16, 2100), (2100, 2103), (2110, 5001)],
@@ -569,7 +573,8 @@ fn squares_are_summed_in_double_precision() {
             .map(|value| value * value)
             .sum::<f64>()
             .sqrt();
-        // The expected sum adds two million numbers one after the other, and is the less exact of the two.
+        // The expected sum adds two million numbers one after the other, and is the less exact of
+        // the two.
         assert_each("norm", &[norm(&x, count)], &[expected], 1e-12, 0.0);
     }
     for bad in [f32::NAN, f32::INFINITY] {

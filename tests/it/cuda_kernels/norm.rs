@@ -15,8 +15,8 @@ use crate::support::flat;
 use crate::support::numbers;
 use crate::support::zeros_like;
 
-/// Rows of one number, of odd widths around a block's, of packs that fill no block, the models' own, the longest that stays in
-/// registers, and a longer one.
+/// Rows of one number, of odd widths around a block's, of packs that fill no block, the models'
+/// own, the longest that stays in registers, and a longer one.
 const DIMS: [usize; 9] = [1, 8, 20, 257, 1280, 2056, 3584, 8192, 8200];
 const TOKENS: usize = 3;
 const EPS: f32 = 1e-6;
@@ -336,7 +336,8 @@ fn gradients_of_weights_and_biases_are_added_up() {
     if !is_emulated() {
         return;
     }
-    // Tokens that fill no group of eight, one group, the eight groups that are loaded together, and more.
+    // Tokens that fill no group of eight, one group, the eight groups that are loaded together, and
+    // more.
     for (tokens, dim) in [(1, 33), (8, 1), (64, 32), (77, 70), (200, 40)] {
         let x = Buffer::<bf16>::input_from(&numbers("x", tokens * dim));
         let dy = Buffer::<bf16>::input_from(&numbers("dy", tokens * dim));

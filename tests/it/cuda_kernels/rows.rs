@@ -13,7 +13,8 @@ use crate::cuda_kernels::harness::launch;
 use crate::support::flat;
 use crate::support::numbers;
 
-/// Odd widths, packs that fill no block, the models' own, the longest that stays in registers, and a longer one.
+/// Odd widths, packs that fill no block, the models' own, the longest that stays in registers, and
+/// a longer one.
 const DIMS: [usize; 7] = [1, 20, 257, 1280, 3584, 8192, 8200];
 /// One rounding to bf16 is 2^-9.
 const ROUNDED: f64 = 1.0 / 256.0;
@@ -292,7 +293,8 @@ fn columns_are_copied_and_the_rest_stays() {
     if !is_emulated() {
         return;
     }
-    // Widths in packs, a width without packs, strides without packs, and a row longer than the registers hold.
+    // Widths in packs, a width without packs, strides without packs, and a row longer than the
+    // registers hold.
     for (width, to, from) in [
         (512, 512, 4608),
         (20, 24, 40),
@@ -341,16 +343,17 @@ fn e4m3(code: u8) -> f64 {
     }
 }
 
-/// The CPU's rounding is the reference, to the bit, because the effect of `fp8` on a loss is measured on the CPU. The order of the codes checks
-/// the CPU's rounding in turn (`tests/it/primitives/fp8.rs`).
+/// The CPU's rounding is the reference, to the bit, because the effect of `fp8` on a loss is
+/// measured on the CPU. The order of the codes checks the CPU's rounding in turn
+/// (`tests/it/primitives/fp8.rs`).
 #[test]
 fn quantised_rows_are_those_of_the_cpu() {
     if !is_emulated() {
         return;
     }
     for width in DIMS {
-        // Rows of different sizes, one of zeros, one huge, one among the least numbers of bf16; cubes, so that small numbers reach the
-        // codes without exponent.
+        // Rows of different sizes, one of zeros, one huge, one among the least numbers of bf16;
+        // cubes, so that small numbers reach the codes without exponent.
         let sizes = [1.0, 1e-3, 0.0, 3e4, 3e38, 1e-38];
         let values: Vec<f64> = numbers("x", sizes.len() * width)
             .into_iter()
@@ -395,7 +398,8 @@ fn ties_of_quantised_values_go_to_the_even_code() {
     if !is_emulated() {
         return;
     }
-    // The scale is 1: 17 lies between 16 and 18 (mantissas 0 and 1), 19 between 18 and 20, 2^-10 between 0 and the least code.
+    // The scale is 1: 17 lies between 16 and 18 (mantissas 0 and 1), 19 between 18 and 20, 2^-10
+    // between 0 and the least code.
     let values = [
         448.0,
         17.0,

@@ -38,8 +38,9 @@ fn contents(place: &Place, folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Compares the results of two runs with other batches: everything except numbers is equal, and numbers are equal up to rounding, because the
-/// other prompts of a batch determine the order in which its sums are added up.
+/// Compares the results of two runs with other batches: everything except numbers is equal, and
+/// numbers are equal up to rounding, because the other prompts of a batch determine the order in
+/// which its sums are added up.
 fn assert_alike(found: &[(PathBuf, String)], expected: &[(PathBuf, String)]) {
     let names = |files: &[(PathBuf, String)]| {
         files
@@ -109,8 +110,9 @@ fn assert_values_alike(found: &Value, expected: &Value, place: &str) {
     }
 }
 
-/// Questions of the suite: for the words a loss and an answer, for the moods a loss, the labels and an answer, both also under the two
-/// controls; for the summaries an answer; all of it for two systems.
+/// Questions of the suite: for the words a loss and an answer, for the moods a loss, the labels and
+/// an answer, both also under the two controls; for the summaries an answer; all of it for two
+/// systems.
 const QUESTIONS: usize = 2 * (3 * (12 * 2 + 6 * 3) + 3);
 
 #[test]

@@ -1,4 +1,5 @@
-//! `maqam eval` end to end on small checkpoints: what it scores, what it remembers, what it refuses.
+//! `maqam eval` end to end on small checkpoints: what it scores, what it remembers, what it
+//! refuses.
 
 use crate::command;
 mod errors;

@@ -93,7 +93,8 @@ fn scores_are_those_of_the_predictions() {
             let due: Vec<&str> = due.split_whitespace().collect();
             (errors + distance(&due, &said), words + due.len())
         });
-        // One part of a million: both are quotients of the same whole numbers, and the rest is printed in full.
+        // One part of a million: both are quotients of the same whole numbers, and the rest is
+        // printed in full.
         assert_close(
             number(&found["words.wer"]),
             errors as f64 / words as f64,
@@ -366,7 +367,8 @@ fn likelihoods_are_those_that_the_score_command_gives() {
                 )
                 .succeeds();
             for (row, expected) in found.iter().zip(place.lines("losses.jsonl")) {
-                // Other neighbours in a batch add up in another order: single precision over a few tokens.
+                // Other neighbours in a batch add up in another order: single precision over a few
+                // tokens.
                 let loss = number(&expected["loss"]);
                 let what = format!("{system} {label} {}", row["id"]);
                 assert_close(-number(&row["likelihoods"][label]), loss, 1e-5, &what);

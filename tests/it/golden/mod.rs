@@ -20,7 +20,8 @@ use maqam::nn::peft;
 use maqam::seed::Key;
 use serde_json::Value;
 
-/// Below the repository that a variable names, as cargo's does, else below that of the build: tests run on other machines too.
+/// Below the repository that a variable names, as cargo's does, else below that of the build: tests
+/// run on other machines too.
 pub fn fixture(name: &str) -> PathBuf {
     let root = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);

@@ -192,7 +192,8 @@ fn a_step_is_the_last_row_of_attention() {
         let qkv = packed(heads, &lengths);
         let bounds = cu_seqlens(&lengths);
         let (out, _) = attention(&qkv, &bounds, heads, Mask::Causal).unwrap();
-        // The caches hold more rows than are filled, with numbers that would show if they were read.
+        // The caches hold more rows than are filled, with numbers that would show if they were
+        // read.
         let cache = |start: usize, len: usize, column: usize| {
             let filled = qkv
                 .narrow(0, start, len)

@@ -19,7 +19,8 @@ use crate::support::trained;
 /// Windows of one, two, three and odd numbers of rows, and none.
 const WINDOWS: [&[usize]; 5] = [&[1], &[2], &[3], &[7, 1, 4], &[1, 0, 2, 3, 5]];
 
-/// The sum over taps and inputs, one number after the other: padding 1 on both sides of every window.
+/// The sum over taps and inputs, one number after the other: padding 1 on both sides of every
+/// window.
 fn convolved(x: &[Vec<f64>], weight: &[Vec<f64>], windows: &[usize], stride: usize) -> Vec<f64> {
     let mut out = Vec::new();
     let mut start = 0;

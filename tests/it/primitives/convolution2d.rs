@@ -30,7 +30,8 @@ const fn planes(count: usize, times: usize, bands: usize) -> Planes {
     }
 }
 
-/// PyTorch's `conv2d` with a padding of 1 over `[planes, inputs, bands, times]`, one number after the other; cells as rows.
+/// PyTorch's `conv2d` with a padding of 1 over `[planes, inputs, bands, times]`, one number after
+/// the other; cells as rows.
 fn convolved(
     x: &[Vec<f64>],
     weight: &dyn Fn([usize; 4]) -> f64,

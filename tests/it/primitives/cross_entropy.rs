@@ -99,7 +99,9 @@ fn gradients_of_single_rows_are_the_heads() {
             head_rows_backward(&few, &chosen, &x, &head.value, targets, &found).unwrap();
             let twice = (expected * 2.0).unwrap();
             assert_near("twice", &few, &twice, 1e-12);
-            assert!(head_rows_backward(&few, &[0, 1, 23], &x, &head.value, targets, &found).is_err());
+            assert!(
+                head_rows_backward(&few, &[0, 1, 23], &x, &head.value, targets, &found).is_err()
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Rounding to 8 bits against the format's definition and candle's type, and linear layers of 8 bits against their formula in `f64`.
+//! Rounding to 8 bits against the format's definition and candle's type, and linear layers of 8
+//! bits against their formula in `f64`.
 
 use candle_core::DType;
 use candle_core::Device;
@@ -141,7 +142,8 @@ fn every_bf16_value_is_rounded_like_candle() {
     }
 }
 
-/// A row's scale and codes from the definition: its numbers in bf16, over the largest magnitude by 448.
+/// A row's scale and codes from the definition: its numbers in bf16, over the largest magnitude
+/// by 448.
 fn row_by_definition(row: &[f32]) -> (f32, Vec<f64>) {
     let row: Vec<f32> = row.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
     let most = row.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -254,7 +256,8 @@ fn layers(ups: &[(std::ops::Range<usize>, usize)]) -> (Linear, Linear) {
     (exact, eight)
 }
 
-/// Every product and sum of the layer in 8 bits is single precision's; nothing else may be between it and the formula.
+/// Every product and sum of the layer in 8 bits is single precision's; nothing else may be between
+/// it and the formula.
 const SINGLE: f64 = 3e-6;
 
 #[test]
@@ -286,7 +289,8 @@ fn passes_equal_the_formula_on_rounded_operands() {
         let weight = &exact.weight.value;
         let by_output = rows_rounded(weight);
         let by_input = rows_rounded(&weight.t().unwrap().contiguous().unwrap());
-        // The exact layer with a rounded weight, corrected by what rounding `x` takes away: the adapter sees `x` as it is.
+        // The exact layer with a rounded weight, corrected by what rounding `x` takes away: the
+        // adapter sees `x` as it is.
         let (y, hidden) = eight
             .forward(&narrow(&x), Some(&narrow(&residual)), dropout)
             .unwrap();
@@ -375,7 +379,8 @@ fn a_weight_is_rounded_once_and_in_both_orientations() {
     let before = flat(&eight.weight.value);
     eight.quantise().unwrap();
     assert_eq!(flat(&eight.weight.value), before);
-    // What was rounded by rows is rounded by columns as well: products of powers of two are held as they are.
+    // What was rounded by rows is rounded by columns as well: products of powers of two are held as
+    // they are.
     let powers: Vec<f32> = (0..INPUTS * OUTPUTS)
         .map(|i| {
             if i % 7 == 0 {

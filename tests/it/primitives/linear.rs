@@ -23,7 +23,8 @@ const OUTPUTS: usize = 12;
 /// Gives access to one weight of a layer, to read or replace it.
 type Place = fn(&mut Linear) -> &mut Weight;
 
-/// Compares the gradient of the input and of every trained weight named in `places` with differences.
+/// Compares the gradient of the input and of every trained weight named in `places` with
+/// differences.
 fn check(what: &str, layer: &Linear, dropout: AdapterDropout, places: &[(&str, Place)]) {
     let x = random("x", &[TOKENS, INPUTS]);
     let residual = random("residual", &[TOKENS, OUTPUTS]);

@@ -1,4 +1,5 @@
-//! The primitives against witnesses from outside: central differences, formulas written out, candle's autograd, PyTorch's numbers.
+//! The primitives against witnesses from outside: central differences, formulas written out,
+//! candle's autograd, PyTorch's numbers.
 
 mod attention;
 mod convolution;

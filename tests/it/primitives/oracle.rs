@@ -1,6 +1,8 @@
-//! Candle's autograd as the oracle of a small decoder: a LoRA linear, attention, SwiGLU and cross-entropy, in `f64`.
+//! Candle's autograd as the oracle of a small decoder: a LoRA linear, attention, SwiGLU and
+//! cross-entropy, in `f64`.
 //!
-//! Only candle's differentiable operations are used; its fused norms, softmax and rope have no backward.
+//! Only candle's differentiable operations are used; its fused norms, softmax and rope have no
+//! backward.
 
 use candle_core::D;
 use candle_core::DType;
@@ -38,7 +40,8 @@ const LENGTHS: [usize; 2] = [7, 5];
 const EPS: f64 = 1e-6;
 const BAR: f64 = 1e-11;
 
-/// `x W^T + b + scale (x A^T) B^T` in candle, the adapter's parts placed by padding B with rows of zeros.
+/// `x W^T + b + scale (x A^T) B^T` in candle, the adapter's parts placed by padding B with rows of
+/// zeros.
 fn oracle_linear(x: &Tensor, layer: &Linear, vars: &[Var]) -> Tensor {
     let adapter = layer.adapter.as_ref().unwrap();
     let (outputs, inputs) = layer.weight.value.dims2().unwrap();
@@ -175,7 +178,8 @@ fn a_small_decoder_agrees_with_candles_autograd() {
         label_smoothing: 0.0,
     };
 
-    // maqam's operations: norm, fused projection, attention with its residual, SwiGLU, target rows, head.
+    // maqam's operations: norm, fused projection, attention with its residual, SwiGLU, target rows,
+    // head.
     let (normed, inverse) = rms_norm(&x, &scale.value, EPS, 0).unwrap();
     let (qkv, qkv_hidden) = to_qkv.forward(&normed, None, NO_DROPOUT).unwrap();
     let (mixed, log_sums) = attention(&qkv, &bounds, HEADS, Mask::Causal).unwrap();

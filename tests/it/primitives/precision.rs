@@ -1,4 +1,5 @@
-//! Single against double precision on random shapes, and the same bits from run to run and from one number of threads to another.
+//! Single against double precision on random shapes, and the same bits from run to run and from one
+//! number of threads to another.
 
 use candle_core::DType;
 use candle_core::Tensor;
@@ -72,7 +73,8 @@ fn sizes() -> impl Strategy<Value = Sizes> {
         })
 }
 
-/// Every primitive once, forward and backward, on numbers that are the same in either precision: names and results.
+/// Every primitive once, forward and backward, on numbers that are the same in either precision:
+/// names and results.
 fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
     let number = |name: &str, shape: &[usize]| {
         random(name, shape)
@@ -121,7 +123,8 @@ fn everything(sizes: &Sizes, dtype: DType) -> Vec<(&'static str, Tensor)> {
         ("layer_norm_backward weight", d_weight),
         ("layer_norm_backward bias", d_bias),
     ]);
-    // With two values in a row, the normalised row is (1, -1) and the gradient a difference of nearly equal values.
+    // With two values in a row, the normalised row is (1, -1) and the gradient a difference of
+    // nearly equal values.
     if dim > 8 {
         found.push(("layer_norm_backward", dx));
     }
@@ -314,7 +317,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
     }
 }
 
-/// A frozen layer's output, to hold it against the reference at a width where the blocks of a matrix product matter.
+/// A frozen layer's output, to hold it against the reference at a width where the blocks of a
+/// matrix product matter.
 #[test]
 fn a_long_product_is_as_exact_as_its_length_allows() {
     let x = random("x", &[3, 4864]);

@@ -1,4 +1,5 @@
-//! PyTorch's numbers (`tests/fixtures/make_adamw.py`): AdamW, GELU, LayerNorm, a convolution of stride 2, rotary angles.
+//! PyTorch's numbers (`tests/fixtures/make_adamw.py`): AdamW, GELU, LayerNorm, a convolution of
+//! stride 2, rotary angles.
 
 use candle_core::DType;
 use candle_core::Device;
@@ -94,7 +95,8 @@ fn adamw_takes_pytorchs_steps() {
         segments
             .iter_mut()
             .for_each(|segment| segment.step = step as u64 + 1);
-        // A gradient as long as this is shortened to `scale` of itself: the kernel's 1e-6 makes it one.
+        // A gradient as long as this is shortened to `scale` of itself: the kernel's 1e-6 makes it
+        // one.
         let clip = Clip {
             loss: &scalar(0.5),
             norm: &scalar(1.0 - 1e-6),
@@ -231,7 +233,8 @@ fn non_finite_steps_change_nothing_and_norms_clip() {
     let unclipped = after(1.0, 3.0, 0.0);
     assert_ne!(unclipped, before);
     assert_eq!(after(1.0, 3.0, 3.1), unclipped, "short enough");
-    // The first moment holds a tenth of the gradient: half of it is missing where the gradient is twice as long as it may be.
+    // The first moment holds a tenth of the gradient: half of it is missing where the gradient is
+    // twice as long as it may be.
     let clipped = after(1.0, 2.0 - 1e-6, 1.0);
     let gradients = single("gradients").to_vec1::<f32>().unwrap();
     for ((clipped, whole), gradient) in clipped[1].iter().zip(&unclipped[1]).zip(gradients) {

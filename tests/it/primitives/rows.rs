@@ -57,7 +57,8 @@ fn overwrite_and_spread_put_rows_at_their_ids() {
         overwrite(&out, &ids, source).unwrap();
         out
     };
-    // The gradient of what was written is picked up where it was written, that of what was there before is zero in these rows.
+    // The gradient of what was written is picked up where it was written, that of what was there
+    // before is zero in these rows.
     assert_gradient(
         "overwrite source",
         &source,

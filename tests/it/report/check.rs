@@ -53,7 +53,8 @@ pub fn check(page: &Page) -> Vec<Element> {
             && style.contains("prefers-color-scheme:dark")
             && style.contains("@media print")
     );
-    // Names and answers of data may turn their own element. The page's sentences and labels are English.
+    // Names and answers of data may turn their own element. The page's sentences and labels are
+    // English.
     for element in elements
         .iter()
         .filter(|element| element.get("dir").is_some())

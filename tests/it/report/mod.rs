@@ -1,4 +1,5 @@
-//! Reports and comparisons of run folders made here: well-formed, finite, without overlaps, whatever the runs hold.
+//! Reports and comparisons of run folders made here: well-formed, finite, without overlaps,
+//! whatever the runs hold.
 
 mod check;
 mod sample;
@@ -628,7 +629,8 @@ fn task_metrics_are_first_and_labels_in_order() {
     let dir = folder();
     let run = dir.path().join("run");
     sample.write(&run);
-    // `sad` precedes `surprised` and follows `neutral` in the inventory of `emotion`, and its task is scored by UAR.
+    // `sad` precedes `surprised` and follows `neutral` in the inventory of `emotion`, and its task
+    // is scored by UAR.
     for step in [0, 30, 60] {
         let path = run.join(format!("eval/step-{step:06}/moods.jsonl"));
         let text = fs::read_to_string(&path).unwrap();
@@ -775,7 +777,8 @@ fn runs_are_compared_with_the_first() {
     check(&page);
     let html = page.html();
     assert!(html.contains("Intervals by ruler &amp; compass.") && html.contains("[11.1, 22.2]"));
-    // Every second answer was wrong, then every third, then every fourth; two tests of p = 0.004 are one of 0.008 after Holm.
+    // Every second answer was wrong, then every third, then every fourth; two tests of p = 0.004
+    // are one of 0.008 after Holm.
     assert!(
         html.contains("<span class=\"better\">−16.7**</span>")
             && html.contains("<span class=\"better\">−25.0**</span>"),

@@ -99,7 +99,8 @@ impl Sample {
         log
     }
 
-    /// Interval between wrong answers after a step: all before training, every second one during it.
+    /// Interval between wrong answers after a step: all before training, every second one during
+    /// it.
     fn wrong_after(&self, step: u64) -> usize {
         if step == self.steps {
             self.wrong
@@ -108,7 +109,8 @@ impl Sample {
         }
     }
 
-    /// Returns whether a row's answer is correct, and a wrong answer: none, or in row 5 the other label.
+    /// Returns whether a row's answer is correct, and a wrong answer: none, or in row 5 the other
+    /// label.
     fn mood(&self, i: usize, step: u64) -> (usize, Option<usize>) {
         let is_wrong = i.is_multiple_of(self.wrong_after(step));
         (i % 2, (!is_wrong).then_some((i + usize::from(i == 5)) % 2))
@@ -136,7 +138,8 @@ impl Sample {
         json!({"words.loss": 2.0 - done, "words.wer": wrong / self.rows.max(1) as f64, "moods.uar": mean(|found| found.0), "moods.macro_f1": mean(|found| found.1), "mean": 0.1 + 0.7 * done})
     }
 
-    /// The folder of an evaluation of a base and `tuned` models, with a control of each and, where there is one, a baseline.
+    /// The folder of an evaluation of a base and `tuned` models, with a control of each and, where
+    /// there is one, a baseline.
     pub fn write_eval(&self, folder: &Path, tuned: &[&str], has_baseline: bool) {
         fs::create_dir_all(folder).unwrap();
         let suite =

@@ -1,4 +1,5 @@
-//! A strict reader of XML, small enough to be read: elements, attributes, text; anything else is a fault.
+//! A strict reader of XML, small enough to be read: elements, attributes, text; anything else is a
+//! fault.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Shared by the tests of the primitives: seeded values, tensors from them, and central differences.
+//! Shared by the tests of the primitives: seeded values, tensors from them, and central
+//! differences.
 
 #![allow(
     dead_code,
@@ -97,11 +98,13 @@ pub fn assert_near(what: &str, found: &Tensor, expected: &Tensor, bar: f64) {
 /// Relative error that a central difference in `f64` may have.
 pub const BAR: f64 = 1e-6;
 
-/// Step of the central differences: the error is about step^2 from the curvature and 1e-16 / step from rounding.
+/// Step of the central differences: the error is about step^2 from the curvature and 1e-16 / step
+/// from rounding.
 const STEP: f64 = 1e-5;
 
-/// Compares `gradient` with central differences of `loss` at `at`: along one random direction that moves every number,
-/// and for up to 24 numbers one by one. The error is relative to the larger of the derivative and the gradient's root mean square.
+/// Compares `gradient` with central differences of `loss` at `at`: along one random direction that
+/// moves every number, and for up to 24 numbers one by one. The error is relative to the larger of
+/// the derivative and the gradient's root mean square.
 pub fn assert_gradient(what: &str, at: &Tensor, gradient: &Tensor, loss: impl Fn(&Tensor) -> f64) {
     assert_eq!(
         at.shape(),
@@ -155,7 +158,8 @@ pub fn assert_gradient(what: &str, at: &Tensor, gradient: &Tensor, loss: impl Fn
     }
 }
 
-/// A layer with everything trained and an adapter whose `ups` are (columns, rank), their ranks one after the other.
+/// A layer with everything trained and an adapter whose `ups` are (columns, rank), their ranks one
+/// after the other.
 pub fn adapted(
     name: &str,
     inputs: usize,

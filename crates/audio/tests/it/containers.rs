@@ -85,8 +85,8 @@ fn distance_db(name: &str, samples: &[f32]) -> f64 {
 
 #[test]
 fn every_container_equals_ffmpeg() {
-    // Lengths are those of the clip if the container has its start and end. Two of FFmpeg's files do not.
-    // Opus has noise of its own near 8 kHz, where soxr and maqam filter differently.
+    // Lengths are those of the clip if the container has its start and end. Two of FFmpeg's files
+    // do not. Opus has noise of its own near 8 kHz, where soxr and maqam filter differently.
     let expected = [
         ("speech.opus", 16_000, -65.0),
         ("long_frames.opus", 16_000, -65.0),
@@ -210,7 +210,8 @@ fn parts_equal_the_whole() {
         println!("{name}: {db:.1} dB");
         assert!(db < -20.0, "{name}: {db} dB");
     }
-    // Opus has memory. Half a second before a part brings the decoder to the same state. The cut changes the resampler's edges.
+    // Opus has memory. Half a second before a part brings the decoder to the same state. The cut
+    // changes the resampler's edges.
     for name in ["speech.opus", "opus.webm", "live.webm", "music.opus"] {
         let all = whole(name);
         let found = part(name, 0.75, 0.95);
@@ -237,7 +238,8 @@ fn lengths_in_wav_headers_do_not_hide_the_samples() {
     let insert =
         |chunk: &[u8]| with(&|bytes| drop(bytes.splice(data..data, chunk.iter().copied())));
 
-    // ffmpeg 5.1, sox 14.4.2 and libsndfile 1.2.2 read all of these to the same samples, but for the two that are marked.
+    // ffmpeg 5.1, sox 14.4.2 and libsndfile 1.2.2 read all of these to the same samples, but for
+    // the two that are marked.
     let same = [
         ("no length of the file", set(4, 0)),
         ("a wrong length of the file", set(4, 1000)),
@@ -295,7 +297,8 @@ fn lengths_in_wav_headers_do_not_hide_the_samples() {
 fn flac_of_unknown_length_is_read() {
     let mut bytes = bytes_of("formats/s16_16k.flac");
     let samples = decode(&bytes).unwrap();
-    // Number of samples (36 bits) and checksum of the description, as an encoder leaves them that writes to a pipe.
+    // Number of samples (36 bits) and checksum of the description, as an encoder leaves them that
+    // writes to a pipe.
     bytes[21] &= 0xf0;
     bytes[22..42].fill(0);
     assert_same(&decode(&bytes).unwrap(), &samples, "unknown length");

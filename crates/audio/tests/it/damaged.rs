@@ -1,4 +1,5 @@
-//! Damaged recordings that once panicked, hung or took all memory: each is refused, quickly, as the file's fault.
+//! Damaged recordings that once panicked, hung or took all memory: each is refused, quickly, as the
+//! file's fault.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +28,8 @@ const DAMAGED: [(&str, &str); 6] = [
     ("mp4-trun-hang.m4a", "has no bytes"),
     // A packet that ends early was once reported as a fault of the disk.
     ("mp4-exit4.m4a", "does not decode"),
-    // A page that begins with the rest of a packet that never began, whose samples were announced and not there.
+    // A page that begins with the rest of a packet that never began, whose samples were announced
+    // and not there.
     ("flac-cut-header-page.oga", "has no samples"),
 ];
 

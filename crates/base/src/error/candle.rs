@@ -1,4 +1,5 @@
-//! Errors that come through candle: those of the system and of the GPU keep who has to act, those of maqam come out as they went in.
+//! Errors that come through candle: those of the system and of the GPU keep who has to act, those
+//! of maqam come out as they went in.
 
 use std::error::Error as StdError;
 use std::io;
@@ -13,7 +14,8 @@ use crate::error::kind_of_io;
 const FULL_GPU_HINT: &str =
     "lower `memory.pack_tokens` or the batch, or use a GPU with more memory that is free";
 
-/// Errors of CUDA that say that the GPU has no more memory. Their types exist only where candle is built for CUDA, their names are fixed.
+/// Errors of CUDA that say that the GPU has no more memory. Their types exist only where candle is
+/// built for CUDA, their names are fixed.
 const NO_GPU_MEMORY: [&str; 2] = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
 
 impl From<Candle> for Error {
@@ -45,7 +47,8 @@ impl From<Candle> for Error {
     }
 }
 
-/// Lets an error pass through functions whose errors are candle's. Only `Cuda` of candle's errors holds an error of any type.
+/// Lets an error pass through functions whose errors are candle's. Only `Cuda` of candle's errors
+/// holds an error of any type.
 impl From<Error> for Candle {
     fn from(error: Error) -> Self {
         Self::Cuda(Box::new(error))
@@ -64,7 +67,8 @@ impl Error {
         found.caused_by(source)
     }
 
-    /// The same error with the first line of its message: candle appends a backtrace where one is asked for.
+    /// The same error with the first line of its message: candle appends a backtrace where one is
+    /// asked for.
     #[must_use]
     pub fn first_line(self) -> Self {
         self.reworded(|found| found.lines().next().unwrap_or_default().to_owned())

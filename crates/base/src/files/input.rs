@@ -1,4 +1,5 @@
-//! Reading with bounds: no file, pipe or device makes the program take more memory than it says here.
+//! Reading with bounds: no file, pipe or device makes the program take more memory than it says
+//! here.
 
 use std::fs;
 use std::fs::File;
@@ -250,7 +251,8 @@ impl Lines {
         }
     }
 
-    /// The next line and its number, from 1, without its end and without a byte order mark; none after the last.
+    /// The next line and its number, from 1, without its end and without a byte order mark; none
+    /// after the last.
     ///
     /// # Errors
     /// A line longer than [`MAX_LINE`] bytes; one that holds a zero byte, which no text does.
@@ -311,7 +313,8 @@ impl Lines {
         self.num_bytes() - text.len() as u64 - u64::from(self.is_ended())
     }
 
-    /// Returns whether the line that was read last has its end. One that a killed process was writing has none.
+    /// Returns whether the line that was read last has its end. One that a killed process was
+    /// writing has none.
     pub(crate) fn is_ended(&self) -> bool {
         self.bytes.ends_with(b"\n")
     }

@@ -28,8 +28,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Claims the folder by locking a file in it, which is made where it is missing and stays. What dead processes left in the folder
-    /// is removed.
+    /// Claims the folder by locking a file in it, which is made where it is missing and stays. What
+    /// dead processes left in the folder is removed.
     ///
     /// # Errors
     /// Another process holds it; the message names that process.
@@ -39,8 +39,8 @@ impl Lock {
         Ok(lock)
     }
 
-    /// As [`Lock::take`], without a change to what the folder holds; [`Lock::remove_leftovers`] follows once the folder is known to be
-    /// this program's.
+    /// As [`Lock::take`], without a change to what the folder holds; [`Lock::remove_leftovers`]
+    /// follows once the folder is known to be this program's.
     ///
     /// # Errors
     /// As [`Lock::take`].
@@ -52,12 +52,14 @@ impl Lock {
         })
     }
 
-    /// Removes what dead processes left in the folder, and puts back what an interrupted exchange took away.
+    /// Removes what dead processes left in the folder, and puts back what an interrupted exchange
+    /// took away.
     pub fn remove_leftovers(&self) {
         clean_below(&self.folder);
     }
 
-    /// As [`Lock::take`], waiting until the other process ends; `told` is called once with its number if there is one.
+    /// As [`Lock::take`], waiting until the other process ends; `told` is called once with its
+    /// number if there is one.
     ///
     /// # Errors
     /// The disk's.

@@ -1,4 +1,5 @@
-//! The only module that writes: whole files atomically, logs by appending. It also bounds what is read, and hashes it.
+//! The only module that writes: whole files atomically, logs by appending. It also bounds what is
+//! read, and hashes it.
 
 mod input;
 mod lock;
@@ -37,10 +38,12 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::error::brief;
 
-/// Longest name of a folder that a user gives, in bytes: file systems take 255, and names are lengthened (`NAME-seed3`).
+/// Longest name of a folder that a user gives, in bytes: file systems take 255, and names are
+/// lengthened (`NAME-seed3`).
 const LONGEST_NAME: usize = 200;
 
-/// Refuses a name that cannot be that of a folder: empty, with a slash, with a control character, hidden or too long.
+/// Refuses a name that cannot be that of a folder: empty, with a slash, with a control character,
+/// hidden or too long.
 ///
 /// # Errors
 /// The name, and how it should be.
@@ -115,7 +118,8 @@ pub fn put_in_place(from: &Path, to: &Path) -> Result<()> {
         .map_err(|e| Error::io(to, "write", e))
 }
 
-/// Makes a symbolic link at `path` to `target`, which is relative to the link's folder; one that leads nowhere is replaced.
+/// Makes a symbolic link at `path` to `target`, which is relative to the link's folder; one that
+/// leads nowhere is replaced.
 pub fn link(target: &Path, path: &Path) -> Result<()> {
     create_dir(parent_of(path))?;
     if path.is_symlink() && !path.exists() {
@@ -155,7 +159,8 @@ impl AppendLog {
         })
     }
 
-    /// Appends one line, whole or not at all; in a single write, so that a reader does not see half of one.
+    /// Appends one line, whole or not at all; in a single write, so that a reader does not see half
+    /// of one.
     pub fn line(&mut self, line: &str) -> Result<()> {
         self.append(format!("{line}\n").as_bytes())
     }
@@ -234,7 +239,8 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
-/// Returns `path` as seen from `folder`; absolute where the two have nothing but the root in common.
+/// Returns `path` as seen from `folder`; absolute where the two have nothing but the root in
+/// common.
 ///
 /// # Errors
 /// A path that the system cannot make absolute.

@@ -1,4 +1,5 @@
-//! Files written whole or not at all, and outputs that are no files: pipes, devices, open descriptors.
+//! Files written whole or not at all, and outputs that are no files: pipes, devices, open
+//! descriptors.
 
 use std::fs;
 use std::fs::File;
@@ -21,8 +22,9 @@ use crate::files::sync_dir;
 use crate::files::target::Target;
 use crate::files::target::resolved;
 
-/// Writes a file whole or not at all: a temporary sibling is written, flushed to disk and renamed. Links are followed; a pipe, a
-/// device or an open descriptor such as `/dev/stdout` is written through.
+/// Writes a file whole or not at all: a temporary sibling is written, flushed to disk and renamed.
+/// Links are followed; a pipe, a device or an open descriptor such as `/dev/stdout` is written
+/// through.
 ///
 /// # Errors
 /// The disk's, naming `path`; the file that was there before is untouched then.
@@ -159,7 +161,8 @@ impl Write for Draft {
     }
 }
 
-/// Writes named tensors to a safetensors file, one after the other, whole or not at all; as [`write_atomic`] where that is no file.
+/// Writes named tensors to a safetensors file, one after the other, whole or not at all; as
+/// [`write_atomic`] where that is no file.
 pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors::View>(
     path: &Path,
     tensors: impl IntoIterator<Item = (S, V)>,
@@ -183,7 +186,8 @@ pub fn write_safetensors<S: AsRef<str> + Ord + std::fmt::Display, V: safetensors
     persist(temporary, &target).map_err(failed)
 }
 
-/// Whether an output can be written at `path`, found out before the work whose result goes there; makes its folder.
+/// Whether an output can be written at `path`, found out before the work whose result goes there;
+/// makes its folder.
 ///
 /// # Errors
 /// A folder of that name, or one in which nothing can be written; a descriptor that is not open.

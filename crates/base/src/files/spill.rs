@@ -167,7 +167,8 @@ impl SpilledTexts {
         text_of(bytes)
     }
 
-    /// Reads texts from `index` on: one at least, and others up to `most` texts or bytes; none behind the last.
+    /// Reads texts from `index` on: one at least, and others up to `most` texts or bytes; none
+    /// behind the last.
     ///
     /// # Errors
     /// The disk's.

@@ -1,4 +1,5 @@
-//! Files and folders under way: each is locked by the process that writes it, so that what a dead one left is known and removed.
+//! Files and folders under way: each is locked by the process that writes it, so that what a dead
+//! one left is known and removed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,13 +33,15 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// Folders in which this process has looked for leftovers.
 static CLEANED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Claims what was just made for this process, until the handle is closed; false where a cleaner had it first.
+/// Claims what was just made for this process, until the handle is closed; false where a cleaner
+/// had it first.
 pub(super) fn claim(file: &File) -> bool {
     // A file system without locks has no cleaner either: what cannot be locked is never removed.
     !matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock))
 }
 
-/// Removes what dead processes left in a folder, once for each folder of this process. Nothing depends on it.
+/// Removes what dead processes left in a folder, once for each folder of this process. Nothing
+/// depends on it.
 pub(super) fn clean_once(folder: &Path) {
     let mut cleaned = CLEANED.lock().unwrap_or_else(PoisonError::into_inner);
     if !cleaned.insert(folder.to_owned()) {
@@ -53,8 +56,9 @@ pub(super) fn clean_once(folder: &Path) {
     }
 }
 
-/// Removes what dead processes left in a folder of this program's and the folders below it, and puts back what an interrupted exchange
-/// took away. Names that this program does not give stay: a user may keep own files there.
+/// Removes what dead processes left in a folder of this program's and the folders below it, and
+/// puts back what an interrupted exchange took away. Names that this program does not give stay: a
+/// user may keep own files there.
 pub(super) fn clean_below(folder: &Path) {
     clean(folder, DEPTH);
 }
@@ -143,9 +147,11 @@ fn recover(old: &Path, target: &Path) {
     };
 }
 
-/// A folder that appears whole or not at all: write into [`StagedDir::path`], then [`StagedDir::commit`].
+/// A folder that appears whole or not at all: write into [`StagedDir::path`], then
+/// [`StagedDir::commit`].
 ///
-/// Dropped before that, it takes what was written with it: on a full disk half a folder would take the space of the next whole one.
+/// Dropped before that, it takes what was written with it: on a full disk half a folder would take
+/// the space of the next whole one.
 pub struct StagedDir {
     staging: PathBuf,
     target: PathBuf,
@@ -155,7 +161,8 @@ pub struct StagedDir {
 
 impl Drop for StagedDir {
     fn drop(&mut self) {
-        // After a commit the staging folder has another name; what cannot be removed the next process removes.
+        // After a commit the staging folder has another name; what cannot be removed the next
+        // process removes.
         let _ = fs::remove_dir_all(&self.staging);
     }
 }
@@ -233,7 +240,8 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let a = CString::new(a.as_os_str().as_bytes())?;
     let b = CString::new(b.as_os_str().as_bytes())?;
-    // SAFETY: both are strings that end in a zero byte and live through the call, which keeps neither.
+    // SAFETY: both are strings that end in a zero byte and live through the call, which keeps
+    // neither.
     let outcome = unsafe {
         libc::syscall(
             libc::SYS_renameat2,

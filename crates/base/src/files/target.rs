@@ -18,7 +18,8 @@ pub(super) enum Target {
     File(PathBuf),
     /// A pipe or a device, which is written through.
     Stream(PathBuf),
-    /// An open descriptor of this process, as `/dev/stdout` names one; it is written to where it stands.
+    /// An open descriptor of this process, as `/dev/stdout` names one; it is written to where it
+    /// stands.
     Descriptor(i32),
 }
 
@@ -44,7 +45,8 @@ impl Target {
                 Ok(found) if !found.is_file() && !found.is_dir() => {
                     return Ok(Self::Stream(full));
                 }
-                // Left as it was written where no link was followed, so that messages name what the user wrote.
+                // Left as it was written where no link was followed, so that messages name what the
+                // user wrote.
                 _ if at == path => return Ok(Self::File(at)),
                 _ => return Ok(Self::File(full)),
             }

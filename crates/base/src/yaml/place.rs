@@ -1,4 +1,5 @@
-//! The place of an error of a tree, which has forgotten its lines, in the text that the tree was read from.
+//! The place of an error of a tree, which has forgotten its lines, in the text that the tree was
+//! read from.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ use serde::de::SeqAccess;
 use serde::de::Visitor;
 use serde_path_to_error::Segment;
 
-/// Line and column, from 1, of the key or value that an error is about, in the text of the tree; `unknown` is the key that no field has.
+/// Line and column, from 1, of the key or value that an error is about, in the text of the tree;
+/// `unknown` is the key that no field has.
 pub fn find(
     error: &serde_path_to_error::Error<yaml_serde::Error>,
     unknown: Option<&str>,
@@ -27,7 +29,8 @@ pub fn find(
     found(&steps, text)
 }
 
-/// The message of an error, in front of it the path of the key; of an unknown key, the path of the fields around it.
+/// The message of an error, in front of it the path of the key; of an unknown key, the path of the
+/// fields around it.
 pub fn with_path(
     error: &serde_path_to_error::Error<yaml_serde::Error>,
     unknown: Option<&str>,
@@ -60,7 +63,8 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Line and column of the value at the end of the steps, from 1; of its key if the value is in fields.
+/// Line and column of the value at the end of the steps, from 1; of its key if the value is in
+/// fields.
 fn found(steps: &[Step<'_>], text: &str) -> Option<(usize, usize)> {
     let reader = yaml_serde::Deserializer::from_str(text);
     // The way ends with an error of ours, which has the place that the parser has reached.
@@ -90,7 +94,8 @@ impl<'de> Visitor<'de> for Way<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
-        // A single value stands for a list of one, so the way may name an entry that the text has not.
+        // A single value stands for a list of one, so the way may name an entry that the text has
+        // not.
         let steps = match self.steps {
             [Step::Entry(_), rest @ ..] => rest,
             steps => steps,

@@ -23,7 +23,8 @@ use maqam_base::error::Result;
 use maqam_base::files::Spill;
 use maqam_base::files::SpilledTexts;
 
-/// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the same by chance.
+/// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the
+/// same by chance.
 const TELLING_WORDS: usize = 5;
 
 /// Runs of eight words that are held in memory at once.
@@ -137,7 +138,8 @@ pub struct Across {
 }
 
 impl Across {
-    /// Nothing yet. Texts are near-duplicates from a Jaccard index of `similarity`. Temporary files go to `folder`.
+    /// Nothing yet. Texts are near-duplicates from a Jaccard index of `similarity`. Temporary files
+    /// go to `folder`.
     pub fn new(similarity: f64, folder: &Path) -> Self {
         Self {
             files: Vec::new(),
@@ -362,7 +364,8 @@ impl Across {
             key(a).cmp(&key(b))
         });
         for of_file in parts.chunk_by(|a, b| a.file == b.file) {
-            // Of each split and task the part that reaches furthest so far is the one to overlap with.
+            // Of each split and task the part that reaches furthest so far is the one to overlap
+            // with.
             let mut furthest: HashMap<(u16, u16), UsedSpan> = HashMap::new();
             for part in of_file {
                 let kind = (rank(part.row), self.tasks_of[part.row as usize]);

@@ -24,7 +24,8 @@ pub const STATED_TOLERANCE_S: f64 = 0.1;
 /// Peak under which a recording counts as silent: -60 dBFS.
 pub const SILENT_PEAK: f32 = 1e-3;
 
-/// Level of the average of all channels, relative to the first, under which they cancel each other: -40 dB.
+/// Level of the average of all channels, relative to the first, under which they cancel each other:
+/// -40 dB.
 const CANCELLED: f64 = 1e-2;
 
 /// Share of clipped samples above which there is a finding.
@@ -40,7 +41,8 @@ const USUAL_RATES: [u32; 13] = [
 pub struct Heard {
     /// Facts, or the reason why there are none.
     pub found: Result<Examined, (FindingKind, String)>,
-    /// Length in seconds of the whole recording, if the clip is a part of it and states another length than that of the part.
+    /// Length in seconds of the whole recording, if the clip is a part of it and states another
+    /// length than that of the part.
     whole_s: Option<f64>,
 }
 

@@ -1,6 +1,8 @@
-//! Cached facts about audio: one JSON line per clip, by the file's path, size and time of the last change.
+//! Cached facts about audio: one JSON line per clip, by the file's path, size and time of the last
+//! change.
 //!
-//! With this cache, an interrupted check continues, and a second check of a data set decodes only changed files.
+//! With this cache, an interrupted check continues, and a second check of a data set decodes only
+//! changed files.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,7 +29,8 @@ use maqam_base::jsonl::LastLine;
 /// Version of the facts; it increases whenever the same file would give other facts.
 const FORMAT: u8 = 1;
 
-/// Facts of a file that changed so shortly before it was read are not cached, because it may change again without a new time.
+/// Facts of a file that changed so shortly before it was read are not cached, because it may change
+/// again without a new time.
 const SETTLED_NS: u128 = 2_000_000_000;
 
 /// Bytes of new facts after which they are written.
@@ -81,7 +84,8 @@ impl Levels {
 }
 
 impl Known {
-    /// Cache of facts in a file, which is created if it is missing. Lines without facts are ignored.
+    /// Cache of facts in a file, which is created if it is missing. Lines without facts are
+    /// ignored.
     ///
     /// # Errors
     /// A file that cannot be read or written.

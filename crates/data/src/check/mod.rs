@@ -1,7 +1,7 @@
 //! Faults of a data set: of single rows, of their audio, and between rows.
 //!
-//! The caller adds rows, and a callback gets each finding at once. The comparison of rows keeps ids, texts and hashes in temporary files, and
-//! about 40 bytes per row in memory.
+//! The caller adds rows, and a callback gets each finding at once. The comparison of rows keeps
+//! ids, texts and hashes in temporary files, and about 40 bytes per row in memory.
 //!
 //! - `finding`: kinds of findings, and settings.
 //! - `rows`: fields of a row against its task and its language.

@@ -1,4 +1,5 @@
-//! Faults in the fields of a single row: an unknown task, no target, an unknown label or foreign letters.
+//! Faults in the fields of a single row: an unknown task, no target, an unknown label or foreign
+//! letters.
 
 use crate::NoAudioFile;
 use crate::Role;

@@ -1,4 +1,5 @@
-//! A check of manifests from their first row to their last, and the rows without errors as a manifest.
+//! A check of manifests from their first row to their last, and the rows without errors as a
+//! manifest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub struct Checked {
 /// Checks manifests of one data set; `json` is the file of all findings.
 ///
 /// # Errors
-/// A manifest that cannot be read; the disk's; the user asked to stop. What was found out about audio is stored all the same.
+/// A manifest that cannot be read; the disk's; the user asked to stop. What was found out about
+/// audio is stored all the same.
 pub fn run(
     manifests: &Manifests,
     settings: Settings<'_>,

@@ -35,10 +35,12 @@ use maqam_base::files::StagedDir;
 /// Split of rows that name none.
 const SPLIT: &str = "train";
 
-/// Writes rows in a format; returns notes on what the format cannot express. `manifest` names the rows in messages.
+/// Writes rows in a format; returns notes on what the format cannot express. `manifest` names the
+/// rows in messages.
 ///
 /// # Errors
-/// A folder that exists; rows that the format cannot hold; audio that cannot be read; those of the disk.
+/// A folder that exists; rows that the format cannot hold; audio that cannot be read; those of the
+/// disk.
 pub fn export(rows: &[Row], manifest: &Path, settings: &Export<'_>) -> Result<Vec<String>> {
     if settings.out.exists() {
         return Err(Error::input("exists already")
@@ -71,7 +73,8 @@ pub fn export(rows: &[Row], manifest: &Path, settings: &Export<'_>) -> Result<Ve
     Ok(lost)
 }
 
-/// Writes rows as one file: Parquet with the audio inside, or JSON lines that name the audio in place.
+/// Writes rows as one file: Parquet with the audio inside, or JSON lines that name the audio in
+/// place.
 ///
 /// # Errors
 /// Another ending than `.jsonl` and `.parquet`; audio that cannot be read; those of the disk.
@@ -93,7 +96,8 @@ pub fn write_manifest(rows: &[Row], path: &Path) -> Result<()> {
         for row in rows {
             let fields = row.to_json(|clip| match clip.source.file() {
                 Some(_) => clip.source.to_json(folder),
-                // Audio inside a row becomes a file next to the manifest, because JSON cannot hold it.
+                // Audio inside a row becomes a file next to the manifest, because JSON cannot hold
+                // it.
                 None => {
                     let name = file_name(clip, row, &mut names)?;
                     files::write_atomic(&audio.join(&name), &clip.source.bytes()?)?;

@@ -1,4 +1,5 @@
-//! Hugging Face `datasets`: names of classes, `save_to_disk` folders, and Parquet files that `load_dataset` reads.
+//! Hugging Face `datasets`: names of classes, `save_to_disk` folders, and Parquet files that
+//! `load_dataset` reads.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -55,7 +56,8 @@ impl Classes {
         Self(classes)
     }
 
-    /// A value of a column with class names in place of numbers. -1, which means an unknown class, becomes null.
+    /// A value of a column with class names in place of numbers. -1, which means an unknown class,
+    /// becomes null.
     pub fn named(&self, column: &str, value: Value) -> Value {
         let Some(names) = self.0.get(column) else {
             return value;
@@ -144,7 +146,8 @@ pub fn saved(folder: &Path) -> Result<Option<Saved>> {
     }))
 }
 
-/// Features of the written columns, as `datasets` reads them from a file's metadata. `kinds` has the type of each column.
+/// Features of the written columns, as `datasets` reads them from a file's metadata. `kinds` has
+/// the type of each column.
 pub fn metadata(kinds: &[(String, Feature)]) -> String {
     let features: Map<String, Value> = kinds
         .iter()

@@ -1,4 +1,5 @@
-//! Kaldi folders: `wav.scp`, and next to it `segments`, `text`, `utt2spk` and other files with a line per utterance.
+//! Kaldi folders: `wav.scp`, and next to it `segments`, `text`, `utt2spk` and other files with a
+//! line per utterance.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -37,7 +38,8 @@ const OF_SPEAKER: [(&str, &str); 2] = [("spk2gender", "gender"), ("spk2age", "ag
 /// Lines of a file by their first word: line number and the rest of the line.
 type Table = HashMap<String, (u32, String)>;
 
-/// Calls `found` with every utterance: the lines of `segments` if there is such a file, else those of `wav.scp`.
+/// Calls `found` with every utterance: the lines of `segments` if there is such a file, else those
+/// of `wav.scp`.
 ///
 /// Other files named `utt2NAME` become fields `NAME`.
 ///
@@ -235,7 +237,8 @@ fn decoded(command: &str) -> Option<&str> {
     let is_plain = DECODERS.contains(&program)
         && !command.contains(['|', ';', '&', '$', '`', '"', '\''])
         && !words.iter().any(|word| PARTS.contains(word));
-    // The first channel of the first stream is all that a mono file has; of others it would be a part.
+    // The first channel of the first stream is all that a mono file has; of others it would be a
+    // part.
     let channels = words
         .iter()
         .position(|word| *word == "-map_channel")
@@ -280,10 +283,12 @@ fn table(path: &Path) -> Result<Table> {
     Ok(table)
 }
 
-/// Writes `wav.scp`, `segments`, `text`, `utt2spk`, `spk2utt` and a file `utt2NAME` for each other field.
+/// Writes `wav.scp`, `segments`, `text`, `utt2spk`, `spk2utt` and a file `utt2NAME` for each other
+/// field.
 ///
 /// # Errors
-/// A row with no or several clips, with one channel, or with an id that has spaces; those of the disk.
+/// A row with no or several clips, with one channel, or with an id that has spaces; those of the
+/// disk.
 pub fn write(out: &mut Out<'_>, rows: &[Row]) -> Result<()> {
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| a.id.as_bytes().cmp(b.id.as_bytes()));

@@ -22,7 +22,8 @@ use maqam_base::error::Result;
 /// Fields of a supervision that a row has too.
 const SPOKEN: [&str; 3] = ["text", "language", "speaker"];
 
-/// Largest difference between the lengths of a cut and its recording, in seconds, for the cut to be the whole recording.
+/// Largest difference between the lengths of a cut and its recording, in seconds, for the cut to be
+/// the whole recording.
 const WHOLE_TOLERANCE_S: f64 = 1e-3;
 
 /// Returns whether a row is a cut.
@@ -194,7 +195,8 @@ fn channels(value: Option<&Value>) -> Vec<u64> {
     }
 }
 
-/// Adds the fields of supervisions. Several texts are joined in their order, and the supervisions stay as a field.
+/// Adds the fields of supervisions. Several texts are joined in their order, and the supervisions
+/// stay as a field.
 fn add_supervisions(fields: &mut Map<String, Value>, supervisions: Vec<Value>) {
     for name in SPOKEN {
         let said: Vec<&str> = supervisions
@@ -256,7 +258,8 @@ fn add_others(fields: &mut Map<String, Value>, others: Map<String, Value>) {
     }
 }
 
-/// A row's fields as a cut. `source` is the path of the audio, or none if it is in a tar file next to the cuts.
+/// A row's fields as a cut. `source` is the path of the audio, or none if it is in a tar file next
+/// to the cuts.
 pub fn cut(mut row: Map<String, Value>, source: Option<&str>, header: Header) -> Value {
     let text_of = |value: Option<Value>| value.filter(|value| !value.is_null());
     let id = row.shift_remove("id").unwrap_or_default();

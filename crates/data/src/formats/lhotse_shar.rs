@@ -1,4 +1,5 @@
-//! Lhotse's Shar folders: `cuts.000000.jsonl.gz`, and `recording.000000.tar` with the audio of its cuts in the same order.
+//! Lhotse's Shar folders: `cuts.000000.jsonl.gz`, and `recording.000000.tar` with the audio of its
+//! cuts in the same order.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! LLaMA-Factory: `dataset_info.json` names the file of a data set and the names of its rows' fields.
+//! LLaMA-Factory: `dataset_info.json` names the file of a data set and the names of its rows'
+//! fields.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -66,7 +67,8 @@ fn data_sets(info: &Path) -> Result<Vec<DataSet>> {
         .collect())
 }
 
-/// The file of the only data set in a `dataset_info.json`; none if it describes no data set by its file.
+/// The file of the only data set in a `dataset_info.json`; none if it describes no data set by its
+/// file.
 ///
 /// # Errors
 /// Several data sets, of which one must be named.

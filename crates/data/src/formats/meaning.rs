@@ -1,4 +1,5 @@
-//! Interpretation of the rows of one file, from its first row or from settings, the same for all rows.
+//! Interpretation of the rows of one file, from its first row or from settings, the same for all
+//! rows.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -68,7 +69,8 @@ enum Conversion {
 }
 
 impl Meaning {
-    /// The interpretation for a file by its first row, to which `source` has applied its column names.
+    /// The interpretation for a file by its first row, to which `source` has applied its column
+    /// names.
     ///
     /// # Errors
     /// A file with unknown columns, with the line to add.

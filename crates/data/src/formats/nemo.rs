@@ -1,4 +1,5 @@
-//! NeMo's manifests: audio in files or in numbered tar files, and conversations whose turns are audio or text.
+//! NeMo's manifests: audio in files or in numbered tar files, and conversations whose turns are
+//! audio or text.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -40,7 +41,8 @@ pub fn is_conversation(fields: &Map<String, Value>) -> bool {
     })
 }
 
-/// Turns a conversation of typed turns into messages. Successive turns of one role become one message.
+/// Turns a conversation of typed turns into messages. Successive turns of one role become one
+/// message.
 ///
 /// # Errors
 /// A turn without role, value or a known type.

@@ -30,7 +30,8 @@ pub struct Export<'a> {
     pub format: Format,
     /// The folder; it must not exist.
     pub out: &'a Path,
-    /// True if audio files are copied into the folder; otherwise, formats of paths name the files in place.
+    /// True if audio files are copied into the folder; otherwise, formats of paths name the files
+    /// in place.
     pub copy_audio: bool,
     /// True if NeMo's audio goes into tar files.
     pub tarred: bool,
@@ -131,7 +132,8 @@ impl<'a> Out<'a> {
             .collect()
     }
 
-    /// The path of a clip's audio file. Audio inside another file is written to the folder, and so is all audio under `copy_audio`.
+    /// The path of a clip's audio file. Audio inside another file is written to the folder, and so
+    /// is all audio under `copy_audio`.
     ///
     /// # Errors
     /// Audio that cannot be read, and those of the disk.

@@ -19,7 +19,8 @@ pub fn is_row(fields: &Map<String, Value>) -> bool {
         .is_some_and(|text| asr_text::split(text).is_some())
 }
 
-/// Moves the language out of a row's text. `None`, which the model outputs without speech, is no language.
+/// Moves the language out of a row's text. `None`, which the model outputs without speech, is no
+/// language.
 pub fn convert(fields: &mut Map<String, Value>) {
     let Some(Value::String(text)) = fields.get("text") else {
         return;

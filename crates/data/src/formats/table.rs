@@ -27,14 +27,16 @@ use maqam_base::json;
 enum Quotes {
     /// RFC 4180: a cell in quotes may hold anything, also line breaks.
     Standard,
-    /// Quotes are letters, unless a cell holds doubled quotes. Common Voice never quotes sentences, and pandas quotes them if necessary.
+    /// Quotes are letters, unless a cell holds doubled quotes. Common Voice never quotes sentences,
+    /// and pandas quotes them if necessary.
     WhereNeeded,
 }
 
 /// Calls `found` with every row of a table. Empty cells are fields that the row does not have.
 ///
 /// # Errors
-/// A table without column names, or without a column that `columns` names; those of `found`. `found` gets the fault of a row of another width.
+/// A table without column names, or without a column that `columns` names; those of `found`.
+/// `found` gets the fault of a row of another width.
 pub fn read(
     mut lines: Lines,
     path: &Path,
@@ -219,7 +221,8 @@ pub fn write(out: &mut Out<'_>, rows: &[Row], delimiter: Delimiter) -> Result<()
     write_records(&out.path(name), &records, delimiter)
 }
 
-/// Writes a table with the columns of all records, in the order in which they first appear. Lists and objects are written as JSON.
+/// Writes a table with the columns of all records, in the order in which they first appear. Lists
+/// and objects are written as JSON.
 ///
 /// # Errors
 /// Those of the disk.
@@ -253,8 +256,9 @@ pub fn write_records(
     })
 }
 
-/// Calls `found` with the line and the fields of every row of a table whose first row names the columns (RFC 4180), empty cells included. Of
-/// several separators it takes the one that the first row has most of.
+/// Calls `found` with the line and the fields of every row of a table whose first row names the
+/// columns (RFC 4180), empty cells included. Of several separators it takes the one that the first
+/// row has most of.
 ///
 /// # Errors
 /// A file that cannot be read; a row of another width; a quote that does not end; those of `found`.

@@ -66,7 +66,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Opens a tar file by its index. The first time, reads all headers and writes the index, next to the file or in [`FOLDER`].
+    /// Opens a tar file by its index. The first time, reads all headers and writes the index, next
+    /// to the file or in [`FOLDER`].
     ///
     /// # Errors
     /// A file that cannot be read, is no tar file, or is truncated.
@@ -97,7 +98,8 @@ impl Shard {
         })
     }
 
-    /// Hash of the inputs of the shard's rows: names, sizes and texts of its members, but not its audio.
+    /// Hash of the inputs of the shard's rows: names, sizes and texts of its members, but not its
+    /// audio.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for member in &self.members {
@@ -147,7 +149,8 @@ fn index_places(path: &Path) -> [PathBuf; 2] {
     [beside.into(), elsewhere]
 }
 
-/// Returns whether the last member is at its indexed place. A shard that was written twice within one tick of the clock has other places.
+/// Returns whether the last member is at its indexed place. A shard that was written twice within
+/// one tick of the clock has other places.
 fn ends_fit(path: &Path, members: &[Member]) -> bool {
     let Some(last) = members.last() else {
         return true;
@@ -394,7 +397,8 @@ fn write_index(members: &[Member], stamp: Stamp) -> Vec<u8> {
     out
 }
 
-/// The members of an index; none if it is missing, damaged, or of another shard. Every member lies inside the shard.
+/// The members of an index; none if it is missing, damaged, or of another shard. Every member lies
+/// inside the shard.
 fn read_index(path: &Path, stamp: Stamp) -> Option<Vec<Member>> {
     let bytes = std::fs::read(path).ok()?;
     let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;

@@ -1,4 +1,5 @@
-//! Files that the libraries of other tools wrote (tests/reference/make_formats.py), and exported files read again.
+//! Files that the libraries of other tools wrote (tests/reference/make_formats.py), and exported
+//! files read again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +53,8 @@ fn expected() -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Checks that a row is the utterance of its id: its words, its speaker, and its audio to the sample.
+/// Checks that a row is the utterance of its id: its words, its speaker, and its audio to the
+/// sample.
 fn check(row: &Row, id: &str, what: &str) {
     let expected = &expected()[id];
     let place = format!("{what}, {id}");
@@ -79,7 +81,8 @@ fn check(row: &Row, id: &str, what: &str) {
     let file = folder().join(expected["file"].as_str().unwrap());
     let original = maqam_audio::read(&file, span).unwrap();
     assert_eq!(heard.len(), original.len(), "{place}");
-    // Lhotse writes parts again in 16 bits, and resampling a part differs at its ends from resampling the whole.
+    // Lhotse writes parts again in 16 bits, and resampling a part differs at its ends from
+    // resampling the whole.
     let middle = 400..heard.len() - 400;
     let far = heard[middle.clone()]
         .iter()
@@ -386,7 +389,8 @@ fn nothing_is_lost_on_the_way_out_and_back() {
     }
 }
 
-/// `datasets` applies the features of the metadata only if the Arrow types are those that pyarrow gives to Python's values.
+/// `datasets` applies the features of the metadata only if the Arrow types are those that pyarrow
+/// gives to Python's values.
 #[test]
 fn exported_columns_have_pythons_arrow_types() {
     let dir = tempfile::tempdir().unwrap();

@@ -36,7 +36,8 @@ const KEY: &str = "__key__";
 /// Field with the names of members that are neither audio nor text.
 const OTHERS: &str = "other_members";
 
-/// Calls `found` with every row of a shard, counted from 1. The id is the row's key, with the shard's name as prefix if `is_one_of_several`.
+/// Calls `found` with every row of a shard, counted from 1. The id is the row's key, with the
+/// shard's name as prefix if `is_one_of_several`.
 ///
 /// # Errors
 /// Those of `found`; `found` gets the fault of a row whose JSON cannot be read.
@@ -170,7 +171,8 @@ fn row(line: u32, shard: &Shard, key: &str, id: &str, members: &[Member]) -> Res
     Ok(raw)
 }
 
-/// Writes `000000.tar` and so on: of each row its audio, its transcript as `.txt`, and its fields as `.json`.
+/// Writes `000000.tar` and so on: of each row its audio, its transcript as `.txt`, and its fields
+/// as `.json`.
 ///
 /// # Errors
 /// Audio that cannot be read; the disk's.

@@ -37,12 +37,12 @@ pub struct Evaluated {
     pub name: String,
 }
 
-/// Compares a training with the rows of suites. Returns what a user should know: one line where nothing is shared, else what is shared and was allowed,
-/// or is no error by itself.
+/// Compares a training with the rows of suites. Returns what a user should know: one line where
+/// nothing is shared, else what is shared and was allowed, or is no error by itself.
 ///
 /// # Errors
-/// Every kind of leakage that was found and is not allowed, each with a row of either side. A text that both sides have is no error: read
-/// speech and commands share texts by design.
+/// Every kind of leakage that was found and is not allowed, each with a row of either side. A text
+/// that both sides have is no error: read speech and commands share texts by design.
 pub fn check(
     training: &Training<'_>,
     evaluated: &[Evaluated],
@@ -103,7 +103,8 @@ fn text_of(row: &Row) -> Option<&str> {
     answer.map(|message| message.content.as_str())
 }
 
-/// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the same by chance.
+/// Fewest words of a text that two rows are compared by: shorter ones, such as commands, are the
+/// same by chance.
 const TELLING_WORDS: usize = 5;
 
 fn is_telling(text: &str) -> bool {

@@ -1,5 +1,5 @@
-//! What the rows of two sides are heard from, so that equal audio is found. Files are hashed whole only where their size and some bytes of
-//! their middle are those of a file on the other side.
+//! What the rows of two sides are heard from, so that equal audio is found. Files are hashed whole
+//! only where their size and some bytes of their middle are those of a file on the other side.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -23,8 +23,8 @@ pub struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    /// Hashes the files of either side that may equal a file of the other. A file that cannot be read is left out: whoever reads it for its
-    /// samples says so.
+    /// Hashes the files of either side that may equal a file of the other. A file that cannot be
+    /// read is left out: whoever reads it for its samples says so.
     pub fn of(training: &[&'a Row], evaluation: &[&'a Row], known: &Headers) -> Self {
         let sides = [evaluation, training].map(|rows| Side::of(rows, known));
         let prints: HashSet<u64> = sides[0].prints().collect();
@@ -64,7 +64,8 @@ impl<'a> Contents<'a> {
         found
     }
 
-    /// Hash of a clip's file; `None` where no other row can have the same audio, and where the file cannot be read.
+    /// Hash of a clip's file; `None` where no other row can have the same audio, and where the file
+    /// cannot be read.
     fn content(&self, clip: &Clip) -> Option<[u8; 32]> {
         match &clip.source {
             AudioSource::File(path) => self.hashes.get(&**path).copied(),

@@ -1,6 +1,8 @@
-//! Leakage: rows that are in training and in evaluation, or that share a recording, a speaker or a group across the two.
+//! Leakage: rows that are in training and in evaluation, or that share a recording, a speaker or a
+//! group across the two.
 //!
-//! Two lists of facts are compared here. `check` compares rows and decides what is an error, `contents` finds out which files are equal.
+//! Two lists of facts are compared here. `check` compares rows and decides what is an error,
+//! `contents` finds out which files are equal.
 
 mod check;
 mod contents;
@@ -91,8 +93,8 @@ pub struct Leak {
     pub num_rows: usize,
 }
 
-/// Everything that rows of the training share with rows of the evaluation, kind by kind; each with its first row in the evaluation's
-/// order and that row's first partner in the training's.
+/// Everything that rows of the training share with rows of the evaluation, kind by kind; each with
+/// its first row in the evaluation's order and that row's first partner in the training's.
 pub fn find<'a>(training: &[Facts<'a>], evaluation: &[Facts<'a>]) -> Vec<Leak> {
     SharedKind::ALL
         .into_iter()
@@ -175,7 +177,8 @@ fn pairs_by_audio(training: &[Facts<'_>], evaluation: &[Facts<'_>]) -> Vec<(usiz
         .collect()
 }
 
-/// The error that names all kinds but those that are allowed, each with its two rows; `None` where nothing is left.
+/// The error that names all kinds but those that are allowed, each with its two rows; `None` where
+/// nothing is left.
 pub fn refusal(
     leaks: &[Leak],
     allowed: &[SharedKind],

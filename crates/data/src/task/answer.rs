@@ -23,7 +23,8 @@ use maqam_metrics::TaskKind;
 pub enum Parse {
     /// The answer is what was asked for and nothing else; case and surrounding whitespace aside.
     Strict,
-    /// A label may stand in a sentence, with or without diacritics, as long as no other label does; JSON may have text around it.
+    /// A label may stand in a sentence, with or without diacritics, as long as no other label does;
+    /// JSON may have text around it.
     Lenient,
 }
 
@@ -38,7 +39,8 @@ impl Parse {
 }
 
 impl Task {
-    /// What an answer says: the inventory's name of a label, or the trimmed text; `None` when it does not say it.
+    /// What an answer says: the inventory's name of a label, or the trimmed text; `None` when it
+    /// does not say it.
     pub fn parse_answer(&self, text: &str, mode: Parse) -> Option<String> {
         let text = text.trim();
         let said = match (self.answer.format, mode) {
@@ -65,7 +67,8 @@ impl Task {
         }
     }
 
-    /// The label that `word` names: its name or one of its words; case, presentation forms, tatweel and invisible marks aside.
+    /// The label that `word` names: its name or one of its words; case, presentation forms, tatweel
+    /// and invisible marks aside.
     pub fn label_of(&self, word: &str) -> Option<&Label> {
         let word = label_key(word);
         self.labels.iter().find(|label| {
@@ -144,8 +147,8 @@ fn json_inside(text: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The words of a text, folded so that spellings of one word meet: lower case, no diacritics or tatweel, one form of alef, yeh and
-/// teh marbuta, and no Arabic article.
+/// The words of a text, folded so that spellings of one word meet: lower case, no diacritics or
+/// tatweel, one form of alef, yeh and teh marbuta, and no Arabic article.
 fn words_of(text: &str) -> Vec<String> {
     let folded: String = ordinary(text)
         .chars()

@@ -1,4 +1,5 @@
-//! The language that instructions are asked in: that of each row, or one that a recipe or suite sets.
+//! The language that instructions are asked in: that of each row, or one that a recipe or suite
+//! sets.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,8 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
 
-/// The language that instructions are asked in, `instructions:` of a recipe or of a set: `row`, `both` or a language.
+/// The language that instructions are asked in, `instructions:` of a recipe or of a set: `row`,
+/// `both` or a language.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AskedIn {
     /// The row's own language where the task is worded in it, else English.
@@ -33,7 +35,8 @@ impl AskedIn {
         *self == Self::Row
     }
 
-    /// The language to ask in, given the task's wordings by language; `None` where the row says none.
+    /// The language to ask in, given the task's wordings by language; `None` where the row says
+    /// none.
     ///
     /// # Errors
     /// A language in which the task has no wording.

@@ -44,7 +44,8 @@ impl ChatCodec {
         )
     }
 
-    /// Takes a tokenizer, the source of a template and end tokens that another file holds. Without a source, the template is ChatML.
+    /// Takes a tokenizer, the source of a template and end tokens that another file holds. Without
+    /// a source, the template is ChatML.
     ///
     /// # Errors
     /// A template that does not compile.
@@ -73,7 +74,8 @@ impl ChatCodec {
 
     /// Ids of a conversation, up to where the model answers.
     ///
-    /// Special tokens of the template are special; those inside messages are plain text. Models that can think are told not to.
+    /// Special tokens of the template are special; those inside messages are plain text. Models
+    /// that can think are told not to.
     ///
     /// # Errors
     /// A template that fails, or that does not say each message once, unchanged and in order.

@@ -30,7 +30,8 @@ pub struct Example {
     pub kind: Option<TaskKind>,
     /// The language that the row says.
     pub row_language: Option<String>,
-    /// The row's language; where it says none, that of the instruction (English for a row's own conversation).
+    /// The row's language; where it says none, that of the instruction (English for a row's own
+    /// conversation).
     pub language: String,
     /// The language, as a tag, that a generated answer begins with; only for Qwen3-ASR.
     pub forced_language: Option<String>,
@@ -44,7 +45,8 @@ pub struct Example {
     pub reference: Option<String>,
     /// Further answers that are as good.
     pub references: Vec<Box<str>>,
-    /// Which of the task's instructions was drawn, as `task/set/language/place` with places from 1; none where the row brings its own.
+    /// Which of the task's instructions was drawn, as `task/set/language/place` with places from 1;
+    /// none where the row brings its own.
     pub wording: Option<String>,
     /// Who speaks.
     pub speaker: Option<String>,
@@ -70,13 +72,16 @@ impl Example {
 impl Task {
     /// The example that the task makes of a row.
     ///
-    /// A row's `messages` are used as written. Otherwise the row's own `instruction` is asked, or one that `draw` picks from the
-    /// task's `wording` in the row's language (else English) or in that of [`Task::asked_in`]; the row's own `target` is answered, or its `text`, `summary` or
-    /// `label` by the task's kind. Audio comes before the instruction; a row without audio gives its `text` after it. A row
-    /// without a target makes an example whose conversation ends with the question.
+    /// A row's `messages` are used as written. Otherwise the row's own `instruction` is asked, or
+    /// one that `draw` picks from the task's `wording` in the row's language (else English) or in
+    /// that of [`Task::asked_in`]; the row's own `target` is answered, or its `text`, `summary` or
+    /// `label` by the task's kind. Audio comes before the instruction; a row without audio gives
+    /// its `text` after it. A row without a target makes an example whose conversation ends with
+    /// the question.
     ///
     /// # Errors
-    /// A row that has nothing to ask about, or a label outside the inventory; the row's line is in front, the file is the caller's.
+    /// A row that has nothing to ask about, or a label outside the inventory; the row's line is in
+    /// front, the file is the caller's.
     pub fn example(&self, row: &Row, wording: Wording, draw: Key) -> Result<Example> {
         if !row.messages.is_empty() {
             let label = match (self.kind, &row.label, last_answer(&row.messages)) {
@@ -146,7 +151,8 @@ impl Task {
         })
     }
 
-    /// The inventory as answers to an instruction of `wording` in the row's `language` are written, in its order.
+    /// The inventory as answers to an instruction of `wording` in the row's `language` are written,
+    /// in its order.
     pub fn written_labels(&self, wording: Wording, language: &str) -> Vec<String> {
         let asked_in = in_language(self.instructions.of(wording), Some(language))
             .map_or(FALLBACK_LANGUAGE, |(asked_in, _)| asked_in);
@@ -223,7 +229,8 @@ impl Task {
         }
     }
 
-    /// How a label is written: its word in the language of the instruction, its name where there is none and in JSON.
+    /// How a label is written: its word in the language of the instruction, its name where there is
+    /// none and in JSON.
     pub fn spoken<'a>(&self, label: &'a Label, language: &str) -> &'a str {
         match self.answer.format {
             AnswerFormat::Json => &label.name,
@@ -254,7 +261,8 @@ struct Target {
     written: String,
 }
 
-/// The example of a row that brings its own conversation, or its own `instruction` (and `target`), and names no task.
+/// The example of a row that brings its own conversation, or its own `instruction` (and `target`),
+/// and names no task.
 ///
 /// # Errors
 /// A row that has neither.

@@ -56,7 +56,8 @@ struct WrittenInstructions {
 /// Reads the task `name` from the contents of its file.
 ///
 /// # Errors
-/// What is not YAML, not a known key or not a sound task, naming the file and, where it has one, the line.
+/// What is not YAML, not a known key or not a sound task, naming the file and, where it has one,
+/// the line.
 pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
     let written: Written = yaml::parse(contents, path)?;
     let kind = written.kind;
@@ -87,7 +88,8 @@ pub fn parse(name: &str, contents: &str, path: &Path) -> Result<Task> {
     Ok(task)
 }
 
-/// Reads labels, keeping the order in which the file lists them: `{name: {language: word}}`, `{name: word}` or `[name, name]`.
+/// Reads labels, keeping the order in which the file lists them: `{name: {language: word}}`,
+/// `{name: word}` or `[name, name]`.
 fn labels_in_order<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Vec<Label>, D::Error> {
@@ -205,8 +207,8 @@ fn by_language<'de, D: Deserializer<'de>>(
 /// Wordings by language.
 type Wordings = BTreeMap<String, Vec<String>>;
 
-/// Reads instructions: sets of wordings by language, wordings by language, or wordings in the language of their letters. A set that is not
-/// written takes the wordings of `train`.
+/// Reads instructions: sets of wordings by language, wordings by language, or wordings in the
+/// language of their letters. A set that is not written takes the wordings of `train`.
 fn instructions<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<WrittenInstructions, D::Error> {

@@ -1,8 +1,10 @@
-//! A task as data: what is asked and what should be answered, as text and as token ids, and an answer read back from text.
+//! A task as data: what is asked and what should be answered, as text and as token ids, and an
+//! answer read back from text.
 //!
-//! A [`Task`] comes from a YAML file (`prompts/*.yaml`, embedded, or a folder of one's own). It turns a manifest row into an
-//! [`Example`] (a conversation with its clips), and a generated answer into what a metric compares. [`TextCodec`] turns conversations
-//! into the token ids of one checkpoint and back.
+//! A [`Task`] comes from a YAML file (`prompts/*.yaml`, embedded, or a folder of one's own). It
+//! turns a manifest row into an [`Example`] (a conversation with its clips), and a generated answer
+//! into what a metric compares. [`TextCodec`] turns conversations into the token ids of one
+//! checkpoint and back.
 
 mod answer;
 mod asked_in;
@@ -142,7 +144,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// The instruction behind a wording's name, `task/set/language/number` with numbers from 1; `None` where this task has none such.
+    /// The instruction behind a wording's name, `task/set/language/number` with numbers from 1;
+    /// `None` where this task has none such.
     pub fn instruction(&self, wording: &str) -> Option<String> {
         let mut parts = wording
             .strip_prefix(&self.name)?

@@ -73,7 +73,8 @@ impl PlainCodec {
 
     /// The text of some ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // Only a decoder that is itself broken fails; the pieces as the vocabulary spells them are the best left to show.
+        // Only a decoder that is itself broken fails; the pieces as the vocabulary spells them are
+        // the best left to show.
         self.tokenizer.decode(ids, true).unwrap_or_else(|_| {
             ids.iter()
                 .filter_map(|&id| self.tokenizer.id_to_token(id))

@@ -1,4 +1,5 @@
-//! Conversations of Qwen3-ASR: a context, a clip, and a language before the transcript. The model reads no instruction.
+//! Conversations of Qwen3-ASR: a context, a clip, and a language before the transcript. The model
+//! reads no instruction.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -70,8 +71,9 @@ impl ForcedLanguage {
     }
 }
 
-/// A conversation of an example in the model's form. A row's own conversation does not change. Of a task that asks for a transcript, the
-/// instruction is left out, `prompt` of the row or else the task's system message is the context, and the language comes before the transcript.
+/// A conversation of an example in the model's form. A row's own conversation does not change. Of a
+/// task that asks for a transcript, the instruction is left out, `prompt` of the row or else the
+/// task's system message is the context, and the language comes before the transcript.
 ///
 /// # Errors
 /// A task that asks for something else.

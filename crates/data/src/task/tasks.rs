@@ -44,7 +44,8 @@ const BUILT_IN: [(&str, &str, &str); 4] = [
 ];
 
 impl Tasks {
-    /// The built-in tasks, and those of the folder `prompts`: each `NAME.yaml` there adds the task NAME or replaces it whole.
+    /// The built-in tasks, and those of the folder `prompts`: each `NAME.yaml` there adds the task
+    /// NAME or replaces it whole.
     ///
     /// # Errors
     /// A folder without such files, or a file that is not a task; see [`Task`].
@@ -81,7 +82,8 @@ impl Tasks {
         })
     }
 
-    /// The instruction behind a wording's name, `task/set/language/number`; `None` where no task has it.
+    /// The instruction behind a wording's name, `task/set/language/number`; `None` where no task
+    /// has it.
     pub fn instruction(&self, wording: &str) -> Option<String> {
         let (task, _) = wording.split_once('/')?;
         self.by_name.get(task)?.instruction(wording)

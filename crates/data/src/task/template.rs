@@ -1,4 +1,5 @@
-//! A checkpoint's chat template: a conversation as text in which the template's words and the data's are told apart.
+//! A checkpoint's chat template: a conversation as text in which the template's words and the
+//! data's are told apart.
 
 use std::path::Path;
 
@@ -19,7 +20,8 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::json;
 
-/// ChatML as Qwen writes it, with Qwen2.5-Omni's audio marks; for checkpoints that bring no template.
+/// ChatML as Qwen writes it, with Qwen2.5-Omni's audio marks; for checkpoints that bring no
+/// template.
 const CHATML: &str = concat!(
     "{% for message in messages %}",
     "{% if loop.first and message.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
@@ -32,8 +34,8 @@ const CHATML: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
-/// The template of transformers' `Qwen2AudioProcessor`, for checkpoints of Qwen2-Audio that bring none: clips are counted through the whole
-/// conversation.
+/// The template of transformers' `Qwen2AudioProcessor`, for checkpoints of Qwen2-Audio that bring
+/// none: clips are counted through the whole conversation.
 pub const QWEN2_AUDIO_TEMPLATE: &str = concat!(
     "{% set clips = namespace(count=0) %}{% for message in messages %}",
     "{% if loop.first and message.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}",
@@ -47,8 +49,9 @@ pub const QWEN2_AUDIO_TEMPLATE: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
-/// The template of transformers' `Qwen3ASRProcessor`, rewritten, for checkpoints of Qwen3-ASR with no template or with one that has no turn of
-/// the answer, such as the original ones. The system's turn is always there, and the user's holds only clips.
+/// The template of transformers' `Qwen3ASRProcessor`, rewritten, for checkpoints of Qwen3-ASR with
+/// no template or with one that has no turn of the answer, such as the original ones. The system's
+/// turn is always there, and the user's holds only clips.
 const QWEN3_ASR: &str = concat!(
     "{% set whole = namespace(system='', clips='') %}{% for message in messages %}",
     "{% set parts = [{'type': 'text', 'text': message.content}] if message.content is string else message.content %}",
@@ -61,7 +64,8 @@ const QWEN3_ASR: &str = concat!(
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 );
 
-/// Stands around the number of a data text while a template is rendered: a code point for private use that no template has a use for.
+/// Stands around the number of a data text while a template is rendered: a code point for private
+/// use that no template has a use for.
 const SENTINEL: char = '\u{10fffd}';
 
 /// A stretch of a rendered conversation.
@@ -97,8 +101,9 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a checkpoint: that of `processor_config.json`, of `chat_template.json`, of `chat_template.jinja`, of
-    /// `tokenizer_config.json`, else the built-in one of its family. It is the order of transformers' processor.
+    /// The template of a checkpoint: that of `processor_config.json`, of `chat_template.json`, of
+    /// `chat_template.jinja`, of `tokenizer_config.json`, else the built-in one of its family. It
+    /// is the order of transformers' processor.
     ///
     /// # Errors
     /// A file that cannot be read or a template that does not compile.
@@ -234,9 +239,9 @@ impl ChatTemplate {
 
     /// Renders a conversation; with `generation_prompt` it ends where the model goes on.
     ///
-    /// Every text is replaced by a numbered sentinel before rendering and put back after, so that whatever the data says it cannot pass
-    /// for the template's words.
-    /// Differs: a template that trims, cuts or rewrites texts does so in Hugging Face's rendering and not here.
+    /// Every text is replaced by a numbered sentinel before rendering and put back after, so that
+    /// whatever the data says it cannot pass for the template's words. Differs: a template that
+    /// trims, cuts or rewrites texts does so in Hugging Face's rendering and not here.
     ///
     /// # Errors
     /// A template that fails, or that does not say every text once and in order.
@@ -327,7 +332,8 @@ fn turn<'a>(position: usize, message: &'a Message, texts: &mut Vec<(usize, &'a s
     json!({"role": message.role.as_str(), "content": content})
 }
 
-/// The text of a `chat_template`: itself, or of a list of named ones the one called `default`, else the first.
+/// The text of a `chat_template`: itself, or of a list of named ones the one called `default`, else
+/// the first.
 fn template_source(value: &Value) -> Option<String> {
     match value {
         Value::String(source) => Some(source.clone()),
@@ -345,7 +351,8 @@ fn template_source(value: &Value) -> Option<String> {
     }
 }
 
-/// Turns Hugging Face's `{% generation %}` tags, which only mark the assistant's words, into comments.
+/// Turns Hugging Face's `{% generation %}` tags, which only mark the assistant's words, into
+/// comments.
 fn without_generation_tags(source: &str) -> Result<String> {
     let tags =
         Regex::new(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}").map_err(Error::bug_from)?;
@@ -418,7 +425,8 @@ mod tests {
 
     #[test]
     fn templates_as_checkpoints_write_them_are_understood() {
-        // Namespaces, python's string methods, whitespace control, block trimming and generation tags all occur in the wild.
+        // Namespaces, python's string methods, whitespace control, block trimming and generation
+        // tags all occur in the wild.
         let source = "{%- set n = namespace(clips=0) -%}\n{% for m in messages %}\n    {% if m['content'] is string %}\n{{ '[' + m['role'].upper() + ']' }}\
             {% generation %}{{ m['content'].strip() }}{% endgeneration %}<|im_end|>\n{% else %}\n\
             {% for part in m.content %}{% if 'audio' in part %}{% set n.clips = n.clips + 1 %}(clip {{ n.clips }}){% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}\n\

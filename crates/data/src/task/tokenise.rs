@@ -50,7 +50,8 @@ pub enum Mode {
 pub struct Encoded {
     /// The ids.
     pub tokens: Vec<u32>,
-    /// What is learnt: each assistant's turn with loss, its content and the end of turn. Empty in [`Mode::Generate`].
+    /// What is learnt: each assistant's turn with loss, its content and the end of turn. Empty in
+    /// [`Mode::Generate`].
     pub targets: Vec<Range<usize>>,
     /// The audio tokens, one run per clip.
     pub audio: Vec<Range<usize>>,
@@ -76,7 +77,8 @@ enum Form {
 }
 
 impl TextCodec {
-    /// Reads the tokenizer, the chat template, and the ids that `config.json` and `generation_config.json` give.
+    /// Reads the tokenizer, the chat template, and the ids that `config.json` and
+    /// `generation_config.json` give.
     ///
     /// # Errors
     /// A missing or unreadable file, or a checkpoint without the tokens of audio and turns.
@@ -138,7 +140,8 @@ impl TextCodec {
         self.encode_for(example, &example.messages, audio_tokens, mode)
     }
 
-    /// As [`TextCodec::encode_example`], of a conversation that differs from the example's in its answer.
+    /// As [`TextCodec::encode_example`], of a conversation that differs from the example's in its
+    /// answer.
     ///
     /// # Errors
     /// As [`TextCodec::encode_example`].
@@ -165,13 +168,14 @@ impl TextCodec {
 
     /// Encodes a conversation with clips of `audio_tokens` tokens each.
     ///
-    /// Whatever lies between two special tokens of the template is tokenised as one text, except that a learnt turn starts a text of
-    /// its own: prompt and target never share a token. Special tokens inside data are plain text. In [`Mode::Train`] what the template
-    /// writes after a final assistant's end of turn is left out, since nothing is predicted from it.
+    /// Whatever lies between two special tokens of the template is tokenised as one text, except
+    /// that a learnt turn starts a text of its own: prompt and target never share a token. Special
+    /// tokens inside data are plain text. In [`Mode::Train`] what the template writes after a final
+    /// assistant's end of turn is left out, since nothing is predicted from it.
     ///
     /// # Errors
-    /// Marks and clips that differ in number, a clip without tokens, nothing to learn in [`Mode::Train`], or a template that does not
-    /// say each text once, unchanged and in order.
+    /// Marks and clips that differ in number, a clip without tokens, nothing to learn in
+    /// [`Mode::Train`], or a template that does not say each text once, unchanged and in order.
     pub fn encode(
         &self,
         messages: &[Message],
@@ -275,7 +279,8 @@ impl TextCodec {
         self.special
     }
 
-    /// The tokens after which nothing more is generated: the end of turn, and the checkpoint's own end tokens.
+    /// The tokens after which nothing more is generated: the end of turn, and the checkpoint's own
+    /// end tokens.
     pub fn ids_that_end(&self) -> Vec<u32> {
         self.ends.clone()
     }
@@ -338,7 +343,8 @@ impl Sequence<'_> {
     }
 }
 
-/// The special ids, from `config.json` where it says them and by their names in the vocabulary otherwise.
+/// The special ids, from `config.json` where it says them and by their names in the vocabulary
+/// otherwise.
 fn special_tokens(plain: &PlainCodec, config: &Value) -> Result<SpecialTokens> {
     let thinker = config.get("thinker_config").unwrap_or(config);
     let find = |keys, names| special_token(plain, thinker, keys, names);
@@ -361,7 +367,8 @@ fn special_tokens(plain: &PlainCodec, config: &Value) -> Result<SpecialTokens> {
     })
 }
 
-/// The id of a special token: the first of `keys` that the configuration has, else the first of `names` in the vocabulary.
+/// The id of a special token: the first of `keys` that the configuration has, else the first of
+/// `names` in the vocabulary.
 fn special_token(
     plain: &PlainCodec,
     config: &Value,

@@ -12,7 +12,8 @@ use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::qwen2_tokenizer;
 
-/// Ids by piece and merged pieces. Original checkpoints of Qwen3-ASR have them in place of a `tokenizer.json`.
+/// Ids by piece and merged pieces. Original checkpoints of Qwen3-ASR have them in place of a
+/// `tokenizer.json`.
 const SLOW: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// Reads the tokenizer of a checkpoint's folder.
@@ -42,7 +43,8 @@ fn unreadable(error: tokenizers::Error, path: &Path) -> Error {
         .at_path(path)
 }
 
-/// A `tokenizer.json` from the vocabulary, the merges and the tokens that `tokenizer_config.json` adds.
+/// A `tokenizer.json` from the vocabulary, the merges and the tokens that `tokenizer_config.json`
+/// adds.
 fn from_slow(model_dir: &Path) -> Result<Value> {
     let [vocab, merges] = SLOW.map(|name| model_dir.join(name));
     let vocab: Map<String, Value> = match read_json(&vocab)? {

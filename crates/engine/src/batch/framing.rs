@@ -14,15 +14,18 @@ pub struct Framing {
 /// Reduction of frames to tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
-    /// A convolution halves them, attention stays inside a window, and pairs of positions are averaged (Whisper, Qwen2.5-Omni).
+    /// A convolution halves them, attention stays inside a window, and pairs of positions are
+    /// averaged (Whisper, Qwen2.5-Omni).
     Quarter,
-    /// Three convolutions halve them. Each window is filled with zeros first. Several windows attend to each other (Qwen3-ASR).
+    /// Three convolutions halve them. Each window is filled with zeros first. Several windows
+    /// attend to each other (Qwen3-ASR).
     Eighth {
         /// Windows that attend to each other.
         chunks: usize,
     },
-    /// Frames are samples, and a clip is one window of any length. Convolutions without padding turn it into positions, and positions in
-    /// stacks, the last of which may be partly filled, into tokens (HuBERT before a decoder).
+    /// Frames are samples, and a clip is one window of any length. Convolutions without padding
+    /// turn it into positions, and positions in stacks, the last of which may be partly filled,
+    /// into tokens (HuBERT before a decoder).
     Samples {
         /// Samples that one position sees.
         field: usize,
@@ -48,7 +51,8 @@ impl Framing {
         match self.reduction {
             Reduction::Quarter => frames.div_ceil(2),
             Reduction::Eighth { .. } => frames.div_ceil(8),
-            // A chain of convolutions without padding is one of their common field and stride: floors of floors are one floor.
+            // A chain of convolutions without padding is one of their common field and stride:
+            // floors of floors are one floor.
             Reduction::Samples { field, stride, .. } => match frames.checked_sub(field) {
                 Some(beyond) => beyond / stride + 1,
                 None => 0,
@@ -91,7 +95,8 @@ impl Framing {
         matches!(self.reduction, Reduction::Eighth { .. })
     }
 
-    /// Frames after the last ones of a clip that the convolutions read; `tail` is the padding that the clip has.
+    /// Frames after the last ones of a clip that the convolutions read; `tail` is the padding that
+    /// the clip has.
     pub fn padding(self, frames: usize, tail: usize) -> usize {
         match self.is_filled() {
             true => self.window - frames,
@@ -120,7 +125,8 @@ mod tests {
 
     #[test]
     fn tokens_of_samples_are_stacks_of_the_convolutions_frames() {
-        // 10 samples in steps of 5, then 3 of those in steps of 2: a field of 20 samples, a stride of 10.
+        // 10 samples in steps of 5, then 3 of those in steps of 2: a field of 20 samples, a stride
+        // of 10.
         let frames = |samples: usize| {
             let after = |len: usize, kernel: usize, stride: usize| match len.checked_sub(kernel) {
                 Some(beyond) => beyond / stride + 1,

@@ -1,4 +1,5 @@
-//! Picked examples become one packed batch: tokens one after the other, audio windows one after the other, and where each belongs.
+//! Picked examples become one packed batch: tokens one after the other, audio windows one after the
+//! other, and where each belongs.
 //!
 //! ```text
 //! tokens      | prompt  AUDIO AUDIO  prompt  answer end | prompt  AUDIO ...
@@ -90,7 +91,8 @@ pub struct Audio {
 }
 
 impl Batch {
-    /// Packs sequences. `framing` says how the encoder takes clips; a number of frames stands for Whisper's windows of that size.
+    /// Packs sequences. `framing` says how the encoder takes clips; a number of frames stands for
+    /// Whisper's windows of that size.
     ///
     /// # Errors
     /// If a sequence's audio tokens and its clips do not fit together: a fault of the caller.
@@ -229,7 +231,8 @@ impl Audio {
         Ok(positions)
     }
 
-    /// Rows of the convolutions' output that are positions, where the padding gives rows too; `None` where all of them are.
+    /// Rows of the convolutions' output that are positions, where the padding gives rows too;
+    /// `None` where all of them are.
     pub fn position_rows(&self) -> Option<Vec<u32>> {
         let given = |frames: usize| self.framing.positions(frames);
         let are_all = |(&frames, &positions): (&usize, &usize)| given(frames) == positions;
@@ -287,7 +290,8 @@ impl Audio {
             .sum()
     }
 
-    /// Starts of the stretches that attend to themselves alone, and the number of positions at the end.
+    /// Starts of the stretches that attend to themselves alone, and the number of positions at the
+    /// end.
     pub fn cu_positions(&self) -> Vec<usize> {
         std::iter::once(0)
             .chain(self.attended.iter().scan(0, |end, &len| {
@@ -298,7 +302,8 @@ impl Audio {
     }
 }
 
-/// Splits examples, in order, into micro-batches of at most `pack_tokens` tokens; a longer example gets one of its own.
+/// Splits examples, in order, into micro-batches of at most `pack_tokens` tokens; a longer example
+/// gets one of its own.
 pub fn micro_batches(lengths: &[usize], pack_tokens: usize) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;

@@ -76,7 +76,8 @@ impl AudioEmbedder {
         self.project(audio, pass, encoded, encoder)
     }
 
-    /// As [`AudioEmbedder::forward`] for a frozen encoder: each clip is encoded alone, unless the cache has its output.
+    /// As [`AudioEmbedder::forward`] for a frozen encoder: each clip is encoded alone, unless the
+    /// cache has its output.
     pub fn forward_cached(
         &self,
         audio: &Audio,
@@ -134,8 +135,8 @@ impl AudioEmbedder {
         Ok((embeddings, saved))
     }
 
-    /// `projector'(de)` is the gradient of the encoder's output, which goes down as far as something is trained. Adds to the gradients of what
-    /// is trained.
+    /// `projector'(de)` is the gradient of the encoder's output, which goes down as far as
+    /// something is trained. Adds to the gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: `[audio tokens, hidden]`
@@ -179,7 +180,8 @@ fn windows<'a>(cu_positions: &'a [usize], audio: &'a Audio, pass: Pass) -> Windo
     }
 }
 
-/// Dropout stream of each audio token: that of its position, or of the first of the positions that it was pooled from or stacked of.
+/// Dropout stream of each audio token: that of its position, or of the first of the positions that
+/// it was pooled from or stacked of.
 fn token_keys(audio: &Audio, dropout: f64) -> Vec<Key> {
     if dropout == 0.0 {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! An audio encoder: convolutions, layers over windows and, in Whisper's way, pairs averaged; forward and backward.
+//! An audio encoder: convolutions, layers over windows and, in Whisper's way, pairs averaged;
+//! forward and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -42,7 +43,8 @@ pub struct EncoderSaved {
 }
 
 impl AudioEncoder {
-    /// Whether there is something to train: convolutions, which come before every layer, or adapters of a layer.
+    /// Whether there is something to train: convolutions, which come before every layer, or
+    /// adapters of a layer.
     pub fn is_trained(&self) -> bool {
         self.front.is_trained() || self.first_trained().is_some()
     }
@@ -76,8 +78,10 @@ impl AudioEncoder {
         found
     }
 
-    /// `x_0 = front(f) + positions` of log-mel frames `f`, `x_(i + 1) = layer_i(x_i)`, and `y = norm(pool(x_n))`, where `pool` averages pairs in
-    /// Whisper's way and is the identity in Qwen3-ASR's. `training` saves what the backward needs, from the first layer that is trained on.
+    /// `x_0 = front(f) + positions` of log-mel frames `f`, `x_(i + 1) = layer_i(x_i)`, and
+    /// `y = norm(pool(x_n))`, where `pool` averages pairs in Whisper's way and is the identity in
+    /// Qwen3-ASR's. `training` saves what the backward needs, from the first layer that is trained
+    /// on.
     ///
     /// # Shapes
     /// -> `[audio tokens, d_model]`, clip after clip
@@ -125,8 +129,9 @@ impl AudioEncoder {
         Ok((y, saved))
     }
 
-    /// The steps of the forward from the last to the first: `dx_n = pool'(norm'(dy))`, `dx_i = layer_i'(dx_(i + 1))` down to the first layer
-    /// that is trained, then the convolutions. Adds to the gradients of what is trained.
+    /// The steps of the forward from the last to the first: `dx_n = pool'(norm'(dy))`,
+    /// `dx_i = layer_i'(dx_(i + 1))` down to the first layer that is trained, then the
+    /// convolutions. Adds to the gradients of what is trained.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -167,7 +172,8 @@ impl AudioEncoder {
     }
 }
 
-/// Whisper's sinusoids: sines in the first half of the channels, cosines in the second, wavelengths from 2 pi to 10000 * 2 pi.
+/// Whisper's sinusoids: sines in the first half of the channels, cosines in the second, wavelengths
+/// from 2 pi to 10000 * 2 pi.
 pub fn sinusoids(positions: usize, channels: usize) -> Result<Tensor> {
     let half = channels / 2;
     let step = (10_000f64).ln() / (half as f64 - 1.0);

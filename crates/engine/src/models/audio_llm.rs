@@ -1,4 +1,5 @@
-//! The audio language model: audio encoder, projector, decoder. It computes losses of packed batches and their gradients.
+//! The audio language model: audio encoder, projector, decoder. It computes losses of packed
+//! batches and their gradients.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,7 +46,8 @@ use maqam_base::parts::Part;
 
 /// An audio language model of one of the families, with adapters where the plan puts them.
 ///
-/// `x = embeddings[tokens]` with `W_p encoder(audio) + b_p` in the places of audio tokens, then `logits = norm(decoder(x)) W_head^T`.
+/// `x = embeddings[tokens]` with `W_p encoder(audio) + b_p` in the places of audio tokens, then
+/// `logits = norm(decoder(x)) W_head^T`.
 pub struct AudioLlm {
     /// Shape of the model.
     pub config: Config,
@@ -66,12 +68,13 @@ pub struct AudioLlm {
     pub(crate) parked: BTreeMap<Part, Vec<Option<Tensor>>>,
 }
 
-/// Audio embeddings of a batch, `[audio tokens, hidden]`, computed before the batch is trained on. They hold as long as encoder and
-/// projector are frozen.
+/// Audio embeddings of a batch, `[audio tokens, hidden]`, computed before the batch is trained on.
+/// They hold as long as encoder and projector are frozen.
 pub struct AudioEmbeddings(Tensor);
 
 impl AudioLlm {
-    /// A model with its weights on a device; adapters are zero until they are initialised or loaded. `trained` gives them gradients.
+    /// A model with its weights on a device; adapters are zero until they are initialised or
+    /// loaded. `trained` gives them gradients.
     pub fn new(
         config: Config,
         weights: &Weights,
@@ -103,8 +106,9 @@ impl AudioLlm {
         })
     }
 
-    /// Caches the encoder's output for each clip below `root`, and encodes each clip alone, so that no output depends on the cache.
-    /// Does nothing if the encoder is trained at some time, or computes on a GPU, where reading would take longer.
+    /// Caches the encoder's output for each clip below `root`, and encodes each clip alone, so that
+    /// no output depends on the cache. Does nothing if the encoder is trained at some time, or
+    /// computes on a GPU, where reading would take longer.
     ///
     /// # Errors
     /// Weights that cannot be read back.
@@ -121,7 +125,8 @@ impl AudioLlm {
         Ok(())
     }
 
-    /// Computes in a precision from here on: [`Precision::Fp8`] rounds, the others are what the device does anyway.
+    /// Computes in a precision from here on: [`Precision::Fp8`] rounds, the others are what the
+    /// device does anyway.
     ///
     /// # Errors
     /// As [`AudioLlm::quantise`].
@@ -133,10 +138,12 @@ impl AudioLlm {
         }
     }
 
-    /// Rounds the frozen weights of the decoder's linear layers to fp8, and computes in it from here on.
+    /// Rounds the frozen weights of the decoder's linear layers to fp8, and computes in it from
+    /// here on.
     ///
     /// # Errors
-    /// A device that does not compute in fp8; a decoder in full fine-tuning, which has nothing to round.
+    /// A device that does not compute in fp8; a decoder in full fine-tuning, which has nothing to
+    /// round.
     pub fn quantise(&mut self) -> Result<()> {
         let frozen: Vec<&mut Linear> = self
             .decoder
@@ -160,10 +167,11 @@ impl AudioLlm {
 
     /// Loss of a batch, and its gradient added to the parameters'.
     ///
-    /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum to one over a whole
-    /// optimiser step make it the step's loss, however the step is packed.
+    /// The loss is the sum over targets of weight times negative log-likelihood: weights that sum
+    /// to one over a whole optimiser step make it the step's loss, however the step is packed.
     ///
-    /// On a GPU nothing is waited for. `ahead` is what [`AudioLlm::embed_audio_ahead`] gave for this batch and pass; it changes no bit.
+    /// On a GPU nothing is waited for. `ahead` is what [`AudioLlm::embed_audio_ahead`] gave for
+    /// this batch and pass; it changes no bit.
     pub fn train(
         &self,
         batch: &Batch,
@@ -173,7 +181,8 @@ impl AudioLlm {
         self.train_watched(batch, ahead, pass, &mut |_| Ok(()))
     }
 
-    /// As [`AudioLlm::train`]; `done` is told of every phase once its work is queued, which on a GPU is before it is over.
+    /// As [`AudioLlm::train`]; `done` is told of every phase once its work is queued, which on a
+    /// GPU is before it is over.
     pub fn train_watched(
         &self,
         batch: &Batch,
@@ -234,8 +243,9 @@ impl AudioLlm {
         Ok(loss)
     }
 
-    /// Forward and backward of the decoder layers alone, from given hidden states and a given gradient: what a benchmark
-    /// compares. Every row goes through every layer; the input's gradient is not computed.
+    /// Forward and backward of the decoder layers alone, from given hidden states and a given
+    /// gradient: what a benchmark compares. Every row goes through every layer; the input's
+    /// gradient is not computed.
     ///
     /// # Shapes
     /// `x`, `dy`: `[tokens, hidden]`
@@ -272,8 +282,9 @@ impl AudioLlm {
         on_host(&embeddings).map(Some)
     }
 
-    /// Begins to embed the audio of a batch that is trained on later with the same `pass`. `None` if it has no clips, or if the encoder or
-    /// the projector is trained and would give other embeddings by then.
+    /// Begins to embed the audio of a batch that is trained on later with the same `pass`. `None`
+    /// if it has no clips, or if the encoder or the projector is trained and would give other
+    /// embeddings by then.
     pub fn embed_audio_ahead(&self, batch: &Batch, pass: Pass) -> Result<Option<AudioEmbeddings>> {
         let Some(audio) = &batch.audio else {
             return Ok(None);
@@ -327,8 +338,8 @@ impl AudioLlm {
         )?)
     }
 
-    /// Embeddings of the tokens, with audio embeddings in the places of the audio tokens; and what the backward of those needs where encoder
-    /// or projector is trained.
+    /// Embeddings of the tokens, with audio embeddings in the places of the audio tokens; and what
+    /// the backward of those needs where encoder or projector is trained.
     pub(crate) fn embed(
         &self,
         batch: &Batch,
@@ -386,7 +397,8 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     )?)
 }
 
-/// The rows of a batch whose input is the embedding of their token, not an audio embedding; and those tokens.
+/// The rows of a batch whose input is the embedding of their token, not an audio embedding; and
+/// those tokens.
 fn text_rows(batch: &Batch) -> (Vec<u32>, Vec<u32>) {
     let mut is_audio = vec![false; batch.tokens.len()];
     for &row in &batch.audio_rows {

@@ -57,7 +57,8 @@ pub struct Built {
     pub parameters: Parameters,
 }
 
-/// Loads every weight the model needs for audio and text, and puts adapters where the plan wants them.
+/// Loads every weight the model needs for audio and text, and puts adapters where the plan wants
+/// them.
 pub fn build(
     config: &Config,
     weights: &Weights,
@@ -285,7 +286,8 @@ fn convolutions(config: &Config) -> (Vec<(&'static str, Vec<usize>)>, usize) {
     }
 }
 
-/// The vectors of the encoder's positions: those of the checkpoint where the family stores them, else sinusoids.
+/// The vectors of the encoder's positions: those of the checkpoint where the family stores them,
+/// else sinusoids.
 fn positions(config: &Config, weights: &Weights) -> Result<Tensor> {
     let shape = [config.audio.window_positions(), config.audio.d_model];
     match config.names.positions {

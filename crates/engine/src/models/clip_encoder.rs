@@ -70,7 +70,8 @@ impl ClipEncoder {
         }
     }
 
-    /// Outputs for the clips, and what the backward needs where `training` says so and something is trained.
+    /// Outputs for the clips, and what the backward needs where `training` says so and something is
+    /// trained.
     ///
     /// # Shapes
     /// -> `[audio tokens, width]`, clip after clip

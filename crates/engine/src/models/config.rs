@@ -148,14 +148,16 @@ pub struct Config {
     pub audio: AudioConfig,
     /// The decoder.
     pub text: TextConfig,
-    /// The speech encoder in place of the audio encoder; its projector has two linear layers behind a norm.
+    /// The speech encoder in place of the audio encoder; its projector has two linear layers behind
+    /// a norm.
     pub speech: Option<Box<Speech>>,
     /// The token that stands for a piece of audio.
     pub audio_token: u32,
 }
 
 impl Config {
-    /// Frames of the family's processor: where positions are stored, encoder and processor take windows of that many.
+    /// Frames of the family's processor: where positions are stored, encoder and processor take
+    /// windows of that many.
     pub fn mel_form(&self) -> MelForm {
         let end = match (self.audio.chunks, self.names.positions) {
             (Some(chunks), _) => ClipEnd::Mirror {
@@ -170,7 +172,8 @@ impl Config {
         }
     }
 
-    /// Windows of the encoder that is used, and their reduction to tokens. Frames of a speech encoder are samples.
+    /// Windows of the encoder that is used, and their reduction to tokens. Frames of a speech
+    /// encoder are samples.
     pub fn framing(&self) -> Framing {
         match &self.speech {
             Some(speech) => speech.framing(),
@@ -329,7 +332,8 @@ impl Fields<'_> {
             .unwrap_or(usual))
     }
 
-    /// Refuses a field that says something else than `expected`; one that says nothing is taken for it.
+    /// Refuses a field that says something else than `expected`; one that says nothing is taken for
+    /// it.
     ///
     /// # Errors
     /// The field with its value.

@@ -1,7 +1,8 @@
-//! Cost of a training step: operations of its matrix products and bytes of its activations, from the model's dimensions.
+//! Cost of a training step: operations of its matrix products and bytes of its activations, from
+//! the model's dimensions.
 //!
-//! Only products are counted. Norms, activations, softmax and the optimiser are in the measured factor between products alone and whole
-//! steps.
+//! Only products are counted. Norms, activations, softmax and the optimiser are in the measured
+//! factor between products alone and whole steps.
 
 use crate::models::config::AudioConfig;
 use crate::models::config::Config;
@@ -24,8 +25,8 @@ pub const BF16: f64 = 2.0;
 /// Operations of a product for each pair of numbers: one multiplication, one addition.
 const PAIR: f64 = 2.0;
 
-/// Products of attention's backward for each of its forward: five (scores again, and gradients of values, probabilities, queries, keys)
-/// for two.
+/// Products of attention's backward for each of its forward: five (scores again, and gradients of
+/// values, probabilities, queries, keys) for two.
 const ATTENTION_BACKWARD: f64 = 2.5;
 
 /// Sizes of a micro-batch, or of a step.
@@ -71,9 +72,10 @@ impl Model<'_> {
         self.decoder(load) + self.encoder(load) + self.projector(load) + self.adapters(load)
     }
 
-    /// Operations that a step of adapters over frozen weights cannot do without: every weight of the decoder's layers once forward and once
-    /// to the gradient of its input, the head's likewise over what is learnt, the audio encoder's forward. Nothing that is computed again
-    /// counts, nor attention, nor the adapters. What `bench` divides by the time.
+    /// Operations that a step of adapters over frozen weights cannot do without: every weight of
+    /// the decoder's layers once forward and once to the gradient of its input, the head's likewise
+    /// over what is learnt, the audio encoder's forward. Nothing that is computed again counts, nor
+    /// attention, nor the adapters. What `bench` divides by the time.
     pub fn useful(&self, load: &Load) -> f64 {
         let text = &self.config.text;
         let audio = &self.config.audio;
@@ -156,8 +158,8 @@ impl Model<'_> {
         }
     }
 
-    /// Positions that a position of the encoder attends to. In a speech encoder they are those of its clip, for which the mean length of the
-    /// load's sequences stands.
+    /// Positions that a position of the encoder attends to. In a speech encoder they are those of
+    /// its clip, for which the mean length of the load's sequences stands.
     fn attended(&self, load: &Load) -> f64 {
         match &self.config.speech {
             Some(speech) => speech.stack as f64 * load.squares / load.tokens.max(1.0),
@@ -273,7 +275,8 @@ impl Model<'_> {
         F32 * (decoder + head + self.encoder_activations(load))
     }
 
-    /// Numbers that the encoder keeps of a micro-batch for its backward, with what one layer needs on its way.
+    /// Numbers that the encoder keeps of a micro-batch for its backward, with what one layer needs
+    /// on its way.
     pub fn encoder_activations(&self, load: &Load) -> f64 {
         let audio = &self.config.audio;
         let EncoderShape { dim, ffn, layers } = self.encoder_shape();
@@ -295,7 +298,8 @@ impl Model<'_> {
 
         if let Some(speech) = &self.config.speech {
             let waves = Waves::of(&speech.encoder);
-            // Frozen convolutions take what two of them have at a time; trained ones keep their inputs and outputs.
+            // Frozen convolutions take what two of them have at a time; trained ones keep their
+            // inputs and outputs.
             let of_convolutions = match self.is_full(Part::AudioEncoder) > 0.0 {
                 true => 2.0 * waves.activations,
                 false => 2.0 * waves.largest,
@@ -329,7 +333,8 @@ struct EncoderShape {
 
 /// Costs of the convolutions of a speech encoder, per position.
 struct Waves {
-    /// Products of the convolutions over samples, of the projection, and of the positional convolution.
+    /// Products of the convolutions over samples, of the projection, and of the positional
+    /// convolution.
     products: f64,
     /// Numbers of the convolutions' outputs.
     activations: f64,
@@ -427,8 +432,9 @@ mod tests {
         };
         let mut load = Load::default();
         load.add(1000, 0, 1000);
-        // Kaplan et al. 2020, section 2.1: a forward costs 2 operations a weight and token, a backward twice that, half of it for the
-        // weights' own gradients. The embedding table is looked up and multiplied by nothing.
+        // Kaplan et al. 2020, section 2.1: a forward costs 2 operations a weight and token, a
+        // backward twice that, half of it for the weights' own gradients. The embedding table is
+        // looked up and multiplied by nothing.
         let weights =
             (sizes.weights.decoder - config.text.vocab_size * config.text.hidden_size) as f64;
         let found = model(parts, Save::Norms).operations(&load);
@@ -468,7 +474,8 @@ mod tests {
         };
         let mut load = Load::default();
         load.add(340, 250, 50);
-        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the encoder; ten seconds are 500 positions.
+        // 6.5253 G weights in the layers, 0.5450 G in the head, 0.639 G in the encoder; ten seconds
+        // are 500 positions.
         let by_hand = 4.0 * 6.5253e9 * 340.0 + 4.0 * 0.5450e9 * 50.0 + 2.0 * 0.639e9 * 500.0;
         assert!((model.useful(&load) / by_hand - 1.0).abs() < 1e-3);
     }
@@ -476,7 +483,8 @@ mod tests {
     #[test]
     fn convolutions_of_samples_cost_what_they_do_by_hand() {
         let waves = Waves::of(&hubert::config::Config::default());
-        // HuBERT-base: rows of 64, 32, 16, 8, 4, 2 and 1 for each frame of 20 ms, 512 channels; to 768; 128 taps of 48 channels.
+        // HuBERT-base: rows of 64, 32, 16, 8, 4, 2 and 1 for each frame of 20 ms, 512 channels; to
+        // 768; 128 taps of 48 channels.
         let by_hand = 64.0 * 10.0 * 512.0
             + 512.0 * 512.0 * (3.0 * (32.0 + 16.0 + 8.0 + 4.0) + 2.0 * (2.0 + 1.0))
             + 512.0 * 768.0
@@ -492,7 +500,8 @@ mod tests {
     fn convolutions_of_cells_cost_what_they_do_by_hand() {
         let config = crate::models::qwen3_asr::shapes::by_name("qwen3-asr-0.6b").unwrap();
         let reduced = Reduced::of(&config.audio).unwrap();
-        // 50 x 64, 25 x 32 and 13 x 16 cells of 480 channels in a window of 13 positions; then 7680 numbers to 896.
+        // 50 x 64, 25 x 32 and 13 x 16 cells of 480 channels in a window of 13 positions; then 7680
+        // numbers to 896.
         let cells = 9.0 * 480.0 * (50.0 * 64.0 + 480.0 * (25.0 * 32.0 + 13.0 * 16.0)) / 13.0;
         assert!((reduced.products / (cells + 7680.0 * 896.0) - 1.0).abs() < 1e-12);
         assert_eq!(reduced.unfolded, 8.0 * 800.0 * 4320.0);

@@ -1,7 +1,8 @@
 //! A cache on a disk of a frozen audio encoder's outputs, by the content of clips.
 //!
-//! `ROOT/MODEL/KEY.f32` holds `[audio tokens, d_model]` as f32 and a BLAKE3 hash of them; KEY is the hash of the clip's log-mel frames, MODEL
-//! that of the encoder. A file that is damaged, or of another length, counts as none.
+//! `ROOT/MODEL/KEY.f32` holds `[audio tokens, d_model]` as f32 and a BLAKE3 hash of them; KEY is
+//! the hash of the clip's log-mel frames, MODEL that of the encoder. A file that is damaged, or of
+//! another length, counts as none.
 
 use std::path::Path;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Merging what was trained into a checkpoint: W + scale B A, or the trained W, in a tree that has one set of weights and a model card.
+//! Merging what was trained into a checkpoint: W + scale B A, or the trained W, in a tree that has
+//! one set of weights and a model card.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -50,14 +51,16 @@ pub struct Origin {
     pub adapter: String,
 }
 
-/// Writes a full checkpoint tree to `out`, which must not exist: the weights that `trained` changes are merged, in the type
-/// they are stored in (or `dtype`, which then all of them get), and every other weight is copied. A folder without weights gets all
-/// of them from `trained`. Configuration, tokenizer and templates are copied; a model card takes the place of the base's documents.
+/// Writes a full checkpoint tree to `out`, which must not exist: the weights that `trained` changes
+/// are merged, in the type they are stored in (or `dtype`, which then all of them get), and every
+/// other weight is copied. A folder without weights gets all of them from `trained`. Configuration,
+/// tokenizer and templates are copied; a model card takes the place of the base's documents.
 /// Returns the number of changed weights.
 ///
 /// # Errors
-/// Something trained whose weight the checkpoint does not hold; values that are not finite, or that `dtype` cannot store; links that
-/// lead outside the folder and the Hub's cache. Nothing is left behind then.
+/// Something trained whose weight the checkpoint does not hold; values that are not finite, or that
+/// `dtype` cannot store; links that lead outside the folder and the Hub's cache. Nothing is left
+/// behind then.
 pub fn merge(
     model_dir: &Path,
     config: &Config,
@@ -108,7 +111,8 @@ fn is_of_speech_folder(config: &Config, name: &str) -> bool {
         && config.names.part_of(name) == Part::AudioEncoder
 }
 
-/// Weights of a speech encoder and its projector that take the place of the tower's, which the checkpoint holds.
+/// Weights of a speech encoder and its projector that take the place of the tower's, which the
+/// checkpoint holds.
 struct Replacement {
     /// By their names in the model.
     tensors: BTreeMap<String, Tensor>,
@@ -354,8 +358,8 @@ fn write_new(out: &Path, config: &Config, trained: &Trained, dtype: Dtype) -> Re
     Ok(trained.full.len())
 }
 
-/// Writes the index of the shards that were written: the base's own where it says the same. `places` are a tensor's name, its file
-/// and its bytes.
+/// Writes the index of the shards that were written: the base's own where it says the same.
+/// `places` are a tensor's name, its file and its bytes.
 fn write_index(model_dir: &Path, places: &[(String, String, usize)], out: &Path) -> Result<()> {
     if places.iter().all(|(_, file, _)| file == SINGLE) {
         return Ok(());
@@ -380,8 +384,8 @@ fn write_index(model_dir: &Path, places: &[(String, String, usize)], out: &Path)
     write_json(&out.join(INDEX), &index)
 }
 
-/// Writes config.json with the type of the weights and with whether the head is the embedding table; byte for byte the base's where
-/// that says the same.
+/// Writes config.json with the type of the weights and with whether the head is the embedding
+/// table; byte for byte the base's where that says the same.
 fn write_config(model_dir: &Path, config: &Config, dtype: Option<Dtype>, out: &Path) -> Result<()> {
     let path = model_dir.join("config.json");
     let before = checkpoint::read_json(&path)?;
@@ -440,7 +444,8 @@ fn write_json(path: &Path, json: &Value) -> Result<()> {
     files::write_atomic(path, format!("{text}\n").as_bytes())
 }
 
-/// The model card of an exported tree: what it is and how it is loaded. The licence is left to who publishes it.
+/// The model card of an exported tree: what it is and how it is loaded. The licence is left to who
+/// publishes it.
 fn model_card(
     config: &Config,
     trained: &Trained,
@@ -563,8 +568,9 @@ fn loading(config: &Config, out: &Path, tree: &Path) -> String {
 /// Settings of the feature extractor, and in full checkpoints of the processor.
 const PREPROCESSOR: &str = "preprocessor_config.json";
 
-/// Returns whether a folder names the class of its processor. Checkpoints that lack it (images, videos) have the
-/// tokenizer and the feature extractor alone, and transformers does not load a processor from them.
+/// Returns whether a folder names the class of its processor. Checkpoints that lack it (images,
+/// videos) have the tokenizer and the feature extractor alone, and transformers does not load a
+/// processor from them.
 fn names_processor(tree: &Path) -> bool {
     ["processor_config.json", PREPROCESSOR].iter().any(|file| {
         checkpoint::read_json(&tree.join(file))
@@ -727,8 +733,8 @@ const OF_WEIGHTS: [&str; 3] = [
 /// Voices of the full model, without which transformers does not load it.
 const SPEAKERS: &str = "spk_dict.pt";
 
-/// Returns whether a file of a checkpoint's folder goes with the exported model. `has_code` is whether the
-/// configuration names Python code.
+/// Returns whether a file of a checkpoint's folder goes with the exported model. `has_code` is
+/// whether the configuration names Python code.
 fn is_part_of_model(name: &str, has_code: bool) -> bool {
     let plain = name.to_ascii_lowercase();
     let ends = |endings: &[&str]| endings.iter().any(|ending| plain.ends_with(ending));
@@ -742,11 +748,12 @@ fn is_part_of_model(name: &str, has_code: bool) -> bool {
         || has_code && plain.ends_with(".py")
 }
 
-/// Copies what belongs to the model beside its weights: tokenizer, templates, speaker table, licence. Other files stay behind,
-/// and config.json is written apart.
+/// Copies what belongs to the model beside its weights: tokenizer, templates, speaker table,
+/// licence. Other files stay behind, and config.json is written apart.
 ///
 /// # Errors
-/// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither file nor folder.
+/// Links that lead outside the folder and the Hub's cache, links to folders, and what is neither
+/// file nor folder.
 fn copy_the_rest(root: &Path, from: &Path, to: &Path, has_code: bool) -> Result<()> {
     let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, "list", e))?;
 

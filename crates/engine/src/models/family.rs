@@ -19,8 +19,9 @@ use maqam_base::error::Result;
 impl Config {
     /// Reads `DIR/config.json` of a full or a thinker-only checkpoint.
     ///
-    /// Whether the head is the embedding table is decided by the weights, where the folder has any: transformers 5 writes
-    /// `tie_word_embeddings: true` into `text_config` of models with a head of their own.
+    /// Whether the head is the embedding table is decided by the weights, where the folder has any:
+    /// transformers 5 writes `tie_word_embeddings: true` into `text_config` of models with a head
+    /// of their own.
     ///
     /// # Errors
     /// If a field is missing, or says something the model here does not do; the message names it.
@@ -140,7 +141,8 @@ fn refuse_quantised(root: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The name of the family that a `model_type` or an architecture stands for, where it is well known.
+/// The name of the family that a `model_type` or an architecture stands for, where it is well
+/// known.
 fn family(model_type: &str) -> Option<&'static str> {
     let plain: String = model_type
         .chars()

@@ -14,8 +14,8 @@ const FORMAT: u32 = 1;
 pub type Fingerprint = [u8; 32];
 
 impl AudioLlm {
-    /// Hash of everything that [`AudioLlm::embed_audio`] computes with: the encoder's and projector's weights as they are now, their adapters and
-    /// the shape of the encoder.
+    /// Hash of everything that [`AudioLlm::embed_audio`] computes with: the encoder's and
+    /// projector's weights as they are now, their adapters and the shape of the encoder.
     pub fn audio_fingerprint(&mut self) -> Result<Fingerprint> {
         let mut hasher = self.hasher();
         hasher.update(format!("hearing {FORMAT} {:?}", self.config.audio).as_bytes());
@@ -56,7 +56,8 @@ impl AudioLlm {
         Ok(*hasher.finalize().as_bytes())
     }
 
-    /// A hash of what is computed with: on a GPU the same weights give other embeddings in the last digits.
+    /// A hash of what is computed with: on a GPU the same weights give other embeddings in the last
+    /// digits.
     fn hasher(&self) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         if !self.device.is_cpu() {
@@ -66,7 +67,8 @@ impl AudioLlm {
     }
 }
 
-/// The shape of a speech encoder. It stands in no field of the tower's configuration, whose hash stays as it was before there were any.
+/// The shape of a speech encoder. It stands in no field of the tower's configuration, whose hash
+/// stays as it was before there were any.
 fn hash_speech(hasher: &mut blake3::Hasher, config: &Config) {
     if let Some(speech) = &config.speech {
         hasher.update(format!("speech {:?} {}", speech.encoder, speech.stack).as_bytes());

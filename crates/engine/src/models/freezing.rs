@@ -6,7 +6,8 @@ use crate::ops::weight::Weight;
 use maqam_base::parts::Part;
 
 impl AudioLlm {
-    /// Freezes a part for now, or lets it train again as the plan says. A frozen part costs no gradient.
+    /// Freezes a part for now, or lets it train again as the plan says. A frozen part costs no
+    /// gradient.
     pub fn set_trained(&mut self, part: Part, is_trained: bool) {
         if self.is_trained(part) == is_trained {
             return;

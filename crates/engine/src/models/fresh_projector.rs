@@ -17,10 +17,12 @@ use maqam_base::seed::Key;
 /// Mean square of `gelu(x)` for a standard normal `x`, by numerical integration.
 const GELU_SQUARE: f64 = 0.425_221;
 
-/// Tensors of a fresh projector by their names in the model: a norm of ones, two normal matrices and biases of zeros.
+/// Tensors of a fresh projector by their names in the model: a norm of ones, two normal matrices
+/// and biases of zeros.
 ///
-/// The norm gives numbers of mean square 1. The first matrix has deviation `1 / sqrt(inputs)`, so that its outputs have it too. The second one
-/// has the deviation that makes outputs as large as token embeddings, whose mean square comes from `weights`.
+/// The norm gives numbers of mean square 1. The first matrix has deviation `1 / sqrt(inputs)`, so
+/// that its outputs have it too. The second one has the deviation that makes outputs as large as
+/// token embeddings, whose mean square comes from `weights`.
 ///
 /// # Errors
 /// A model without a speech encoder; embeddings that cannot be read.

@@ -1,4 +1,5 @@
-//! Convolutions before the layers of an audio encoder, which turn frames into positions; forward and backward.
+//! Convolutions before the layers of an audio encoder, which turn frames into positions; forward
+//! and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -38,10 +39,12 @@ pub struct Frames {
     pub conv2: Linear,
 }
 
-/// Convolutions over time and frequency, and the linear layer that turns their output into positions.
+/// Convolutions over time and frequency, and the linear layer that turns their output into
+/// positions.
 #[derive(Debug)]
 pub struct Cells {
-    /// `conv2d1`, `conv2d2` and `conv2d3` as linear layers over unfolded cells, `[channels, 9 inputs]`.
+    /// `conv2d1`, `conv2d2` and `conv2d3` as linear layers over unfolded cells,
+    /// `[channels, 9 inputs]`.
     pub convolutions: [Linear; 3],
     /// `conv_out`, `[d_model, channels * bands]`.
     pub output: Linear,
@@ -102,7 +105,8 @@ impl Front {
         }
     }
 
-    /// Positions of a batch; `training` saves what the backward needs, where there is something to train.
+    /// Positions of a batch; `training` saves what the backward needs, where there is something to
+    /// train.
     ///
     /// # Shapes
     /// -> `[positions, d_model]`
@@ -193,7 +197,8 @@ impl Frames {
 }
 
 impl Cells {
-    /// `x = W_out c_3(c_2(c_1(f)))` of log-mel frames `f`, with `c_i(z) = gelu(W_i unfold(z) + b_i)`.
+    /// `x = W_out c_3(c_2(c_1(f)))` of log-mel frames `f`, with
+    /// `c_i(z) = gelu(W_i unfold(z) + b_i)`.
     fn forward(
         &self,
         frames: &Tensor,
@@ -238,7 +243,8 @@ impl Cells {
         Ok((x, saved))
     }
 
-    /// Output of the convolutions for some windows, a row for each time; and the output of each before GELU.
+    /// Output of the convolutions for some windows, a row for each time; and the output of each
+    /// before GELU.
     ///
     /// # Shapes
     /// `frames`: `[cells, 1]` -> `[times, channels * bands]`
@@ -316,7 +322,8 @@ fn times_of(planes: Planes) -> usize {
     eighths.count * eighths.times
 }
 
-/// Cells as a row for each time, the bands of one channel side by side: the order that `conv_out` has.
+/// Cells as a row for each time, the bands of one channel side by side: the order that `conv_out`
+/// has.
 ///
 /// # Shapes
 /// `x`: `[cells, channels]` -> `[times, channels * bands]`

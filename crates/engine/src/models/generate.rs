@@ -1,4 +1,5 @@
-//! Generation: one token after the other for a batch of prompts of any lengths, over caches of keys and values.
+//! Generation: one token after the other for a batch of prompts of any lengths, over caches of keys
+//! and values.
 
 mod continuations;
 
@@ -178,8 +179,9 @@ impl Answer {
 }
 
 impl AudioLlm {
-    /// Keeps the frozen matrices of the decoder and the head once more in bf16, where that changes no value. A step of generation then reads
-    /// half the bytes and gives the same bits. Takes half of their memory in `f32` once more. Does nothing on a GPU.
+    /// Keeps the frozen matrices of the decoder and the head once more in bf16, where that changes
+    /// no value. A step of generation then reads half the bytes and gives the same bits. Takes half
+    /// of their memory in `f32` once more. Does nothing on a GPU.
     pub fn add_halves(&mut self) -> Result<()> {
         for linear in self.decoder.linears_mut() {
             linear.weight.add_half()?;
@@ -197,7 +199,8 @@ impl AudioLlm {
         weights.map(|weight| 2 * weight.value.elem_count()).sum()
     }
 
-    /// Answers to the prompts of a packed batch, in their order; `keys` give each its stream of random numbers.
+    /// Answers to the prompts of a packed batch, in their order; `keys` give each its stream of
+    /// random numbers.
     ///
     /// # Errors
     /// A prompt that with `max_new_tokens` is longer than the model's longest sequence.
@@ -270,7 +273,8 @@ impl AudioLlm {
         })
     }
 
-    /// Runs the prompts through all layers; fills the caches; returns the last token's state of each, `[sequences, dim]`.
+    /// Runs the prompts through all layers; fills the caches; returns the last token's state of
+    /// each, `[sequences, dim]`.
     fn prefill(&self, prompts: &Batch, answers: &mut Answers) -> Result<candle_core::Tensor> {
         let rotary = self.rotary(prompts)?;
         let packing = packing(prompts, &rotary, Pass::default());

@@ -71,7 +71,8 @@ impl Head {
             .ok_or_else(|| Error::input(format!("there is no list `{key}`")).at_path(&self.path))
     }
 
-    /// The vocabulary as a `tokenizer.json` of Qwen2: byte-level BPE, added tokens apart, padding left out.
+    /// The vocabulary as a `tokenizer.json` of Qwen2: byte-level BPE, added tokens apart, padding
+    /// left out.
     ///
     /// # Errors
     /// A vocabulary of another kind.

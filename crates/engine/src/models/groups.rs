@@ -1,4 +1,5 @@
-//! The linear layers of an audio language model, by the part they belong to and the input they share; what adapters cost there.
+//! The linear layers of an audio language model, by the part they belong to and the input they
+//! share; what adapters cost there.
 
 use crate::models::config::Config;
 use crate::models::hubert::linear_groups;
@@ -166,7 +167,8 @@ fn modules(group: &Group) -> impl Iterator<Item = Module> {
     })
 }
 
-/// Inputs, outputs and padding ([`Linear::padding`](crate::ops::linear::Linear::padding)) of each linear layer of the decoder that a plan adapts.
+/// Inputs, outputs and padding ([`Linear::padding`](crate::ops::linear::Linear::padding)) of each
+/// linear layer of the decoder that a plan adapts.
 pub fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
     let groups = Groups::of(config).decoder;
     groups
@@ -185,8 +187,8 @@ pub fn joined(config: &Config, plan: &Plan) -> Vec<(usize, usize, usize)> {
         .collect()
 }
 
-/// Numbers for each token that dropout holds on a GPU at its highest: the input's gradient of a mask, and that of the masks before it
-/// where a layer has several.
+/// Numbers for each token that dropout holds on a GPU at its highest: the input's gradient of a
+/// mask, and that of the masks before it where a layer has several.
 pub fn dropped(config: &Config, plan: &Plan) -> PerPart<usize> {
     let groups = Groups::of(config);
     PerPart::from_fn(|part| {

@@ -1,4 +1,5 @@
-//! Need of a training for a GPU's memory, and the longest micro-batch that fits: known before a weight is read.
+//! Need of a training for a GPU's memory, and the longest micro-batch that fits: known before a
+//! weight is read.
 
 use crate::models::cost::BF16;
 use crate::models::cost::F32;
@@ -22,7 +23,8 @@ const BUFFERS: f64 = 4.0;
 /// Frames of log-mel for each token of audio.
 const FRAMES: f64 = 4.0;
 
-/// Kernels and libraries that the driver loads as they are first used, in bytes; an estimate, to be replaced by a measurement.
+/// Kernels and libraries that the driver loads as they are first used, in bytes; an estimate, to be
+/// replaced by a measurement.
 const LOADED: f64 = 0.4e9;
 
 /// Share of the activations that the allocator leaves between tensors of changing sizes.
@@ -76,8 +78,8 @@ impl Model<'_> {
             * (1.0 + BETWEEN)
     }
 
-    /// Audio embeddings of a batch that were computed during the step before; they may lie there through a probe, which computes with as much as
-    /// a step. Nothing where hearing is trained.
+    /// Audio embeddings of a batch that were computed during the step before; they may lie there
+    /// through a probe, which computes with as much as a step. Nothing where hearing is trained.
     fn embedded_ahead(&self, load: &Load) -> f64 {
         let is_trained = self.is_trained(Part::AudioEncoder) || self.is_trained(Part::Projector);
         if is_trained {
@@ -100,7 +102,8 @@ impl Model<'_> {
             BF16 * (width + heads.query_width() as f64 + dim + 2.0 * ffn + ranks) + statistics;
         let padding = self.sizes.padding as f64 / layers;
         let normed = BF16 * (2.0 * dim + ffn + padding);
-        // A layer backwards: the gradients of its activation, of gate and up, of its norms' outputs, of what goes round them.
+        // A layer backwards: the gradients of its activation, of gate and up, of its norms'
+        // outputs, of what goes round them.
         let dropped = self.sizes.dropped.decoder as f64;
         let gradients = BF16 * (3.0 * ffn + width + 5.0 * dim + padding + dropped);
         let (kept, live) = match self.save {
@@ -156,7 +159,8 @@ impl Model<'_> {
         )
     }
 
-    /// Most tokens of a micro-batch that takes at most `bytes` bytes, whatever share of them is audio or learnt.
+    /// Most tokens of a micro-batch that takes at most `bytes` bytes, whatever share of them is
+    /// audio or learnt.
     pub fn fitting_tokens(&self, bytes: f64) -> usize {
         let mut fitting = 0;
         let mut above = 1 << 24;
@@ -204,7 +208,8 @@ pub struct Fit {
 const LEAST_TOKENS: usize = 256;
 
 impl Fit {
-    /// Fit of stages that train the same weights, each its parts, and `free` bytes, with micro-batches of up to `asked` tokens.
+    /// Fit of stages that train the same weights, each its parts, and `free` bytes, with
+    /// micro-batches of up to `asked` tokens.
     ///
     /// # Errors
     /// If not even a short example fits: with all numbers, and what to change.
@@ -334,7 +339,8 @@ impl Fit {
     }
 }
 
-/// Need of work on the CPU for the machine's memory, in bytes. The program itself, rows and clips come on top.
+/// Need of work on the CPU for the machine's memory, in bytes. The program itself, rows and clips
+/// come on top.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HostNeed {
     /// Weights that stay as they are, in `f32`.
@@ -372,8 +378,8 @@ impl HostNeed {
         self.weights + self.trained + self.batch
     }
 
-    /// Compares the need with what is available: bytes, and the name of what has no more. `None` is a system that does not tell; it is taken to
-    /// have enough.
+    /// Compares the need with what is available: bytes, and the name of what has no more. `None` is
+    /// a system that does not tell; it is taken to have enough.
     ///
     /// # Errors
     /// Too little memory: with all figures, and what to change.
@@ -480,7 +486,8 @@ mod tests {
                     && (need.trained / (18.0 * 2_523_136.0 * 16.0) - 1.0).abs() < 1e-9,
                 "{need:?}"
             );
-            // Bytes that each token more keeps: 4.44 MB, 2.98 MB and 0.20 MB by hand; a layer's way and the head come on top.
+            // Bytes that each token more keeps: 4.44 MB, 2.98 MB and 0.20 MB by hand; a layer's way
+            // and the head come on top.
             let slope = |save| {
                 (model(save).decoder_on_gpu(&load(8192)) - model(save).decoder_on_gpu(&load(4096)))
                     / 4096.0
@@ -500,7 +507,8 @@ mod tests {
     fn a_cpu_without_enough_memory_is_refused_with_figures() {
         with_seven_billion(|_, sizes| {
             let available = |bytes: f64| Some((bytes as u64, "this machine"));
-            // By hand: 7.615 G numbers in the decoder, 0.639 G in the encoder, 0.040 G in the adapters; 4 bytes each.
+            // By hand: 7.615 G numbers in the decoder, 0.639 G in the encoder, 0.040 G in the
+            // adapters; 4 bytes each.
             let answering = HostNeed::answering(sizes, Precision::F32);
             assert!(
                 (answering.total() / 4.0 / 8.294e9 - 1.0).abs() < 0.005,

@@ -1,5 +1,5 @@
-//! Audio language models: the families, each a folder of names, configuration and shapes, and the model that all of them come down to.
-//! Beside them encoders of speech alone, in [`hubert`].
+//! Audio language models: the families, each a folder of names, configuration and shapes, and the
+//! model that all of them come down to. Beside them encoders of speech alone, in [`hubert`].
 
 mod audio_embedder;
 mod audio_encoder;

@@ -24,9 +24,11 @@ pub struct Names {
     pub decoder: &'static str,
     /// Weight of the head.
     pub head: &'static str,
-    /// Whether files hold a head that is the embedding table all the same: the class of transformers 5 ties nothing.
+    /// Whether files hold a head that is the embedding table all the same: the class of
+    /// transformers 5 ties nothing.
     pub stores_tied_head: bool,
-    /// Ways in which checkpoints write these names; the first whose first beginning some tensor has is a checkpoint's.
+    /// Ways in which checkpoints write these names; the first whose first beginning some tensor has
+    /// is a checkpoint's.
     pub checkpoints: &'static [NameForm],
     /// Ways in which PEFT folders do; the first is the one that is written unless told.
     pub adapters: &'static [NameForm],

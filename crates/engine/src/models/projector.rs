@@ -1,5 +1,5 @@
-//! The projector between audio encoder and decoder: a linear layer, or two with GELU between them, perhaps behind a norm; forward and
-//! backward.
+//! The projector between audio encoder and decoder: a linear layer, or two with GELU between them,
+//! perhaps behind a norm; forward and backward.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -12,7 +12,8 @@ use crate::ops::linear::Linear;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::weight::Weight;
 
-/// `y = W x + b`, or `y = W_2 gelu(W_1 x + b_1) + b_2`; where there is a norm, of `norm(x)` in place of `x`.
+/// `y = W x + b`, or `y = W_2 gelu(W_1 x + b_1) + b_2`; where there is a norm, of `norm(x)` in
+/// place of `x`.
 #[derive(Debug)]
 pub struct Projector {
     /// The norm of the input.
@@ -89,8 +90,9 @@ impl Projector {
         Ok((y, saved))
     }
 
-    /// `dx = norm'(W_1^T ((W_2^T dy) gelu'(W_1 norm(x) + b_1)))`, or without what there is not. Adds to the gradients of what is trained;
-    /// returns the gradient of the input where it is wanted.
+    /// `dx = norm'(W_1^T ((W_2^T dy) gelu'(W_1 norm(x) + b_1)))`, or without what there is not.
+    /// Adds to the gradients of what is trained; returns the gradient of the input where it is
+    /// wanted.
     ///
     /// # Shapes
     /// `dy`: `[audio tokens, hidden]`, `x`: `[audio tokens, d_model]` -> `[audio tokens, d_model]`

@@ -1,4 +1,5 @@
-//! Shapes of all families by name, for benchmarks with random weights and for plans of models that are not downloaded.
+//! Shapes of all families by name, for benchmarks with random weights and for plans of models that
+//! are not downloaded.
 
 use crate::models::config::Config;
 use crate::models::qwen_omni;

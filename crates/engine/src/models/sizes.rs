@@ -1,4 +1,5 @@
-//! Numbers of parameters of each part of a model, and of trained ones: known from its configuration, before any is read.
+//! Numbers of parameters of each part of a model, and of trained ones: known from its
+//! configuration, before any is read.
 
 use crate::models::build::weight_shapes;
 use crate::models::config::Config;
@@ -15,7 +16,8 @@ pub struct Sizes {
     pub weights: PerPart<usize>,
     /// Parameters of its adapters.
     pub adapters: PerPart<usize>,
-    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning; with the projector's, embeddings of single tokens.
+    /// Trained parameters: the adapters', or all weights of a part in full fine-tuning; with the
+    /// projector's, embeddings of single tokens.
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
@@ -23,11 +25,14 @@ pub struct Sizes {
     pub frozen_linears: usize,
     /// Sum of the ranks of a part's adapters: what they keep of a token.
     pub ranks: PerPart<usize>,
-    /// Numbers that lie beside the frozen weights of the decoder's layers where a GPU joins them with their adapters.
+    /// Numbers that lie beside the frozen weights of the decoder's layers where a GPU joins them
+    /// with their adapters.
     pub joined: usize,
-    /// Columns of padding of all these layers behind the rows of their inputs, or of their outputs' gradients.
+    /// Columns of padding of all these layers behind the rows of their inputs, or of their outputs'
+    /// gradients.
     pub padding: usize,
-    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a GPU at its highest.
+    /// Numbers for each token (position, in the encoder) that the adapters' dropout holds on a GPU
+    /// at its highest.
     pub dropped: PerPart<usize>,
 }
 
@@ -123,7 +128,8 @@ mod tests {
         };
         let plan = Plan::from_settings(&settings, &Parts::default(), &config.adaptable()).unwrap();
         let sizes = Sizes::of(&config, &plan);
-        // A layer: q and o of 3584 x 3584, k and v of 512 x 3584, three of 18944 x 3584, their biases and two norms; embeddings and head.
+        // A layer: q and o of 3584 x 3584, k and v of 512 x 3584, three of 18944 x 3584, their
+        // biases and two norms; embeddings and head.
         let layer =
             2 * 3584 * 3584 + 2 * 512 * 3584 + 3 * 18_944 * 3584 + (3584 + 2 * 512) + 2 * 3584;
         assert_eq!(
@@ -140,7 +146,8 @@ mod tests {
             (sizes.num_trained(), sizes.trained.audio_encoder),
             (sizes.adapters.decoder, 0)
         );
-        // Ranks of 3 x 16 and of 16 get padding of 64 columns: beside stacked queries, keys and values, and beside what comes after attention.
+        // Ranks of 3 x 16 and of 16 get padding of 64 columns: beside stacked queries, keys and
+        // values, and beside what comes after attention.
         assert_eq!(
             (sizes.joined, sizes.padding),
             (

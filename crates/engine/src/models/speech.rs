@@ -1,4 +1,5 @@
-//! A speech encoder in place of a family's audio tower: its shape, where its weights are, and the JSON that records both.
+//! A speech encoder in place of a family's audio tower: its shape, where its weights are, and the
+//! JSON that records both.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -118,7 +119,8 @@ impl Speech {
         })
     }
 
-    /// The record. `with_weights` says that the encoder's weights are stored beside it, and leaves their folder out.
+    /// The record. `with_weights` says that the encoder's weights are stored beside it, and leaves
+    /// their folder out.
     ///
     /// # Errors
     /// None but a fault of ours.
@@ -196,7 +198,8 @@ impl Speech {
         is_same_folder && computed(&self.encoder) == computed(&other.encoder)
     }
 
-    /// The encoder's tensors by their names below `stem`, in `f32`; none where the model's own weights have them.
+    /// The encoder's tensors by their names below `stem`, in `f32`; none where the model's own
+    /// weights have them.
     ///
     /// # Errors
     /// Files that are missing, damaged, or others than the record says.

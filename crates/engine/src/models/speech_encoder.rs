@@ -1,4 +1,5 @@
-//! A speech encoder before the projector: samples to frames, frames to stacks; forward and backward.
+//! A speech encoder before the projector: samples to frames, frames to stacks; forward and
+//! backward.
 
 use candle_core::Tensor;
 
@@ -12,7 +13,8 @@ use crate::ops::rows::stack_rows_backward;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// `y = stack(encoder(samples))`: the frames of a clip, `stack` side by side; the last stack of a clip is filled up with zeros.
+/// `y = stack(encoder(samples))`: the frames of a clip, `stack` side by side; the last stack of a
+/// clip is filled up with zeros.
 pub struct SpeechEncoder {
     /// The encoder.
     pub hubert: Hubert,
@@ -33,8 +35,8 @@ impl SpeechEncoder {
         self.stack * self.hubert.config.hidden_size
     }
 
-    /// Computes the formula of the type. Without `training`, or where nothing is trained, every clip is computed alone, so that its output does
-    /// not depend on what it is packed with.
+    /// Computes the formula of the type. Without `training`, or where nothing is trained, every
+    /// clip is computed alone, so that its output does not depend on what it is packed with.
     ///
     /// # Shapes
     /// -> `[audio tokens, stack * hidden]`, clip after clip
@@ -94,7 +96,8 @@ impl SpeechEncoder {
         Ok((y, saved))
     }
 
-    /// `d_samples = encoder'(unstack(dy))`, as far down as something is trained. Adds to the gradients of what is trained.
+    /// `d_samples = encoder'(unstack(dy))`, as far down as something is trained. Adds to the
+    /// gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: `[audio tokens, stack * hidden]`

@@ -1,4 +1,5 @@
-//! Trained embeddings of single tokens, such as those that open and close a clip, in a table that is frozen otherwise.
+//! Trained embeddings of single tokens, such as those that open and close a clip, in a table that
+//! is frozen otherwise.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -10,7 +11,8 @@ use crate::ops::rows::gather;
 use crate::ops::rows::scatter_add;
 use crate::ops::weight::Weight;
 
-/// Rows of the table of token embeddings, `[tokens, hidden]`. The table holds a copy of them, so a forward reads the table alone.
+/// Rows of the table of token embeddings, `[tokens, hidden]`. The table holds a copy of them, so a
+/// forward reads the table alone.
 #[derive(Debug)]
 pub struct TokenEmbeddings {
     /// Their values and gradient.
@@ -27,8 +29,8 @@ impl TokenEmbeddings {
         self.weight.gradient.is_some()
     }
 
-    /// Adds the gradient of the decoder's input at each place of one of the tokens. `places` are the places of a batch whose input is an
-    /// embedding of a token, and `tokens` their tokens.
+    /// Adds the gradient of the decoder's input at each place of one of the tokens. `places` are
+    /// the places of a batch whose input is an embedding of a token, and `tokens` their tokens.
     ///
     /// # Shapes
     /// `dx`: `[all places, hidden]`, gradient of the decoder's input

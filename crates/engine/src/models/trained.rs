@@ -1,4 +1,5 @@
-//! Trained weights in a folder: a PEFT adapter, `trained.safetensors` with the parts in full fine-tuning, or both.
+//! Trained weights in a folder: a PEFT adapter, `trained.safetensors` with the parts in full
+//! fine-tuning, or both.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -75,8 +76,8 @@ impl Trained {
         })
     }
 
-    /// Checks that a folder fits a model of this shape, and returns its adapter. Of parts in full fine-tuning, which are as large as a
-    /// checkpoint, it reads names and shapes alone.
+    /// Checks that a folder fits a model of this shape, and returns its adapter. Of parts in full
+    /// fine-tuning, which are as large as a checkpoint, it reads names and shapes alone.
     ///
     /// # Errors
     /// As [`Trained::load`], except for the values of parts in full fine-tuning.
@@ -172,7 +173,8 @@ pub fn load_into(dir: &Path, model: &AudioLlm) -> Result<()> {
 }
 
 impl Trained {
-    /// Reads the folder of what was trained of a model of this shape; nothing was where none is named.
+    /// Reads the folder of what was trained of a model of this shape; nothing was where none is
+    /// named.
     ///
     /// # Errors
     /// As [`Trained::load`].
@@ -187,7 +189,8 @@ impl Trained {
         adapter.map_or_else(Plan::default, |adapter| adapter.plan.clone())
     }
 
-    /// Opens a checkpoint with what was trained of it, to answer with. It computes in `precision`, or as the device does by default.
+    /// Opens a checkpoint with what was trained of it, to answer with. It computes in `precision`,
+    /// or as the device does by default.
     ///
     /// # Errors
     /// Files that are missing or damaged; an adapter that does not fit; too little memory.

@@ -52,7 +52,8 @@ impl AudioLlm {
         self.load_token_rows(adapter)
     }
 
-    /// Takes the embeddings of tokens of a PEFT folder, if it has any. A model that trains none keeps them in its table.
+    /// Takes the embeddings of tokens of a PEFT folder, if it has any. A model that trains none
+    /// keeps them in its table.
     ///
     /// # Errors
     /// Embeddings of other tokens than are trained here.
@@ -107,7 +108,8 @@ impl AudioLlm {
             .collect()
     }
 
-    /// Takes the values of the parts in full fine-tuning; `tensors` must hold all of them and nothing else.
+    /// Takes the values of the parts in full fine-tuning; `tensors` must hold all of them and
+    /// nothing else.
     pub fn load_full(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let is_unknown = |name: &&String| !self.full_entries().any(|entry| entry.name == **name);
         if let Some(name) = tensors.keys().find(is_unknown) {
@@ -123,7 +125,8 @@ impl AudioLlm {
         Ok(())
     }
 
-    /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero everywhere, after a backward.
+    /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero
+    /// everywhere, after a backward.
     pub fn unreached(&self) -> Result<Vec<String>> {
         let gradients = to_host(&self.parameters.gradients)?;
         let is_zero = |entry: &&Entry| gradients[entry.range.clone()].iter().all(|&g| g == 0.0);

@@ -27,7 +27,8 @@ static FAMILIES: [(&Names, &Names); 4] = [
 ];
 
 impl Config {
-    /// The model with this encoder in place of its audio tower, or of the encoder that took its place before.
+    /// The model with this encoder in place of its audio tower, or of the encoder that took its
+    /// place before.
     #[must_use]
     pub fn with_speech(mut self, speech: Speech) -> Self {
         let own = FAMILIES.iter().find(|(own, _)| *own == self.names);
@@ -50,7 +51,8 @@ impl Config {
         config
     }
 
-    /// Reads the shape of the model in `dir` as what was trained of it in `trained` needs it: with the speech encoder that it was trained with.
+    /// Reads the shape of the model in `dir` as what was trained of it in `trained` needs it: with
+    /// the speech encoder that it was trained with.
     ///
     /// # Errors
     /// As [`Config::load`]; a record of an encoder that cannot be read.
@@ -66,7 +68,8 @@ impl Config {
         })
     }
 
-    /// Weights of the rest of the model, with those of the speech encoder if they are in a folder of their own.
+    /// Weights of the rest of the model, with those of the speech encoder if they are in a folder
+    /// of their own.
     ///
     /// # Errors
     /// As [`Speech::tensors`].

@@ -7,7 +7,8 @@ use crate::ops::attention::Heads;
 use crate::ops::rows::columns;
 use crate::ops::rows::overwrite;
 
-/// Keys and values of some sequences in one layer, one sequence after the other: `[sum of capacities, kv_width]` each.
+/// Keys and values of some sequences in one layer, one sequence after the other:
+/// `[sum of capacities, kv_width]` each.
 #[derive(Debug)]
 pub struct Cache {
     keys: Tensor,
@@ -37,8 +38,8 @@ impl Cache {
         })
     }
 
-    /// Takes keys and values of the next tokens out of their stacked projections: for each sequence that is named so many rows of `qkv`,
-    /// one sequence after the other.
+    /// Takes keys and values of the next tokens out of their stacked projections: for each sequence
+    /// that is named so many rows of `qkv`, one sequence after the other.
     ///
     /// # Shapes
     /// `qkv`: `[sum of tokens, heads.width()]`

@@ -27,7 +27,8 @@ impl From<&Decoder> for Layout {
 }
 
 impl Decoder {
-    /// The output of the last layer, of the rows that `keep` names alone, and what each layer saves.
+    /// The output of the last layer, of the rows that `keep` names alone, and what each layer
+    /// saves.
     ///
     /// # Shapes
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`, or `[keep, dim]`
@@ -56,8 +57,8 @@ impl Decoder {
         Ok(x)
     }
 
-    /// `dx_i = layer_i'(dx_(i + 1))` from the last layer down to the first that is trained, or to the input where its gradient is wanted.
-    /// Adds to the gradients of what is trained.
+    /// `dx_i = layer_i'(dx_(i + 1))` from the last layer down to the first that is trained, or to
+    /// the input where its gradient is wanted. Adds to the gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: as the forward's output -> `[tokens, dim]`
@@ -82,7 +83,8 @@ impl Decoder {
         Ok(Some(dx))
     }
 
-    /// The forward of prompts, which fills a cache for each layer: the state of the rows of `keep`, `[keep, dim]`.
+    /// The forward of prompts, which fills a cache for each layer: the state of the rows of `keep`,
+    /// `[keep, dim]`.
     ///
     /// # Shapes
     /// `x`: `[tokens, dim]`, `lens`: tokens of each prompt -> `[keep, dim]`

@@ -1,4 +1,5 @@
-//! A layer of the decoder of Qwen2.5 and Qwen3: pre-norm, grouped-query attention with rotary positions, SwiGLU.
+//! A layer of the decoder of Qwen2.5 and Qwen3: pre-norm, grouped-query attention with rotary
+//! positions, SwiGLU.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -41,8 +42,9 @@ pub struct Packing<'a> {
     pub save: Save,
 }
 
-/// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b` and rotations `R`, then `y = a + W_d (silu(g) u)` with
-/// `[g, u] = W_gu norm(a)`. Projections that share an input are stacked. In Qwen3 the heads of `q` and `k` are normalised before `R`.
+/// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b` and rotations `R`,
+/// then `y = a + W_d (silu(g) u)` with `[g, u] = W_gu norm(a)`. Projections that share an input are
+/// stacked. In Qwen3 the heads of `q` and `k` are normalised before `R`.
 #[derive(Debug)]
 pub struct DecoderLayer {
     /// `input_layernorm`.
@@ -131,7 +133,8 @@ fn dropout_after_attention<'a>(
 }
 
 impl Saved {
-    /// Rotated queries, rotated keys and values, `[tokens, heads.width()]`: what generation caches. `None` under [`Save::Layer`].
+    /// Rotated queries, rotated keys and values, `[tokens, heads.width()]`: what generation caches.
+    /// `None` under [`Save::Layer`].
     pub fn qkv(&self) -> Option<&Tensor> {
         self.activations
             .as_ref()
@@ -174,9 +177,11 @@ impl DecoderLayer {
             || linears.iter().any(|linear| linear.is_trained())
     }
 
-    /// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b`, `y = a + W_d (silu(g) u)` with `[g, u] = W_gu norm(a)`.
+    /// `a = x + W_o attention(R q, R k, v)` with `[q, k, v] = W_qkv norm(x) + b`,
+    /// `y = a + W_d (silu(g) u)` with `[g, u] = W_gu norm(a)`.
     ///
-    /// Where `keep` names rows, only theirs go on after the attention: nothing later in the last layer reads the others.
+    /// Where `keep` names rows, only theirs go on after the attention: nothing later in the last
+    /// layer reads the others.
     ///
     /// # Shapes
     /// `x`: `[tokens, dim]` -> `[tokens, dim]`, or `[keep, dim]`
@@ -258,10 +263,12 @@ impl DecoderLayer {
         Ok((activated, activations))
     }
 
-    /// `da = dy + norm'(W_gu^T swiglu'(W_d^T dy))`, then `dx = da + norm'(W_qkv^T attention'(W_o^T da))`, where a prime is the backward of a
+    /// `da = dy + norm'(W_gu^T swiglu'(W_d^T dy))`, then
+    /// `dx = da + norm'(W_qkv^T attention'(W_o^T da))`, where a prime is the backward of a
     /// function. Adds to the gradients of what is trained.
     ///
-    /// `input` is the layout in which the gradient of the input is wanted; `None` where nothing before the layer is trained.
+    /// `input` is the layout in which the gradient of the input is wanted; `None` where nothing
+    /// before the layer is trained.
     ///
     /// # Shapes
     /// `dy`: as the forward's output -> `[tokens, dim]`
@@ -381,7 +388,8 @@ impl DecoderLayer {
             .map(Some)
     }
 
-    /// The forward for one new token of each of some sequences of a cache, by rising number; its key and value are cached first.
+    /// The forward for one new token of each of some sequences of a cache, by rising number; its
+    /// key and value are cached first.
     ///
     /// # Shapes
     /// `x`: `[sequences, dim]` -> `[sequences, dim]`

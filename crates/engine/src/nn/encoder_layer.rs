@@ -1,4 +1,5 @@
-//! A pre-norm layer of a speech encoder: self-attention inside each window, then two linear layers around GELU.
+//! A pre-norm layer of a speech encoder: self-attention inside each window, then two linear layers
+//! around GELU.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -16,7 +17,8 @@ use crate::ops::linear::Linear;
 use crate::ops::norm::LayerNormStatistics;
 use crate::ops::weight::Weight;
 
-/// `a = x + Attention(Norm(x))`, then `y = a + MLP(Norm(a))`: the layer of Whisper's encoder and of HuBERT-large.
+/// `a = x + Attention(Norm(x))`, then `y = a + MLP(Norm(a))`: the layer of Whisper's encoder and of
+/// HuBERT-large.
 #[derive(Clone, Debug)]
 pub struct EncoderLayer {
     /// Norm before attention.
@@ -87,8 +89,8 @@ impl EncoderLayer {
         Ok((activated, activations))
     }
 
-    /// `da = dy + Norm'(MLP'(dy))`, `dx = da + Norm'(Attention'(da))`, where a prime is the backward of the part; `dx` where it is wanted.
-    /// Adds to the gradients of what is trained.
+    /// `da = dy + Norm'(MLP'(dy))`, `dx = da + Norm'(Attention'(da))`, where a prime is the
+    /// backward of the part; `dx` where it is wanted. Adds to the gradients of what is trained.
     ///
     /// # Shapes
     /// `dy`: `[positions, dim]` -> the same

@@ -11,7 +11,8 @@ use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
 use crate::ops::rows::add_to;
 
-/// `y = r + mask (W_2 gelu(W_1 x + b_1) + b_2)` with a residual `r` and the mask of the hidden dropout, if any.
+/// `y = r + mask (W_2 gelu(W_1 x + b_1) + b_2)` with a residual `r` and the mask of the hidden
+/// dropout, if any.
 #[derive(Clone, Debug)]
 pub struct GeluMlp {
     /// `W_1`, `b_1`.
@@ -45,7 +46,8 @@ impl GeluMlp {
         Ok((activated, MlpSaved { before, fc1_hidden }))
     }
 
-    /// The second half, `r + mask (W_2 activated + b_2)`, and what the backward of its adapters needs.
+    /// The second half, `r + mask (W_2 activated + b_2)`, and what the backward of its adapters
+    /// needs.
     ///
     /// # Shapes
     /// `activated`: `[positions, ffn]`, `residual`: `[positions, dim]` -> `[positions, dim]`
@@ -64,7 +66,8 @@ impl GeluMlp {
         Ok((y, fc2_hidden))
     }
 
-    /// `dx = W_1^T ((W_2^T mask dy) gelu'(W_1 x + b_1))`; adds to the gradients of both linear layers. The gradient of the residual is `dy`.
+    /// `dx = W_1^T ((W_2^T mask dy) gelu'(W_1 x + b_1))`; adds to the gradients of both linear
+    /// layers. The gradient of the residual is `dy`.
     ///
     /// # Shapes
     /// `dy`, `x`: `[positions, dim]`, `activated`: `[positions, ffn]` -> `[positions, dim]`

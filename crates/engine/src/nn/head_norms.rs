@@ -9,7 +9,8 @@ use crate::ops::layout::Layout;
 use crate::ops::rows::columns;
 use crate::ops::weight::Weight;
 
-/// `q_h = norm(q_h)` and `k_h = norm(k_h)` for every head `h`. All heads of a projection share one scale.
+/// `q_h = norm(q_h)` and `k_h = norm(k_h)` for every head `h`. All heads of a projection share one
+/// scale.
 #[derive(Debug)]
 pub struct HeadNorms {
     /// `q_norm`, over the numbers of a head.
@@ -18,7 +19,8 @@ pub struct HeadNorms {
     pub key: RmsNorm,
 }
 
-/// Tensors that the backward of one norm needs: its input, a row for each head, and its inverse root mean squares.
+/// Tensors that the backward of one norm needs: its input, a row for each head, and its inverse
+/// root mean squares.
 struct Normed {
     x: Tensor,
     inverse: Tensor,

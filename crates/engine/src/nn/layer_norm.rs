@@ -37,8 +37,8 @@ impl LayerNorm {
         layer_norm_again(x, &self.weight.value, &self.bias.value, statistics)
     }
 
-    /// `dx = r (g - mean(g) - h mean(g h)) + residual` with `h = (x - mean) r` and `g = w dy`; `dw += sum over rows of dy h` and
-    /// `db += sum over rows of dy` where they are trained.
+    /// `dx = r (g - mean(g) - h mean(g h)) + residual` with `h = (x - mean) r` and `g = w dy`;
+    /// `dw += sum over rows of dy h` and `db += sum over rows of dy` where they are trained.
     ///
     /// # Shapes
     /// `dy`, `x`, `residual`: `[rows, dim]` -> `[rows, dim]`

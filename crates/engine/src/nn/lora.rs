@@ -35,7 +35,8 @@ pub struct Settings {
     pub targets: Targets,
     /// Rule by which the scale follows the rank.
     pub variant: Variant,
-    /// Ranks that differ, by regular expressions over the ends of module paths; the first that matches counts, as in PEFT.
+    /// Ranks that differ, by regular expressions over the ends of module paths; the first that
+    /// matches counts, as in PEFT.
     #[serde(skip_serializing_if = "Patterns::is_empty")]
     pub rank_pattern: Patterns,
     /// Numerators of the scale that differ, likewise.
@@ -68,7 +69,8 @@ impl Settings {
     /// Rank and scale of a module's adapter.
     ///
     /// # Errors
-    /// A pattern that is no regular expression, or that gives a rank or an alpha that is none; the message names the key.
+    /// A pattern that is no regular expression, or that gives a rank or an alpha that is none; the
+    /// message names the key.
     fn shape(&self, path: &str) -> Result<Shape> {
         let found = self.rank_pattern.find(path);
         let rank = found
@@ -144,7 +146,8 @@ pub enum Masks {
     /// Every module draws its own, as in PEFT.
     #[default]
     PerModule,
-    /// Modules that read the same input share one: query, key and value; gate and up. Runs that began before there was a choice.
+    /// Modules that read the same input share one: query, key and value; gate and up. Runs that
+    /// began before there was a choice.
     Shared,
 }
 
@@ -188,7 +191,8 @@ pub struct Adaptable {
     pub source: PathBuf,
     /// Every linear layer that can be adapted, in the order of the model.
     pub modules: Vec<Module>,
-    /// Table of token embeddings, of which adapters may replace rows: `outputs` tokens of `inputs` numbers.
+    /// Table of token embeddings, of which adapters may replace rows: `outputs` tokens of `inputs`
+    /// numbers.
     pub embeddings: Module,
     /// Weight of the head, where that is the table of token embeddings.
     pub tied_head: Option<String>,
@@ -219,14 +223,16 @@ pub struct Shape {
     pub scale: f64,
 }
 
-/// Which modules carry an adapter, and of which shape; which embeddings and parts are trained themselves.
+/// Which modules carry an adapter, and of which shape; which embeddings and parts are trained
+/// themselves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By module path.
     pub modules: BTreeMap<String, Shape>,
     /// The parts whose own weights are trained.
     pub full: Vec<Part>,
-    /// Ids of the tokens whose embeddings are trained, all different. The embeddings belong to the projector.
+    /// Ids of the tokens whose embeddings are trained, all different. The embeddings belong to the
+    /// projector.
     pub tokens: Vec<u32>,
     /// Share of the adapters' inputs that is dropped in training.
     pub dropout: f64,
@@ -238,7 +244,8 @@ impl Plan {
     /// The adapters a recipe asks for.
     ///
     /// # Errors
-    /// A rank of 0, a dropout outside `[0, 1)`, a target that matches nothing; the message names the key.
+    /// A rank of 0, a dropout outside `[0, 1)`, a target that matches nothing; the message names
+    /// the key.
     pub fn from_settings(settings: &Settings, parts: &Parts, model: &Adaptable) -> Result<Self> {
         if settings.rank == 0 {
             return Err(Error::input("`lora.rank` is 0")
@@ -321,7 +328,8 @@ impl Plan {
         regex_of(self.modules.keys())
     }
 
-    /// `targets` of a recipe that select exactly these modules, as YAML: a preset, names of modules, or else a regular expression.
+    /// `targets` of a recipe that select exactly these modules, as YAML: a preset, names of
+    /// modules, or else a regular expression.
     fn targets(&self, model: &Adaptable) -> String {
         for preset in PRESETS {
             if self.is_selected_by(&Targets::Named(preset.to_owned()), model) {
@@ -337,7 +345,8 @@ impl Plan {
         format!("'{}'", self.regex())
     }
 
-    /// Returns whether targets select exactly these modules among the parts of `model` that have adapters.
+    /// Returns whether targets select exactly these modules among the parts of `model` that have
+    /// adapters.
     fn is_selected_by(&self, targets: &Targets, model: &Adaptable) -> bool {
         let has_adapter = |module: &Module| self.modules.contains_key(&module.path);
         let adapted = model.modules.iter().filter(|module| has_adapter(module));
@@ -405,7 +414,8 @@ impl Plan {
 
 /// A regular expression that matches exactly these module paths, for PEFT.
 pub fn regex_of<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
-    // Layer numbers are folded together where every layer has the same modules; other paths are listed.
+    // Layer numbers are folded together where every layer has the same modules; other paths are
+    // listed.
     let mut by_kind: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let layer = Layer::pattern();
 

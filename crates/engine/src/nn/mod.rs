@@ -1,4 +1,5 @@
-//! Parts that every family of models shares: layers, adapters, the flat buffer of what is trained, files of weights.
+//! Parts that every family of models shares: layers, adapters, the flat buffer of what is trained,
+//! files of weights.
 
 pub mod cache;
 pub mod checkpoint;

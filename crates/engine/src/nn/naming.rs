@@ -1,11 +1,13 @@
-//! Ways in which files write the paths of a model's modules: checkpoints and adapters of one family have more than one.
+//! Ways in which files write the paths of a model's modules: checkpoints and adapters of one family
+//! have more than one.
 
 /// One way of writing paths.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NameForm {
     /// Description for messages: "relative to the full model".
     pub name: &'static str,
-    /// Beginnings of paths in the model, and those that stand here instead; the first that fits counts.
+    /// Beginnings of paths in the model, and those that stand here instead; the first that fits
+    /// counts.
     pub beginnings: &'static [(&'static str, &'static str)],
 }
 

@@ -36,9 +36,11 @@ pub enum TensorKind {
     Adapter,
     /// A weight of the checkpoint, saved under its name there.
     Full,
-    /// The same for a convolution's `[out, in, taps]` over one axis or two, which lies in the buffer as `[out, taps, in]`.
+    /// The same for a convolution's `[out, in, taps]` over one axis or two, which lies in the
+    /// buffer as `[out, taps, in]`.
     Convolution,
-    /// Rows of the table of token embeddings, `[tokens, width]`, saved as PEFT does. Vectors: their weights never decay.
+    /// Rows of the table of token embeddings, `[tokens, width]`, saved as PEFT does. Vectors: their
+    /// weights never decay.
     Rows,
 }
 
@@ -49,7 +51,8 @@ impl Entry {
     }
 }
 
-/// Trained rows of a table that is frozen otherwise. The table holds a copy of them, which layers read.
+/// Trained rows of a table that is frozen otherwise. The table holds a copy of them, which layers
+/// read.
 #[derive(Clone, Debug)]
 pub struct TableRows {
     /// Values of the rows, `[rows, width]`, in the flat buffer.
@@ -60,14 +63,16 @@ pub struct TableRows {
     pub table: Tensor,
 }
 
-/// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes the buffers.
+/// The flat buffers. Tensors are declared one after the other, then [`Declared::allocate`] makes
+/// the buffers.
 #[derive(Clone, Debug)]
 pub struct Parameters {
     /// In the order of the buffer.
     pub entries: Vec<Entry>,
     /// `[parameters]`, in `f32`.
     pub values: Tensor,
-    /// The values in the type that the device computes with, `[parameters]`; `None` where that is `f32` and layers read the values themselves.
+    /// The values in the type that the device computes with, `[parameters]`; `None` where that is
+    /// `f32` and layers read the values themselves.
     pub copy: Option<Tensor>,
     /// `[parameters]`, in `f32`.
     pub gradients: Tensor,
@@ -160,7 +165,8 @@ impl Parameters {
         self.stacked(entry..entry + 1)
     }
 
-    /// Neighbouring entries of equal width as one matrix, their rows stacked, gaps between them included.
+    /// Neighbouring entries of equal width as one matrix, their rows stacked, gaps between them
+    /// included.
     pub fn stacked(&self, entries: Range<usize>) -> Result<Weight> {
         let entries = &self.entries[entries];
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
@@ -257,7 +263,8 @@ impl Parameters {
     }
 }
 
-/// A convolution's weight, `[out, in, taps]` over one axis or two, as `[out, taps of all axes, in]`.
+/// A convolution's weight, `[out, in, taps]` over one axis or two, as
+/// `[out, taps of all axes, in]`.
 pub fn taps_first(weight: &Tensor) -> Result<Tensor> {
     Ok(weight.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
 }

@@ -1,4 +1,5 @@
-//! Patterns over module paths by PEFT's rules, with Python's regular expressions: look-ahead and references included.
+//! Patterns over module paths by PEFT's rules, with Python's regular expressions: look-ahead and
+//! references included.
 
 use fancy_regex::Regex;
 use serde::Deserialize;
@@ -53,7 +54,8 @@ impl Patterns {
         self.0.is_empty()
     }
 
-    /// The number of the first pattern that matches the end of a path, from its start or from a dot on.
+    /// The number of the first pattern that matches the end of a path, from its start or from a dot
+    /// on.
     ///
     /// # Errors
     /// A pattern that is not a regular expression.

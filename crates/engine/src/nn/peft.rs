@@ -31,7 +31,8 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file that holds its tensors.
 pub const TENSORS_FILE: &str = "adapter_model.safetensors";
 
-/// Hint for an adapter that does not fit the model in the folder `given`. `base` is the model that the adapter names.
+/// Hint for an adapter that does not fit the model in the folder `given`. `base` is the model that
+/// the adapter names.
 fn foreign_hint(base: Option<&str>, given: &Path) -> String {
     let named = base.map_or("names no base model".to_owned(), |base| {
         format!("names the base model `{base}`")
@@ -42,13 +43,14 @@ fn foreign_hint(base: Option<&str>, given: &Path) -> String {
     )
 }
 
-/// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is `A` or `B`.
+/// The name of a LoRA matrix in a PEFT file; `module` is the path that the file writes, `matrix` is
+/// `A` or `B`.
 pub fn key(module: &str, matrix: char) -> String {
     format!("base_model.model.{module}.lora_{matrix}.weight")
 }
 
-/// The name of the tensor with the embeddings of some tokens in a PEFT file; `table` is the path that the file writes. PEFT names it
-/// otherwise where an adapter holds nothing else.
+/// The name of the tensor with the embeddings of some tokens in a PEFT file; `table` is the path
+/// that the file writes. PEFT names it otherwise where an adapter holds nothing else.
 pub fn token_rows_key(table: &str, is_alone: bool) -> String {
     let stem = if is_alone { "" } else { TOKEN_ADAPTER };
     format!("base_model.model.{table}{stem}{TOKEN_ROWS}")
@@ -86,11 +88,13 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Reads a PEFT folder for a model of this shape, in any form of keys of its family, by the rules of PEFT ([`Rules`]).
+    /// Reads a PEFT folder for a model of this shape, in any form of keys of its family, by the
+    /// rules of PEFT ([`Rules`]).
     ///
     /// # Errors
-    /// Whatever would make the adapter work differently here than in PEFT: other kinds of adapters, tensors of modules the
-    /// model does not have, half a pair, shapes that do not fit, values that are not finite.
+    /// Whatever would make the adapter work differently here than in PEFT: other kinds of adapters,
+    /// tensors of modules the model does not have, half a pair, shapes that do not fit, values that
+    /// are not finite.
     pub fn load(dir: &Path, model: &Adaptable) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         check_inside(dir, &path)?;
@@ -235,7 +239,8 @@ fn parse_rows_key(name: &str) -> Option<&str> {
     Some(table.strip_suffix(TOKEN_ADAPTER).unwrap_or(table))
 }
 
-/// Takes the embeddings of `tokens` out of an adapter's tensors: path of the table as it is written, and `[tokens, width]` in `f32`.
+/// Takes the embeddings of `tokens` out of an adapter's tensors: path of the table as it is
+/// written, and `[tokens, width]` in `f32`.
 fn take_rows(
     stored: &mut HashMap<String, Tensor>,
     tokens: &[u32],
@@ -308,7 +313,8 @@ fn take_rows(
     Ok(Some((written, values)))
 }
 
-/// Takes the rows of a tied head out of an adapter's tensors, with their name: PEFT stores them once more in adapters of nothing else.
+/// Takes the rows of a tied head out of an adapter's tensors, with their name: PEFT stores them
+/// once more in adapters of nothing else.
 fn take_head_rows(
     stored: &mut HashMap<String, Tensor>,
     model: &Adaptable,
@@ -327,7 +333,8 @@ fn take_head_rows(
 /// `lora_A` and `lora_B` of a module, as far as they are stored.
 type Pair = [Option<Tensor>; 2];
 
-/// The tensors of an adapter by module path, in `f32`, and the form of their keys. `foreign` is the hint for tensors of another model.
+/// The tensors of an adapter by module path, in `f32`, and the form of their keys. `foreign` is the
+/// hint for tensors of another model.
 fn pairs(
     stored: HashMap<String, Tensor>,
     model: &Adaptable,
@@ -413,8 +420,8 @@ pub struct Metadata {
     pub variant: Variant,
 }
 
-/// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, and `rows` are the embeddings of the plan's tokens, as in
-/// [`Adapter`].
+/// Writes a PEFT folder's two files into `dir`; `tensors` are by module path, and `rows` are the
+/// embeddings of the plan's tokens, as in [`Adapter`].
 pub fn save(
     dir: &Path,
     plan: &Plan,

@@ -1,7 +1,8 @@
-//! The fields of PEFT's `LoraConfig` (0.21.2), each read by PEFT's rule: which modules have an adapter, of which rank and scale.
+//! The fields of PEFT's `LoraConfig` (0.21.2), each read by PEFT's rule: which modules have an
+//! adapter, of which rank and scale.
 //!
-//! Fields that would compute something else here than in PEFT are refused by name. Fields that only concern the training or the start of an
-//! adapter is passed over, as PEFT does when it loads one.
+//! Fields that would compute something else here than in PEFT are refused by name. Fields that only
+//! concern the training or the start of an adapter is passed over, as PEFT does when it loads one.
 
 use fancy_regex::Regex;
 use serde_json::Map;
@@ -213,10 +214,12 @@ impl Rules {
         })
     }
 
-    /// Rank and scale of a module's adapter, by its path in the model that PEFT was given; `None` where it has none.
+    /// Rank and scale of a module's adapter, by its path in the model that PEFT was given; `None`
+    /// where it has none.
     ///
     /// # Errors
-    /// A pattern that is not a regular expression; a rank that is not a whole number above 0; a scale that is not finite.
+    /// A pattern that is not a regular expression; a rank that is not a whole number above 0; a
+    /// scale that is not finite.
     pub fn shape(&self, path: &str) -> Result<Option<Shape>> {
         if !self.is_target(path)? {
             return Ok(None);
@@ -376,7 +379,8 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-/// Refuses starts that change the base's weights; returns whether tensors that are not stored would be random.
+/// Refuses starts that change the base's weights; returns whether tensors that are not stored would
+/// be random.
 fn check_start(fields: &Map<String, Value>) -> Result<bool> {
     let start = match fields.get("init_lora_weights") {
         None => return Ok(false),
@@ -448,7 +452,8 @@ fn names(fields: &Map<String, Value>, field: &str) -> Result<Option<Names>> {
     }
 }
 
-/// Ids of tokens: a list, or a list under the name of one table. The tensors tell whether that is the table of token embeddings.
+/// Ids of tokens: a list, or a list under the name of one table. The tensors tell whether that is
+/// the table of token embeddings.
 fn tokens(fields: &Map<String, Value>, field: &str) -> Result<Vec<u32>> {
     let Some(value) = fields.get(field).filter(|value| is_set(value)) else {
         return Ok(Vec::new());
@@ -518,7 +523,8 @@ fn numbers(fields: &Map<String, Value>, field: &str) -> Result<Patterns> {
     Ok(Patterns(found))
 }
 
-/// A note on fields that a newer PEFT may have added; those that are off or empty are not mentioned.
+/// A note on fields that a newer PEFT may have added; those that are off or empty are not
+/// mentioned.
 fn unknown(fields: &Map<String, Value>) -> Option<String> {
     let known = |field: &str| {
         READ.contains(&field)
@@ -596,7 +602,8 @@ mod tests {
         for case in cases {
             let config = &case["config"];
             let form = case["form"].as_str().unwrap();
-            // Without targets PEFT asks the architecture, which it does not know; here the tensors tell.
+            // Without targets PEFT asks the architecture, which it does not know; here the tensors
+            // tell.
             if config.get("target_modules").is_none() {
                 continue;
             }

@@ -20,8 +20,8 @@ pub enum Precision {
     F32,
     /// Brain floating point; the CPU computes in `f32` all the same, and says so.
     Bf16,
-    /// As `bf16`, with the frozen linear layers of the decoder in fp8 (e4m3, Micikevicius et al. 2022); the CPU rounds to the same
-    /// numbers and computes in `f32`.
+    /// As `bf16`, with the frozen linear layers of the decoder in fp8 (e4m3, Micikevicius et al.
+    /// 2022); the CPU rounds to the same numbers and computes in `f32`.
     Fp8,
 }
 

@@ -34,7 +34,8 @@ impl RmsNorm {
         rms_norm_again(x, &self.weight.value, r, reader)
     }
 
-    /// `dx = r g - x r^3 mean(g x) + residual` with `g = w dy`, and `dw += sum over rows of dy x r`.
+    /// `dx = r g - x r^3 mean(g x) + residual` with `g = w dy`, and
+    /// `dw += sum over rows of dy x r`.
     ///
     /// # Shapes
     /// `dy`, `x`, `residual`: `[rows, dim]`, `r`: `[rows]` -> `[rows, dim]`

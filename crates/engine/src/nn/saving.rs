@@ -5,7 +5,8 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// Amount that a layer saves from its forward for its backward. It changes memory and time, never gradients.
+/// Amount that a layer saves from its forward for its backward. It changes memory and time, never
+/// gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Save {

@@ -12,7 +12,8 @@ use crate::ops::attention::attention_backward;
 use crate::ops::linear::Linear;
 use crate::ops::rows::add_to;
 
-/// `y = r + mask (W_o attention(q, k, v) + b_o)` with `[q, k, v] = W_qkv x + b_qkv`, a residual `r` and the mask of the hidden dropout, if any.
+/// `y = r + mask (W_o attention(q, k, v) + b_o)` with `[q, k, v] = W_qkv x + b_qkv`, a residual `r`
+/// and the mask of the hidden dropout, if any.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
     /// Projections of queries, keys and values, stacked.
@@ -66,8 +67,9 @@ impl SelfAttention {
         Ok((y, saved))
     }
 
-    /// `dx = W_qkv^T d[q, k, v]` where it is wanted, with `d[q, k, v]` the gradient of attention for `W_o^T dy`; adds to the gradients of
-    /// both projections. The gradient of the residual is `dy`.
+    /// `dx = W_qkv^T d[q, k, v]` where it is wanted, with `d[q, k, v]` the gradient of attention
+    /// for `W_o^T dy`; adds to the gradients of both projections. The gradient of the residual is
+    /// `dy`.
     ///
     /// # Shapes
     /// `dy`, `x`: `[positions, dim]` -> `[positions, dim]`

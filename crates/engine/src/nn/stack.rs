@@ -1,4 +1,5 @@
-//! Projections that share an input, stacked into one layer: where their weights and adapters lie, and how the layer is made of them.
+//! Projections that share an input, stacked into one layer: where their weights and adapters lie,
+//! and how the layer is made of them.
 
 use std::collections::HashMap;
 
@@ -43,7 +44,8 @@ pub enum Bias {
     None,
     /// All.
     All,
-    /// All but the keys': adding a constant to every key changes no softmax, so the encoder has none.
+    /// All but the keys': adding a constant to every key changes no softmax, so the encoder has
+    /// none.
     AllButKeys,
 }
 
@@ -82,7 +84,8 @@ impl Group {
     }
 }
 
-/// Declares the adapters of `groups`, each group's side by side, and returns the index of a group's first by the path of its first member.
+/// Declares the adapters of `groups`, each group's side by side, and returns the index of a group's
+/// first by the path of its first member.
 pub fn declare_adapters<'a>(
     groups: impl Iterator<Item = &'a Group>,
     plan: &Plan,
@@ -168,7 +171,8 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// A weight by its name: a view of the flat buffer if it is trained, read from the checkpoint if not.
+    /// A weight by its name: a view of the flat buffer if it is trained, read from the checkpoint
+    /// if not.
     pub fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
         match self.full.get(name) {
             Some(&entry) => self.parameters.weight(entry),
@@ -176,7 +180,8 @@ impl Builder<'_> {
         }
     }
 
-    /// A convolution's `[out, in, taps]` as the matrix that it is computed with, `[out, taps * in]`.
+    /// A convolution's `[out, in, taps]` as the matrix that it is computed with,
+    /// `[out, taps * in]`.
     pub fn convolution_weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
         match self.full.get(name) {
             Some(&entry) => self.parameters.weight(entry),
@@ -239,7 +244,8 @@ impl Builder<'_> {
         Ok(linear)
     }
 
-    /// The stacked bias of a group in full fine-tuning; where keys have none there is a gap of zeros.
+    /// The stacked bias of a group in full fine-tuning; where keys have none there is a gap of
+    /// zeros.
     fn trained_bias(&self, group: &Group) -> Result<Option<Weight>> {
         let place = |path: &String| self.full.get(&format!("{path}.bias")).copied();
         let of_members = group.members.iter().filter_map(|(path, _)| place(path));
@@ -334,7 +340,8 @@ impl Builder<'_> {
         self.unfolded(name, &[outputs, inputs, KERNEL])
     }
 
-    /// A convolution over two axes, `[out, in, 3, 3]`, as a linear layer over unfolded rows, `[out, 9 in]`.
+    /// A convolution over two axes, `[out, in, 3, 3]`, as a linear layer over unfolded rows,
+    /// `[out, 9 in]`.
     pub fn convolution2d(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         self.unfolded(name, &[outputs, inputs, KERNEL, KERNEL])
     }

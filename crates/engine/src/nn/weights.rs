@@ -20,7 +20,8 @@ use maqam_base::seed::Key;
 pub enum Weights {
     /// The files of a checkpoint.
     Checkpoint(Checkpoint),
-    /// Random numbers of the right scale: every name has its own stream, and the same numbers on every device.
+    /// Random numbers of the right scale: every name has its own stream, and the same numbers on
+    /// every device.
     Random {
         /// Seed of all of them.
         seed: u64,
@@ -134,8 +135,8 @@ impl Weights {
     }
 }
 
-/// Normal matrices of the deviation of [`random`]'s, made on the device: the numbers that bf16 holds, on the CPU too, so that every device
-/// computes with the same ones.
+/// Normal matrices of the deviation of [`random`]'s, made on the device: the numbers that bf16
+/// holds, on the CPU too, so that every device computes with the same ones.
 fn noise(key: Key, shape: &[usize], device: &Device) -> Result<Tensor> {
     let inputs: usize = shape[1..].iter().product();
     let deviation = GAIN / (inputs as f64).sqrt();
@@ -150,7 +151,8 @@ fn noise(key: Key, shape: &[usize], device: &Device) -> Result<Tensor> {
 /// Factor that keeps the size of activations over layers with a residual path past them.
 const GAIN: f64 = 0.5;
 
-/// Uniform matrices with the variance that keeps activations in scale, norms of ones, biases of zeros.
+/// Uniform matrices with the variance that keeps activations in scale, norms of ones, biases of
+/// zeros.
 fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
     let count: usize = shape.iter().product();
     let values: Vec<f32> = match shape.len() {
@@ -164,7 +166,8 @@ fn random(key: Key, name: &str, shape: &[usize]) -> Result<Tensor> {
             count
         ],
         _ => {
-            // Convolutions are followed by GELU and then by positions of unit size, which must not drown what is heard (He et al. 2015).
+            // Convolutions are followed by GELU and then by positions of unit size, which must not
+            // drown what is heard (He et al. 2015).
             let gain = if shape.len() == 3 { 2f64.sqrt() } else { GAIN };
             let bound =
                 (3.0f64).sqrt() * gain / (shape[1..].iter().product::<usize>() as f64).sqrt();

@@ -61,7 +61,8 @@ impl HiddenDropout<'_> {
         Self { layer, ..self }
     }
 
-    /// `mask * x` at a place of the layer, for the forward and, applied to a gradient, for the backward; `x` itself where nothing is dropped.
+    /// `mask * x` at a place of the layer, for the forward and, applied to a gradient, for the
+    /// backward; `x` itself where nothing is dropped.
     ///
     /// # Shapes
     /// `x`: `[positions, dim]` -> the same

@@ -1,4 +1,5 @@
-//! Connectionist temporal classification (Graves et al. 2006): loss, gradient, and what a person reads of the outputs.
+//! Connectionist temporal classification (Graves et al. 2006): loss, gradient, and what a person
+//! reads of the outputs.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -23,21 +24,25 @@ pub struct Utterance<'a> {
 /// Losses of packed clips.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// Negative log-likelihood of each clip, nats, not weighted; infinite where its frames are too few for its targets.
+    /// Negative log-likelihood of each clip, nats, not weighted; infinite where its frames are too
+    /// few for its targets.
     pub nats: Vec<f64>,
-    /// Gradient of the weighted sum with respect to the logits, `[frames, units]`; zero for a clip whose loss is infinite.
+    /// Gradient of the weighted sum with respect to the logits, `[frames, units]`; zero for a clip
+    /// whose loss is infinite.
     pub d_logits: Tensor,
 }
 
-/// Least number of frames that can spell `targets`: one for each unit, and a blank between equal ones.
+/// Least number of frames that can spell `targets`: one for each unit, and a blank between equal
+/// ones.
 pub fn min_frames(targets: &[u32]) -> usize {
     targets.len() + targets.windows(2).filter(|pair| pair[0] == pair[1]).count()
 }
 
-/// Loss of every clip and the gradient of their weighted sum. A clip that cannot spell its targets adds nothing to the gradient
-/// (PyTorch's `zero_infinity`).
+/// Loss of every clip and the gradient of their weighted sum. A clip that cannot spell its targets
+/// adds nothing to the gradient (PyTorch's `zero_infinity`).
 ///
-/// The gradient of a clip is softmax(logits) minus the probability, given the targets, of each unit at each frame.
+/// The gradient of a clip is softmax(logits) minus the probability, given the targets, of each unit
+/// at each frame.
 ///
 /// # Shapes
 /// `logits`: `[sum of frames, units]`

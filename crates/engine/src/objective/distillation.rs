@@ -1,5 +1,5 @@
-//! Direct regression of a teacher's features, after DistilHuBERT (Chang et al. 2022): L1 distance and the logarithm of a sigmoid of the
-//! cosine.
+//! Direct regression of a teacher's features, after DistilHuBERT (Chang et al. 2022): L1 distance
+//! and the logarithm of a sigmoid of the cosine.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -17,7 +17,8 @@ const EPS: f64 = 1e-8;
 /// Result of [`regression`].
 #[derive(Clone, Debug)]
 pub struct Regression {
-    /// Weighted sum over frames of the mean absolute difference and of `-cosine_weight * ln sigmoid(cosine)`.
+    /// Weighted sum over frames of the mean absolute difference and of
+    /// `-cosine_weight * ln sigmoid(cosine)`.
     pub loss: f64,
     /// Mean over frames of the cosine.
     pub cosine: f64,

@@ -1,6 +1,8 @@
-//! Prediction of cluster ids from frames (Hsu et al. 2021, equation 3): a projection's output against embeddings of codes, by cosine.
+//! Prediction of cluster ids from frames (Hsu et al. 2021, equation 3): a projection's output
+//! against embeddings of codes, by cosine.
 //!
-//! `logits[t, k] = cos(x_t, e_k) / temperature`. Every frame has a weight, so masked and unmasked frames can count differently.
+//! `logits[t, k] = cos(x_t, e_k) / temperature`. Every frame has a weight, so masked and unmasked
+//! frames can count differently.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -45,7 +47,8 @@ pub struct Prediction {
     pub d_frames: Tensor,
 }
 
-/// Loss of frames against their codes; adds to the gradient of the embeddings where they are trained.
+/// Loss of frames against their codes; adds to the gradient of the embeddings where they are
+/// trained.
 ///
 /// With u and v the vectors of length one: d x = (d u - u (u d u)) / |x|.
 ///
@@ -101,7 +104,8 @@ pub fn masked_prediction(frames: &Tensor, codes: &Weight, targets: Targets) -> R
     })
 }
 
-/// Negative log-likelihood of the target and whether it is the likeliest; turns logits into `scale * (softmax - target)`.
+/// Negative log-likelihood of the target and whether it is the likeliest; turns logits into
+/// `scale * (softmax - target)`.
 fn one_row<T: Real>(logits: &mut [T], target: usize, scale: f64) -> (f64, bool) {
     let (best, max) = logits
         .iter()

@@ -42,10 +42,12 @@ pub fn swiglu(gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
     })
 }
 
-/// Gradient of [`swiglu`]'s input: with s = sigmoid(gate), d gate = dy up s (1 + gate (1 - s)), d up = dy gate s.
+/// Gradient of [`swiglu`]'s input: with s = sigmoid(gate), d gate = dy up s (1 + gate (1 - s)), d
+/// up = dy gate s.
 ///
 /// # Shapes
-/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, laid out for the layer that reads it
+/// `dy`: `[tokens, dim]`, `gate_up`: `[tokens, 2 dim]` -> `[tokens, 2 dim]`, laid out for the layer
+/// that reads it
 pub fn swiglu_backward(dy: &Tensor, gate_up: &Tensor, reader: impl Into<Layout>) -> Result<Tensor> {
     let layout = reader.into();
     let (tokens, width) = gate_up.dims2()?;

@@ -49,7 +49,8 @@ pub struct Buffers<'a> {
     pub first: &'a Tensor,
     /// Running mean of its square, changed.
     pub second: &'a Tensor,
-    /// The values in the type that a GPU computes with, written anew; `None` where values are computed with as they are.
+    /// The values in the type that a GPU computes with, written anew; `None` where values are
+    /// computed with as they are.
     pub copy: Option<&'a Tensor>,
 }
 
@@ -80,7 +81,8 @@ impl Clip<'_> {
 }
 
 impl AdamW {
-    /// One update of a gradient that is clipped first. Where the loss or the norm is not finite, values and moments stay as they are.
+    /// One update of a gradient that is clipped first. Where the loss or the norm is not finite,
+    /// values and moments stay as they are.
     ///
     /// On a GPU nothing is waited for.
     pub fn update(&self, buffers: Buffers, segments: &[Segment], clip: Clip) -> Result<()> {
@@ -135,7 +137,8 @@ impl AdamW {
         inner.and(innermost)
     }
 
-    /// Factors of a segment's update: the rate with the first moment's bias corrected, what decay leaves, and the second moment's correction.
+    /// Factors of a segment's update: the rate with the first moment's bias corrected, what decay
+    /// leaves, and the second moment's correction.
     pub fn factors(&self, segment: &Segment) -> (f32, f32, f32) {
         let step = segment.step as i32;
         let bias1 = 1.0 - self.beta1.powi(step);
@@ -155,7 +158,8 @@ impl AdamW {
 
 const CHUNK: usize = 1 << 14;
 
-/// Euclidean norm of a flat `f32` tensor, summed in `f64` in an order that does not depend on the threads.
+/// Euclidean norm of a flat `f32` tensor, summed in `f64` in an order that does not depend on the
+/// threads.
 pub fn norm(flat: &Tensor) -> Result<Scalar> {
     on_cuda!(flat.device(), crate::ops::cuda::adamw::norm(flat));
     let values = slice::<f32>(flat)?;

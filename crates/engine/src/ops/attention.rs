@@ -1,8 +1,11 @@
-//! Attention inside each sequence of a packed batch, grouped heads, forward and backward; and one step of decoding over caches.
+//! Attention inside each sequence of a packed batch, grouped heads, forward and backward; and one
+//! step of decoding over caches.
 //!
-//! Queries, keys and values lie side by side in one tensor `[tokens, (num_heads + 2 num_kv_heads) head_dim]`, as one fused
-//! projection leaves them. Scores exist for one block of queries at a time; the backward computes them again from the saved
-//! log-sum-exps (Dao et al. 2022, algorithm 4). Every row of scores holds at least one key, so no row is fully masked.
+//! Queries, keys and values lie side by side in one tensor
+//! `[tokens, (num_heads + 2 num_kv_heads) head_dim]`, as one fused projection leaves them. Scores
+//! exist for one block of queries at a time; the backward computes them again from the saved
+//! log-sum-exps (Dao et al. 2022, algorithm 4). Every row of scores holds at least one key, so no
+//! row is fully masked.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -90,7 +93,8 @@ const BLOCK: usize = 64;
 #[derive(Clone, Copy)]
 struct Shared<T>(*mut T);
 
-// SAFETY: every task writes only the rows and columns of its own sequence and head, which no other task touches.
+// SAFETY: every task writes only the rows and columns of its own sequence and head, which no other
+// task touches.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}
@@ -107,8 +111,9 @@ impl<T> Shared<T> {
 /// Softmax(Q K^T / sqrt(head_dim)) V inside every sequence.
 ///
 /// # Shapes
-/// `qkv`: `[tokens, heads.width()]`; `cu_seqlens`: starts of the sequences, and the number of tokens at the end
-/// -> `[tokens, heads.query_width()]` and the log-sum-exp of every row of scores, `[num_heads, tokens]`
+/// `qkv`: `[tokens, heads.width()]`; `cu_seqlens`: starts of the sequences, and the number of
+/// tokens at the end -> `[tokens, heads.query_width()]` and the log-sum-exp of every row of scores,
+/// `[num_heads, tokens]`
 pub fn attention(
     qkv: &Tensor,
     cu_seqlens: &[usize],
@@ -149,14 +154,16 @@ pub fn attention(
                     let visible = mask.num_keys(first + i + 1, len);
                     let log_sum = softmax(&mut row[..visible]);
                     row[visible..].fill(T::of(0.0));
-                    // SAFETY: inside `[num_heads, tokens]`; this query of this head is this task's alone.
+                    // SAFETY: inside `[num_heads, tokens]`; this query of this head is this task's
+                    // alone.
                     unsafe { *log_sums_at.at(head * tokens + start + first + i) = log_sum };
                 }
             });
             // SAFETY: the block's rows and the head's columns of the output are this task's alone.
             unsafe { product_at(out_at.at((start + first) * out_width + head * dim), out_width, Matrix::new(scores, block, keys), v, 1.0, Into::Fresh, Threads::One) };
         });
-        // SAFETY: the sequences cover all tokens, and the tasks every block of queries of every head; each product wrote its part.
+        // SAFETY: the sequences cover all tokens, and the tasks every block of queries of every
+        // head; each product wrote its part.
         unsafe { out.set_len(tokens * out_width) };
         Ok((tensor(out, (tokens, out_width))?, tensor(log_sums, (heads.num_heads, tokens))?))
     })
@@ -164,10 +171,12 @@ pub fn attention(
 
 /// Gradient of [`attention`]'s input.
 ///
-/// With P the probabilities and D the row sums of dO * O: dV = P^T dO, dS = P * (dO V^T - D), dQ = dS K, dK = dS^T Q.
+/// With P the probabilities and D the row sums of dO * O: dV = P^T dO, dS = P * (dO V^T - D), dQ =
+/// dS K, dK = dS^T Q.
 ///
 /// # Shapes
-/// `d_out`, `out`: `[tokens, heads.query_width()]`; `log_sums`: `[num_heads, tokens]` -> `[tokens, heads.width()]`
+/// `d_out`, `out`: `[tokens, heads.query_width()]`; `log_sums`: `[num_heads, tokens]` ->
+/// `[tokens, heads.width()]`
 pub fn attention_backward(
     d_out: &Tensor,
     qkv: &Tensor,
@@ -240,7 +249,8 @@ pub fn attention_backward(
                     });
                     let p = Matrix::new(p, block, keys);
                     let d_s = Matrix::new(d_p, block, keys);
-                    // SAFETY: this sequence's rows, and the columns of this key head and of its query heads, are this task's alone.
+                    // SAFETY: this sequence's rows, and the columns of this key head and of its
+                    // query heads, are this task's alone.
                     unsafe {
                         product_at(d_qkv_at.at(row * width + head * dim), width, d_s, k, heads.scale(), Into::Fresh, Threads::One);
                         product_at(d_qkv_at.at(start * width + k_column), width, d_s.t(), q, heads.scale(), Into::Accumulate, Threads::One);
@@ -253,7 +263,8 @@ pub fn attention_backward(
     })
 }
 
-/// Keys and values that a sequence has left behind, `[capacity, kv_width]` each, of which the first `len` rows are filled.
+/// Keys and values that a sequence has left behind, `[capacity, kv_width]` each, of which the first
+/// `len` rows are filled.
 pub struct Past<'a> {
     /// Keys, after rotation.
     pub keys: &'a Tensor,

@@ -1,4 +1,5 @@
-//! Convolution of kernel 3 over time as unfold + matrix product, inside each window of a packed batch.
+//! Convolution of kernel 3 over time as unfold + matrix product, inside each window of a packed
+//! batch.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -22,7 +23,8 @@ pub fn num_outputs(len: usize, stride: usize) -> usize {
 /// A convolution is then a matrix product with weights `[out, KERNEL * in]`, taps outermost.
 ///
 /// # Shapes
-/// `x`: `[rows, dim]`, `windows`: rows of each window -> `[sum of num_outputs(window), KERNEL * dim]`
+/// `x`: `[rows, dim]`, `windows`: rows of each window ->
+/// `[sum of num_outputs(window), KERNEL * dim]`
 pub fn unfold(x: &Tensor, windows: &[usize], stride: usize) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     check(rows, windows, stride)?;

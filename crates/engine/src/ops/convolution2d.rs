@@ -1,4 +1,5 @@
-//! Convolution of kernel 3 and stride 2 over both axes of a plane, as unfold + matrix product. Computed on the CPU.
+//! Convolution of kernel 3 and stride 2 over both axes of a plane, as unfold + matrix product.
+//! Computed on the CPU.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -18,7 +19,8 @@ pub const STRIDE: usize = 2;
 /// Cells of a kernel.
 pub const TAPS: usize = KERNEL * KERNEL;
 
-/// Planes of one size, one after the other; a row of a tensor is a cell, time outside and frequency inside.
+/// Planes of one size, one after the other; a row of a tensor is a cell, time outside and frequency
+/// inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planes {
     /// Number of planes.
@@ -45,7 +47,8 @@ impl Planes {
         }
     }
 
-    /// The cell that a tap of an output cell sees; `None` in the padding of one cell around the plane. Taps count along time first.
+    /// The cell that a tap of an output cell sees; `None` in the padding of one cell around the
+    /// plane. Taps count along time first.
     fn seen(self, output: usize, tap: usize) -> Option<usize> {
         let out = self.convolved();
         let plane = output / (out.times * out.bands);
@@ -59,7 +62,8 @@ impl Planes {
 
 /// The nine cells that each output cell sees side by side, zeros outside the plane.
 ///
-/// A convolution is then a matrix product with weights `[out, TAPS * in]`, taps outermost, frequency before time.
+/// A convolution is then a matrix product with weights `[out, TAPS * in]`, taps outermost,
+/// frequency before time.
 ///
 /// # Shapes
 /// `x`: `[cells, dim]` -> `[cells of planes.convolved(), TAPS * dim]`

@@ -1,4 +1,5 @@
-//! Access to the numbers of a tensor on the CPU: typed slices, rows in parallel, new tensors from vectors.
+//! Access to the numbers of a tensor on the CPU: typed slices, rows in parallel, new tensors from
+//! vectors.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -26,7 +27,8 @@ pub trait Real:
 {
     /// e to the power of `self`, written so that the compiler can vectorise it.
     fn exp_lanes(self) -> Self;
-    /// The normal distribution at `self`: its cumulative probability, and e^(-x^2 / 2), which is its density but for a factor.
+    /// The normal distribution at `self`: its cumulative probability, and e^(-x^2 / 2), which is
+    /// its density but for a factor.
     fn normal_lanes(self) -> (Self, Self);
     /// Conversion of a constant.
     fn of(value: f64) -> Self;
@@ -135,7 +137,8 @@ impl<F: FnOnce(&mut CpuStorage, Range<usize>) -> Result<()>> InplaceOp1 for Writ
     }
 }
 
-/// Changes the values of a contiguous tensor in place; every view of the same storage sees the change.
+/// Changes the values of a contiguous tensor in place; every view of the same storage sees the
+/// change.
 ///
 /// `change` must not read a tensor that shares the storage: the storage is locked while it runs.
 pub fn write<T: Real>(tensor: &Tensor, change: impl FnOnce(&mut [T])) -> Result<()> {
@@ -164,8 +167,8 @@ fn same_type<A: 'static, B: 'static>(values: &mut A) -> Option<&mut B> {
 
 /// Asks the allocator to keep freed pages; to be called once, before any other thread exists.
 ///
-/// Passes allocate and free large buffers all the time, and the system clears every page anew that it was given back: that was
-/// a quarter of a training step. Memory stays at its peak.
+/// Passes allocate and free large buffers all the time, and the system clears every page anew that
+/// it was given back: that was a quarter of a training step. Memory stays at its peak.
 pub fn keep_freed_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `mallopt` only stores options; one that is refused changes nothing.
@@ -185,13 +188,16 @@ pub fn vectorised<R>(body: impl FnOnce() -> R) -> R {
     ARCH.dispatch(body)
 }
 
-/// Elements that one task of a parallel loop handles at least: below that, splitting costs more than it saves.
+/// Elements that one task of a parallel loop handles at least: below that, splitting costs more
+/// than it saves.
 const GRAIN: usize = 8192;
 
-/// Calls `body(row, values)` for every row of `width` values of `out`, rows in parallel, vectorised.
+/// Calls `body(row, values)` for every row of `width` values of `out`, rows in parallel,
+/// vectorised.
 ///
-/// Vectorised code must be inlined into the function compiled for the processor, so `body` is a closure marked
-/// `#[inline(always)]` wherever its time counts; otherwise it stays a function for the oldest processor.
+/// Vectorised code must be inlined into the function compiled for the processor, so `body` is a
+/// closure marked `#[inline(always)]` wherever its time counts; otherwise it stays a function for
+/// the oldest processor.
 #[inline(always)]
 pub fn for_rows<T: Send>(out: &mut [T], width: usize, body: impl Fn(usize, &mut [T]) + Sync) {
     if width == 0 || out.is_empty() {
@@ -212,10 +218,11 @@ pub fn for_rows<T: Send>(out: &mut [T], width: usize, body: impl Fn(usize, &mut 
         });
 }
 
-/// A vector of `rows` rows of `width` values, each written by `body(row, values)`, rows in parallel, vectorised.
+/// A vector of `rows` rows of `width` values, each written by `body(row, values)`, rows in
+/// parallel, vectorised.
 ///
-/// `body` finds zeros. They are written by the task that needs them, into its cache: a vector made of zeros first would cost
-/// one thread a pass over memory.
+/// `body` finds zeros. They are written by the task that needs them, into its cache: a vector made
+/// of zeros first would cost one thread a pass over memory.
 #[inline(always)]
 pub fn new_rows<T: Real>(
     rows: usize,
@@ -254,7 +261,8 @@ pub fn new_rows<T: Real>(
     out
 }
 
-/// As [`new_rows`], for passes that see no rows: `body(start, values)` writes stretches, `start` being the index of the first.
+/// As [`new_rows`], for passes that see no rows: `body(start, values)` writes stretches, `start`
+/// being the index of the first.
 #[inline(always)]
 pub fn new_stretches<T: Real>(len: usize, body: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut out = Vec::with_capacity(len);
@@ -282,7 +290,8 @@ pub fn new_stretches<T: Real>(len: usize, body: impl Fn(usize, &mut [T]) + Sync)
     out
 }
 
-/// Calls `body(start, values)` for stretches of `out`, in parallel, vectorised; `start` is the index of the first value.
+/// Calls `body(start, values)` for stretches of `out`, in parallel, vectorised; `start` is the
+/// index of the first value.
 #[inline(always)]
 pub fn for_stretches<T: Send>(out: &mut [T], body: impl Fn(usize, &mut [T]) + Sync) {
     out.par_chunks_mut(GRAIN)
@@ -373,14 +382,16 @@ pub fn max_of<T: Real>(values: &[T]) -> T {
 }
 
 impl Real for f32 {
-    /// Cephes' `expf`: 2^n times a polynomial of the remainder; relative error below 2e-7 on the whole range, 0 below it.
+    /// Cephes' `expf`: 2^n times a polynomial of the remainder; relative error below 2e-7 on the
+    /// whole range, 0 below it.
     #[inline(always)]
     fn exp_lanes(self) -> Self {
         const LN2_HIGH: f32 = 0.693_359_4;
         const LN2_LOW: f32 = -2.121_944_4e-4;
         let x = self.clamp(-87.3, 88.3);
-        // Adding 1.5 * 2^23 rounds to the nearest whole number, which then stands in the lowest bits: a conversion to an integer
-        // would have to treat what does not fit, and be done one number at a time.
+        // Adding 1.5 * 2^23 rounds to the nearest whole number, which then stands in the lowest
+        // bits: a conversion to an integer would have to treat what does not fit, and be done one
+        // number at a time.
         const ROUND: f32 = 12_582_912.0;
         let rounded = x * std::f32::consts::LOG2_E + ROUND;
         let n = rounded - ROUND;
@@ -403,9 +414,10 @@ impl Real for f32 {
         if self.is_nan() { self } else { scaled }
     }
 
-    /// The lower tail as e^(-x^2 / 2) times a polynomial without constant of t = 1 / (1 + 0.3 z), z = |x| / sqrt(2): the form of
-    /// Abramowitz and Stegun 7.1.26, with nine coefficients fitted to e^(z^2) erfc(z) for the least relative error on [0, 10], 2e-8.
-    /// A small tail keeps its relative precision.
+    /// The lower tail as e^(-x^2 / 2) times a polynomial without constant of t = 1 / (1 + 0.3 z),
+    /// z = |x| / sqrt(2): the form of Abramowitz and Stegun 7.1.26, with nine coefficients fitted
+    /// to e^(z^2) erfc(z) for the least relative error on [0, 10], 2e-8. A small tail keeps its
+    /// relative precision.
     #[inline(always)]
     fn normal_lanes(self) -> (Self, Self) {
         let t = 1.0 / (1.0 + (0.3 * std::f32::consts::FRAC_1_SQRT_2) * self.abs());

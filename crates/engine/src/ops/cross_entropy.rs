@@ -1,4 +1,5 @@
-//! Linear head and cross-entropy over target rows in one pass, so that logits never exist for more than a block of rows.
+//! Linear head and cross-entropy over target rows in one pass, so that logits never exist for more
+//! than a block of rows.
 
 use candle_core::DType;
 use candle_core::Result;
@@ -31,7 +32,8 @@ pub struct Targets<'a> {
     pub ids: &'a [u32],
     /// Factor of each row in the loss.
     pub weights: &'a [f64],
-    /// Share of the target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016).
+    /// Share of the target's probability that is spread evenly over the vocabulary (Szegedy et al.
+    /// 2016).
     pub label_smoothing: f64,
 }
 
@@ -40,7 +42,8 @@ pub struct Targets<'a> {
 pub struct CrossEntropy {
     /// Sum over rows of weight times (smoothed) negative log-likelihood, nats.
     pub loss: Scalar,
-    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on a GPU `f32`.
+    /// Log-probability of each target, nats, neither weighted nor smoothed: `[rows]`, in `f64`, on
+    /// a GPU `f32`.
     pub log_probabilities: Tensor,
     /// Gradient of `loss` with respect to the rows, `[rows, dim]`, where it was wanted.
     pub d_rows: Option<Tensor>,
@@ -75,8 +78,8 @@ pub const LOGITS_BYTES: usize = 1 << 30;
 /// Rows whose logits exist at a time.
 const BLOCK: usize = 256;
 
-/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where it is trained. On a GPU nothing is
-/// waited for.
+/// Cross-entropy of `softmax(rows head^T)` against the targets; adds to the head's gradient where
+/// it is trained. On a GPU nothing is waited for.
 ///
 /// # Shapes
 /// `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
@@ -145,11 +148,12 @@ pub fn linear_cross_entropy(
     })
 }
 
-/// Adds the gradient of a few rows of the head, where the others are frozen. `found` is the result of [`linear_cross_entropy`] with the same
-/// rows, head and targets.
+/// Adds the gradient of a few rows of the head, where the others are frozen. `found` is the result
+/// of [`linear_cross_entropy`] with the same rows, head and targets.
 ///
-/// `d_k = sum_r w_r (p_rk - s / vocab - (1 - s) [t_r = k]) x_r` with `p_rk = exp(x_r h_k - x_r h_{t_r} + log p_{r t_r})`, for weights `w`,
-/// smoothing `s` and targets `t`. On the CPU alone.
+/// `d_k = sum_r w_r (p_rk - s / vocab - (1 - s) [t_r = k]) x_r` with
+/// `p_rk = exp(x_r h_k - x_r h_{t_r} + log p_{r t_r})`, for weights `w`, smoothing `s` and targets
+/// `t`. On the CPU alone.
 ///
 /// # Shapes
 /// `gradient`: `[ids, dim]`, `rows`: `[rows, dim]`, `head`: `[vocab, dim]`
@@ -163,7 +167,11 @@ pub fn head_rows_backward(
 ) -> Result<()> {
     let (num_rows, dim) = rows.dims2()?;
     let (vocab, _) = head.dims2()?;
-    expect_shape("the gradient of rows of the head", gradient, &[ids.len(), dim])?;
+    expect_shape(
+        "the gradient of rows of the head",
+        gradient,
+        &[ids.len(), dim],
+    )?;
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
         candle_core::bail!("row {id} is outside a head of {vocab}");
     }
@@ -198,7 +206,8 @@ fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum()
 }
 
-/// Smoothed negative log-likelihood and log-probability of the target; turns the row of logits into their gradient.
+/// Smoothed negative log-likelihood and log-probability of the target; turns the row of logits into
+/// their gradient.
 #[inline(always)]
 fn one_row<T: Real>(
     row: &mut [T],

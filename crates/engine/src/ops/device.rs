@@ -1,7 +1,8 @@
 //! The device a model computes on: which one, its memory, and how numbers get there and back.
 //!
-//! On the CPU everything is `f32`. On a GPU what is computed with is `bf16`, what is accumulated (master values, gradients,
-//! moments, statistics) is `f32`; the functions here hide the difference from modules that know no kernel.
+//! On the CPU everything is `f32`. On a GPU what is computed with is `bf16`, what is accumulated
+//! (master values, gradients, moments, statistics) is `f32`; the functions here hide the difference
+//! from modules that know no kernel.
 
 use std::fmt;
 use std::ops::Range;
@@ -66,7 +67,8 @@ impl fmt::Display for Choice {
 /// Opens a device for computing; to be called once in a process.
 ///
 /// # Errors
-/// If a GPU is asked for and this build has no kernels for one, there is no driver or no GPU, or the GPU is too old.
+/// If a GPU is asked for and this build has no kernels for one, there is no driver or no GPU, or
+/// the GPU is too old.
 pub fn open(choice: Choice) -> Result<Device> {
     match choice {
         Choice::Cpu => Ok(Device::Cpu),
@@ -129,8 +131,9 @@ pub fn reset_peak(device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Fills new tensors of a GPU with NaN from now on, or no longer: what an operation does not write is then seen in what it returns. Nothing
-/// changes on the CPU, where outputs are made of numbers that were computed.
+/// Fills new tensors of a GPU with NaN from now on, or no longer: what an operation does not write
+/// is then seen in what it returns. Nothing changes on the CPU, where outputs are made of numbers
+/// that were computed.
 pub fn poison_new_tensors(device: &Device, is_poisoned: bool) -> Result<()> {
     let _ = is_poisoned;
     on_cuda!(
@@ -140,13 +143,15 @@ pub fn poison_new_tensors(device: &Device, is_poisoned: bool) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that tensors on a GPU and the gaps between them have had at once since [`reset_peak`], in bytes; `None` for the CPU.
+/// The most memory that tensors on a GPU and the gaps between them have had at once since
+/// [`reset_peak`], in bytes; `None` for the CPU.
 pub fn reserved_peak(device: &Device) -> Result<Option<u64>> {
     on_cuda!(device, crate::ops::cuda::reserved_peak(device).map(Some));
     Ok(None)
 }
 
-/// Bytes that the driver of a GPU has left now, without those that it keeps for new tensors; `None` for the CPU.
+/// Bytes that the driver of a GPU has left now, without those that it keeps for new tensors; `None`
+/// for the CPU.
 pub fn free_of_driver(device: &Device) -> Result<Option<u64>> {
     on_cuda!(device, crate::ops::cuda::free_of_driver(device).map(Some));
     Ok(None)
@@ -164,8 +169,8 @@ pub fn end_profile(device: &Device) -> Result<Vec<Timed>> {
     Ok(Vec::new())
 }
 
-/// Seconds between the first and the last thing that was asked of a GPU since this was called last: the host's own time. `None` for the
-/// CPU.
+/// Seconds between the first and the last thing that was asked of a GPU since this was called last:
+/// the host's own time. `None` for the CPU.
 pub fn host_seconds(device: &Device) -> Result<Option<f64>> {
     on_cuda!(device, crate::ops::cuda::host_seconds(device).map(Some));
     Ok(None)
@@ -184,7 +189,8 @@ pub fn place(values: &[f32], shape: impl Into<Shape>, device: &Device) -> Result
     Tensor::from_vec(values.to_vec(), shape, device)
 }
 
-/// As [`place`], on the device of `like`; on the CPU in the type of `like`, which is `f64` where derivatives are checked.
+/// As [`place`], on the device of `like`; on the CPU in the type of `like`, which is `f64` where
+/// derivatives are checked.
 pub fn place_like(values: &[f32], shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let placed = place(values, shape, like.device())?;
     if like.device().is_cuda() {
@@ -231,10 +237,11 @@ pub fn write_stretch(flat: &Tensor, range: Range<usize>, values: &[f32]) -> Resu
     write::<f32>(flat, |numbers| numbers[range].copy_from_slice(values))
 }
 
-/// Normally distributed numbers of a given standard deviation, made on the device in its [`compute_type`].
+/// Normally distributed numbers of a given standard deviation, made on the device in its
+/// [`compute_type`].
 ///
-/// Each is made of the bits of `key` at its position (Box and Muller 1958, from the two halves of 32 bits), so that a seed gives
-/// the same numbers on every device but for rounding.
+/// Each is made of the bits of `key` at its position (Box and Muller 1958, from the two halves of
+/// 32 bits), so that a seed gives the same numbers on every device but for rounding.
 pub fn random_normal(
     shape: impl Into<Shape>,
     key: Key,
@@ -253,7 +260,8 @@ pub fn random_normal(
     Tensor::from_vec(values, shape, device)
 }
 
-/// A normally distributed number from 64 uniform bits; the upper half gives the radius, the lower half the angle.
+/// A normally distributed number from 64 uniform bits; the upper half gives the radius, the lower
+/// half the angle.
 fn normal(bits: u64) -> f32 {
     /// 2^-32, the width of one of the steps that 32 bits cut [0, 1) into.
     const STEP: f32 = 1.0 / (1u64 << 32) as f32;
@@ -300,7 +308,8 @@ mod tests {
                 .sum::<f64>()
                 / n as f64
         };
-        // Standard errors of the first, second and fourth moment are sqrt(1, 2, 96) / sqrt(n): five of each.
+        // Standard errors of the first, second and fourth moment are sqrt(1, 2, 96) / sqrt(n): five
+        // of each.
         assert!(
             moment(1).abs() < 0.012
                 && (moment(2) - 1.0).abs() < 0.016

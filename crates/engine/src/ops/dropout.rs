@@ -1,4 +1,5 @@
-//! Dropout whose mask is a hash of what is dropped, so that it is never stored and never depends on the packing.
+//! Dropout whose mask is a hash of what is dropped, so that it is never stored and never depends on
+//! the packing.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -10,7 +11,8 @@ use crate::ops::cpu::tensor;
 use crate::ops::cpu::with_real;
 use maqam_base::seed::Key;
 
-/// The mask of one use of dropout: a share of the numbers becomes zero, the others grow by `1 / (1 - probability)`.
+/// The mask of one use of dropout: a share of the numbers becomes zero, the others grow by
+/// `1 / (1 - probability)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout<'a> {
     /// Share that is dropped, in `[0, 1)`.
@@ -44,7 +46,8 @@ impl Dropout<'_> {
         }
 
         let kept = 1.0 / (1.0 - self.probability);
-        // `uniform` is 53 random bits over 2^53, so comparing the bits with the next whole number is the same, and faster.
+        // `uniform` is 53 random bits over 2^53, so comparing the bits with the next whole number
+        // is the same, and faster.
         let dropped = (self.probability * (1u64 << 53) as f64).ceil() as u64;
 
         on_cuda!(x.device(), {

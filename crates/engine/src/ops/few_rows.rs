@@ -1,10 +1,13 @@
-//! Products of a few rows with a large frozen matrix, as generation takes them: the matrix is read once and never copied.
+//! Products of a few rows with a large frozen matrix, as generation takes them: the matrix is read
+//! once and never copied.
 //!
-//! General products first copy the matrix into blocks, which for a few rows takes longer than the product. Every number is summed in one
-//! order whatever it is computed with, so a row's result does not depend on its neighbours.
+//! General products first copy the matrix into blocks, which for a few rows takes longer than the
+//! product. Every number is summed in one order whatever it is computed with, so a row's result
+//! does not depend on its neighbours.
 //!
-//! Reading the matrix takes most of the time. Published checkpoints are in bf16, so [`HalfMatrix`] holds the same values in half the bytes.
-//! Its products equal those of the matrix in `f32` to the bit.
+//! Reading the matrix takes most of the time. Published checkpoints are in bf16, so [`HalfMatrix`]
+//! holds the same values in half the bytes. Its products equal those of the matrix in `f32` to the
+//! bit.
 
 use pulp::Simd;
 use pulp::WithSimd;
@@ -59,8 +62,9 @@ fn product<T: Stored>(x: &[f32], rows: usize, dim: usize, w: &[T], width: usize)
 
 /// A matrix whose values are exact in bf16, two values to a word.
 ///
-/// The low half of word `lanes * i + j` of a row is value `2 * lanes * i + j`, and its high half the value `lanes` further. One register of
-/// words thus holds two registers of `f32`, and each is a shift or a mask away.
+/// The low half of word `lanes * i + j` of a row is value `2 * lanes * i + j`, and its high half
+/// the value `lanes` further. One register of words thus holds two registers of `f32`, and each is
+/// a shift or a mask away.
 #[derive(Debug)]
 pub struct HalfMatrix {
     words: Vec<u32>,
@@ -71,7 +75,8 @@ pub struct HalfMatrix {
 const HIGH: u32 = 0xffff_0000;
 
 impl HalfMatrix {
-    /// The matrix of a frozen weight; `None` if a value is not exact in bf16, or if a row does not fill its registers.
+    /// The matrix of a frozen weight; `None` if a value is not exact in bf16, or if a row does not
+    /// fill its registers.
     ///
     /// # Shapes
     /// `w`: `[outputs, dim]`
@@ -134,7 +139,8 @@ trait Stored: Sized + Sync {
     ) -> [[f32; ROWS]; BLOCK];
 }
 
-/// Some rows of the matrix, `width` elements each, with all rows of the input; `columns`: `[rows of w, rows of x]`.
+/// Some rows of the matrix, `width` elements each, with all rows of the input; `columns`:
+/// `[rows of w, rows of x]`.
 struct Chunk<'a, T> {
     x: &'a [f32],
     dim: usize,

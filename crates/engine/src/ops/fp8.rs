@@ -1,8 +1,11 @@
-//! Numbers in fp8, as a GPU rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss can be seen without a GPU.
+//! Numbers in fp8, as a GPU rounds to them, computed on the CPU in `f32`: what `fp8` does to a loss
+//! can be seen without a GPU.
 //!
-//! The type is e4m3: a sign, 4 bits of exponent, 3 of mantissa, no infinity, 448 its largest number (Micikevicius et al. 2022, "FP8
-//! formats for deep learning", table 1). A row is divided by a scale of its own first. Here a number is kept in `f32` as the product of
-//! both, so that any matrix product can take it: that is slower than `f32` alone, and differs from a GPU in the order of sums.
+//! The type is e4m3: a sign, 4 bits of exponent, 3 of mantissa, no infinity, 448 its largest number
+//! (Micikevicius et al. 2022, "FP8 formats for deep learning", table 1). A row is divided by a
+//! scale of its own first. Here a number is kept in `f32` as the product of both, so that any
+//! matrix product can take it: that is slower than `f32` alone, and differs from a GPU in the order
+//! of sums.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -22,7 +25,8 @@ const LEAST_NORMAL: f32 = 1.0 / 64.0;
 const BEYOND_E4M3: u32 = 20;
 const BEYOND_BF16: u32 = 16;
 
-/// The number of e4m3 nearest to `x`; half ways the even one, beyond 448 the largest. NaN stays NaN, zero keeps its sign.
+/// The number of e4m3 nearest to `x`; half ways the even one, beyond 448 the largest. NaN stays
+/// NaN, zero keeps its sign.
 #[inline(always)]
 pub fn nearest(x: f32) -> f32 {
     // Numbers of f32 from 2^14 to 2^15 are 2^-9 apart as well: the addition rounds.
@@ -49,12 +53,14 @@ fn shortened<const BITS: u32>(x: f32) -> f32 {
     if x.is_nan() { x } else { rounded }
 }
 
-/// The scale of a row, the largest magnitude over 448, or 1 where the row is of zeros. NaN is passed over.
+/// The scale of a row, the largest magnitude over 448, or 1 where the row is of zeros. NaN is
+/// passed over.
 #[inline(always)]
 fn scale_of(row: &[f32]) -> f32 {
     const MAGNITUDE: u32 = 0x7fff_ffff;
     const INFINITY: u32 = f32::INFINITY.to_bits();
-    // Magnitudes are in the order of their bits, and the largest of whole numbers is found in lanes.
+    // Magnitudes are in the order of their bits, and the largest of whole numbers is found in
+    // lanes.
     let most = row.iter().fold(0, |most: u32, value| {
         let size = value.to_bits() & MAGNITUDE;
         most.max(if size > INFINITY { 0 } else { size })
@@ -65,7 +71,8 @@ fn scale_of(row: &[f32]) -> f32 {
 
 /// Turns a row into numbers of e4m3 and returns the scale that they are of.
 ///
-/// The row is rounded to bf16 first, which is what a GPU has of it. An infinity makes its row's scale infinite and itself NaN.
+/// The row is rounded to bf16 first, which is what a GPU has of it. An infinity makes its row's
+/// scale infinite and itself NaN.
 #[inline(always)]
 pub fn quantise_row(row: &mut [f32]) -> f32 {
     let scale = scale_of(row);
@@ -98,7 +105,8 @@ pub fn rounded(x: &Tensor) -> Result<Tensor> {
     tensor(values, (rows, width))
 }
 
-/// A frozen weight `[out, in]` as fp8 holds it, by rows and, for the backward, by columns. Both stay in `f32`: twice its memory.
+/// A frozen weight `[out, in]` as fp8 holds it, by rows and, for the backward, by columns. Both
+/// stay in `f32`: twice its memory.
 ///
 /// # Errors
 /// A weight that is not in `f32`.

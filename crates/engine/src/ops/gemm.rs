@@ -4,7 +4,8 @@ use gemm::Parallelism;
 
 use crate::ops::cpu::Real;
 
-/// A matrix over a slice: number of rows and columns, and the distance between neighbours in each direction.
+/// A matrix over a slice: number of rows and columns, and the distance between neighbours in each
+/// direction.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T> {
     values: &'a [T],
@@ -36,7 +37,8 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
-    /// `[rows, cols]` whose rows begin `row_stride` apart and may share values: the windows of a convolution over time. Only to be read.
+    /// `[rows, cols]` whose rows begin `row_stride` apart and may share values: the windows of a
+    /// convolution over time. Only to be read.
     pub fn windows(values: &'a [T], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(
             rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= values.len(),
@@ -81,7 +83,8 @@ pub enum Threads {
     One,
 }
 
-/// `out = scale * lhs rhs`, or `out += ...`; `out` is `[lhs.rows, rhs.cols]` with rows `out_stride` apart.
+/// `out = scale * lhs rhs`, or `out += ...`; `out` is `[lhs.rows, rhs.cols]` with rows `out_stride`
+/// apart.
 pub fn product<T: Real>(
     out: &mut [T],
     out_stride: usize,
@@ -105,7 +108,8 @@ pub fn product<T: Real>(
     unsafe { product_at(out.as_mut_ptr(), out_stride, lhs, rhs, scale, into, threads) }
 }
 
-/// `scale * lhs rhs` in a vector of its own, `[lhs.rows, rhs.cols]`, which is written once and never made of zeros first.
+/// `scale * lhs rhs` in a vector of its own, `[lhs.rows, rhs.cols]`, which is written once and
+/// never made of zeros first.
 pub fn product_new<T: Real>(
     lhs: Matrix<T>,
     rhs: Matrix<T>,
@@ -118,8 +122,8 @@ pub fn product_new<T: Real>(
         return vec![T::zero(); len];
     }
     let mut out = Vec::with_capacity(len);
-    // SAFETY: there is room for all rows without gaps; a product that replaces reads none of it and writes all of it, as the
-    // inner dimension is not zero.
+    // SAFETY: there is room for all rows without gaps; a product that replaces reads none of it and
+    // writes all of it, as the inner dimension is not zero.
     unsafe {
         product_at(
             out.as_mut_ptr(),
@@ -138,7 +142,8 @@ pub fn product_new<T: Real>(
 /// As [`product`], into a place that several tasks write to, each its own rows and columns.
 ///
 /// # Safety
-/// `out` must be valid for `[lhs.rows, rhs.cols]` values with rows `out_stride` apart, and nobody else may touch these meanwhile.
+/// `out` must be valid for `[lhs.rows, rhs.cols]` values with rows `out_stride` apart, and nobody
+/// else may touch these meanwhile.
 pub unsafe fn product_at<T: Real>(
     out: *mut T,
     out_stride: usize,
@@ -167,7 +172,8 @@ pub unsafe fn product_at<T: Real>(
     let accumulate = into == Into::Accumulate;
     let alpha = if accumulate { T::one() } else { T::zero() };
 
-    // SAFETY: `Matrix` was checked against its slice when it was made; `out` is the caller's promise.
+    // SAFETY: `Matrix` was checked against its slice when it was made; `out` is the caller's
+    // promise.
     unsafe {
         gemm::gemm(
             rows,

@@ -1,4 +1,5 @@
-//! Group norm with one channel per group (Wu and He 2018): each channel over the time of its clip, forward and backward.
+//! Group norm with one channel per group (Wu and He 2018): each channel over the time of its clip,
+//! forward and backward.
 //!
 //! Computed on the CPU.
 
@@ -28,10 +29,12 @@ pub struct Statistics {
 /// Rows whose sums are added in the numbers' own type before they are added in `f64`.
 const BLOCK: usize = 128;
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias`, mean and variance over the rows of a clip, channel by channel.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias`, mean and variance over the rows of a clip,
+/// channel by channel.
 ///
 /// # Shapes
-/// `x`: `[sum of lens, channels]`, `lens`: rows of each clip, `weight`, `bias`: `[channels]` -> `[sum of lens, channels]`
+/// `x`: `[sum of lens, channels]`, `lens`: rows of each clip, `weight`, `bias`: `[channels]` ->
+/// `[sum of lens, channels]`
 pub fn group_norm(
     x: &Tensor,
     lens: &[usize],
@@ -90,9 +93,11 @@ pub fn group_norm(
     })
 }
 
-/// Gradient of [`group_norm`]'s input; adds to the gradients of weight and bias where they are trained.
+/// Gradient of [`group_norm`]'s input; adds to the gradients of weight and bias where they are
+/// trained.
 ///
-/// With h = (x - mean) r and g = weight * dy: dx = r (g - mean(g) - h mean(g h)), means over the rows of a clip.
+/// With h = (x - mean) r and g = weight * dy: dx = r (g - mean(g) - h mean(g h)), means over the
+/// rows of a clip.
 ///
 /// # Shapes
 /// `dy`, `x`: `[sum of lens, channels]` -> the same
@@ -175,7 +180,8 @@ fn clips(lens: &[usize]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Sums over rows of what `add` adds to the sums of a block, in `f64`, in an order that does not depend on the threads.
+/// Sums over rows of what `add` adds to the sums of a block, in `f64`, in an order that does not
+/// depend on the threads.
 #[inline(always)]
 fn column_sums<T: Real>(
     values: &[T],

@@ -1,7 +1,8 @@
-//! Grouped convolution over time that keeps the number of rows, inside each clip of a packed batch: HuBERT's positions.
+//! Grouped convolution over time that keeps the number of rows, inside each clip of a packed batch:
+//! HuBERT's positions.
 //!
-//! A window reaches `kernel / 2` rows back and the rest forward, over zeros outside the clip. Each group of channels of a clip is one
-//! matrix product over overlapping rows. Computed on the CPU.
+//! A window reaches `kernel / 2` rows back and the rest forward, over zeros outside the clip. Each
+//! group of channels of a clip is one matrix product over overlapping rows. Computed on the CPU.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -61,7 +62,8 @@ impl Groups {
 /// `y[t] = sum over j of weight[:, j, :] x[t + j - kernel / 2]`, group by group, in every clip.
 ///
 /// # Shapes
-/// `x`: `[sum of lens, channels]`, `weight`: `[channels, kernel * width]`, taps outermost -> `[sum of lens, channels]`
+/// `x`: `[sum of lens, channels]`, `weight`: `[channels, kernel * width]`, taps outermost ->
+/// `[sum of lens, channels]`
 pub fn convolve(x: &Tensor, lens: &[usize], weight: &Tensor, groups: Groups) -> Result<Tensor> {
     groups.check(x, lens, weight)?;
     let channels = groups.channels;
@@ -84,10 +86,12 @@ pub fn convolve(x: &Tensor, lens: &[usize], weight: &Tensor, groups: Groups) -> 
     })
 }
 
-/// Adds the weight's gradient to `d_weight` where it is given, and returns the gradient of [`convolve`]'s input.
+/// Adds the weight's gradient to `d_weight` where it is given, and returns the gradient of
+/// [`convolve`]'s input.
 ///
 /// # Shapes
-/// `dy`, `x`: `[sum of lens, channels]`, `weight`, `d_weight`: `[channels, kernel * width]` -> `[sum of lens, channels]`
+/// `dy`, `x`: `[sum of lens, channels]`, `weight`, `d_weight`: `[channels, kernel * width]` ->
+/// `[sum of lens, channels]`
 pub fn convolve_backward(
     dy: &Tensor,
     x: &Tensor,
@@ -126,7 +130,8 @@ pub fn convolve_backward(
         let parts: Vec<Vec<T>> = tasks(lens, groups.groups)
             .par_iter()
             .map(|&(start, len, group)| {
-                // Input u is seen by outputs u - j + before, through tap j: a convolution with the taps in reverse.
+                // Input u is seen by outputs u - j + before, through tap j: a convolution with the
+                // taps in reverse.
                 let before = kernel - 1 - groups.before();
                 let d_seen = padded(dys, channels, start, len, group * width..(group + 1) * width, (before, groups.before()));
                 let mut dx = vec![T::of(0.0); len * width];

@@ -1,7 +1,9 @@
-//! A linear layer whose weight may be frozen, with low-rank adapters beside it (Hu et al. 2021): forward and backward.
+//! A linear layer whose weight may be frozen, with low-rank adapters beside it (Hu et al. 2021):
+//! forward and backward.
 //!
-//! One layer can stand for several projections of the same input (query, key and value; gate and up): their weights are
-//! stacked, their adapters' down-projections too, so that each is one matrix product. A frozen weight is read, never differentiated.
+//! One layer can stand for several projections of the same input (query, key and value; gate and
+//! up): their weights are stacked, their adapters' down-projections too, so that each is one matrix
+//! product. A frozen weight is read, never differentiated.
 
 use std::ops::Range;
 
@@ -30,7 +32,8 @@ use crate::ops::rows::add_to;
 use crate::ops::rows::zeros;
 use crate::ops::weight::Weight;
 
-/// Unit of [`Linear::padding`], in columns: products on a GPU sum 64 at a time, and memory is read in pieces of that many bytes.
+/// Unit of [`Linear::padding`], in columns: products on a GPU sum 64 at a time, and memory is read
+/// in pieces of that many bytes.
 pub const PADDING: usize = 64;
 
 /// Bytes that a number of a frozen weight takes in fp8 on a GPU: it is there twice.
@@ -58,7 +61,8 @@ pub struct Adapter {
     pub down: Weight,
     /// One up-projection for each; their `ranks` follow each other.
     pub ups: Vec<Up>,
-    /// On a GPU, once [`Linear::join`] was called: `[[W, B], [A, 0]]`, `[out + padding, in + padding]`, whose upper left is the layer's weight.
+    /// On a GPU, once [`Linear::join`] was called: `[[W, B], [A, 0]]`,
+    /// `[out + padding, in + padding]`, whose upper left is the layer's weight.
     pub joined: Option<Tensor>,
 }
 
@@ -73,7 +77,8 @@ pub struct Linear {
     pub adapter: Option<Adapter>,
 }
 
-/// Share of the adapters' inputs that is dropped, and for which tokens: what [`Linear`] needs of a training step.
+/// Share of the adapters' inputs that is dropped, and for which tokens: what [`Linear`] needs of a
+/// training step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdapterDropout<'a> {
     /// As in [`Dropout`].
@@ -116,11 +121,12 @@ impl Linear {
         }
     }
 
-    /// Rounds a frozen weight to fp8; adapters and the bias stay as they are. On the CPU it takes twice its memory.
+    /// Rounds a frozen weight to fp8; adapters and the bias stay as they are. On the CPU it takes
+    /// twice its memory.
     ///
     /// # Errors
-    /// If the weight is trained; on the CPU if it is not in `f32`; on a GPU that is no Hopper, or if a dimension is no
-    /// multiple of 16.
+    /// If the weight is trained; on the CPU if it is not in `f32`; on a GPU that is no Hopper, or
+    /// if a dimension is no multiple of 16.
     pub fn quantise(&mut self) -> Result<()> {
         if self.weight.gradient.is_some() {
             candle_core::bail!("a weight that is trained cannot have 8 bits");
@@ -134,9 +140,11 @@ impl Linear {
         Ok(())
     }
 
-    /// Puts the adapter's matrices beside the frozen weight, so that a product with `[x, x A^T]` is both the layer's and the adapter's, and
-    /// one with `[dy, dy B]` both gradients of the input: the output and the input's gradient are then written once and read never.
-    /// Copies are kept: whoever changes the adapter calls [`copy_matrices`] with [`Linear::copies`]. Does nothing on the CPU.
+    /// Puts the adapter's matrices beside the frozen weight, so that a product with `[x, x A^T]` is
+    /// both the layer's and the adapter's, and one with `[dy, dy B]` both gradients of the input:
+    /// the output and the input's gradient are then written once and read never. Copies are kept:
+    /// whoever changes the adapter calls [`copy_matrices`] with [`Linear::copies`]. Does nothing on
+    /// the CPU.
     pub fn join(&mut self) -> Result<()> {
         let Some(adapter) = &mut self.adapter else {
             return Ok(());
@@ -156,8 +164,9 @@ impl Linear {
         copy_matrices(&self.copies()?)
     }
 
-    /// Columns of padding that the layer asks for behind the rows of its input and of its output's gradient on a GPU, to write `x A^T` or
-    /// `dy B` there. None on the CPU, and for layers that are not joined.
+    /// Columns of padding that the layer asks for behind the rows of its input and of its output's
+    /// gradient on a GPU, to write `x A^T` or `dy B` there. None on the CPU, and for layers that
+    /// are not joined.
     pub fn padding(&self) -> usize {
         let joined = self
             .adapter
@@ -213,10 +222,12 @@ impl Linear {
         own.chain(adapters).collect()
     }
 
-    /// `y = x W^T + b + scale (dropout(x) A^T) B^T + residual`, and `h = dropout(x) A^T`, which the adapters' backward needs.
+    /// `y = x W^T + b + scale (dropout(x) A^T) B^T + residual`, and `h = dropout(x) A^T`, which the
+    /// adapters' backward needs.
     ///
     /// # Shapes
-    /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and `[tokens, sum of ranks]`
+    /// `x`: `[tokens, in]`, `residual`: `[tokens, out]` -> `[tokens, out]` and
+    /// `[tokens, sum of ranks]`
     pub fn forward(
         &self,
         x: &Tensor,
@@ -275,7 +286,8 @@ impl Linear {
         })
     }
 
-    /// As [`Linear::forward`] without dropout, for the few rows of a step of generation: on the CPU the weight is read once and not copied.
+    /// As [`Linear::forward`] without dropout, for the few rows of a step of generation: on the CPU
+    /// the weight is read once and not copied.
     ///
     /// # Shapes
     /// `x`: `[rows, in]`, `residual`: `[rows, out]` -> `[rows, out]`
@@ -302,11 +314,13 @@ impl Linear {
         tensor(y, (rows, outputs))
     }
 
-    /// `dx = dy W + dropout(dh A)` where it is wanted, with `dh = scale dy B`. Adds `dW = dy^T x`, `db = sum over tokens of dy`,
-    /// `dA = dh^T dropout(x)` and `dB = scale dy^T h` to the gradients of what is trained.
+    /// `dx = dy W + dropout(dh A)` where it is wanted, with `dh = scale dy B`. Adds `dW = dy^T x`,
+    /// `db = sum over tokens of dy`, `dA = dh^T dropout(x)` and `dB = scale dy^T h` to the
+    /// gradients of what is trained.
     ///
     /// # Shapes
-    /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned -> `[tokens, in]`
+    /// `dy`: `[tokens, out]`, `x`: `[tokens, in]`, `hidden`: what the forward returned ->
+    /// `[tokens, in]`
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -405,7 +419,8 @@ impl From<&Linear> for Layout {
     }
 }
 
-/// Copies matrices on a GPU, each over another of its shape, whose rows may lie apart; all of them at once.
+/// Copies matrices on a GPU, each over another of its shape, whose rows may lie apart; all of them
+/// at once.
 pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     let Some((first, _)) = copies.first() else {
         return Ok(());
@@ -458,8 +473,8 @@ impl Adapter {
         self.ups.iter().map(|up| up.ranks.len()).sum()
     }
 
-    /// The dropout masks of a pass: the site of each, and the rows of the stacked down-projection whose input it drops. Where nothing
-    /// is dropped these are all rows at once.
+    /// The dropout masks of a pass: the site of each, and the rows of the stacked down-projection
+    /// whose input it drops. Where nothing is dropped these are all rows at once.
     pub fn masks(&self, probability: f64) -> Vec<(u64, Range<usize>)> {
         let mut masks: Vec<(u64, Range<usize>)> = Vec::new();
         for up in &self.ups {
@@ -585,7 +600,8 @@ impl Adapter {
         Ok(d_hidden)
     }
 
-    /// Adds the adapter's part of the input's gradient where its inputs are dropped: of each mask `dropout(d A)`.
+    /// Adds the adapter's part of the input's gradient where its inputs are dropped: of each mask
+    /// `dropout(d A)`.
     fn add_dropped_input<T: Real>(
         &self,
         dx: &Tensor,

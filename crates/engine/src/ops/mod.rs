@@ -1,9 +1,12 @@
-//! The primitives a model is made of, each with its forward and its backward: the only module that knows how they are computed.
+//! The primitives a model is made of, each with its forward and its backward: the only module that
+//! knows how they are computed.
 //!
-//! A forward returns what its backward needs and nothing else; a backward adds to the gradients of parameters that have one
-//! and returns the gradient of its input. Tensors are contiguous, token-major: `[tokens, dim]`, sequences one after the other.
-//! The CPU computes in `f32` (or `f64`, for finite differences); matrix products are candle's, element-wise passes are fused here.
-//! Tensors on a GPU go to the module `cuda`, where a build has it: the same functions in `bf16`, accumulated in `f32`.
+//! A forward returns what its backward needs and nothing else; a backward adds to the gradients of
+//! parameters that have one and returns the gradient of its input. Tensors are contiguous,
+//! token-major: `[tokens, dim]`, sequences one after the other. The CPU computes in `f32` (or
+//! `f64`, for finite differences); matrix products are candle's, element-wise passes are fused
+//! here. Tensors on a GPU go to the module `cuda`, where a build has it: the same functions in
+//! `bf16`, accumulated in `f32`.
 
 /// Hands over to the kernels of a GPU where `$device` is one.
 macro_rules! on_cuda {

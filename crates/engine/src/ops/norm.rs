@@ -21,8 +21,8 @@ use crate::ops::layout::Layout;
 /// `x / rms(x) * weight` (Zhang and Sennrich 2019, equation 4).
 ///
 /// # Shapes
-/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, laid out for the layer that reads it, and the inverse root mean squares
-/// `[tokens]`
+/// `x`: `[tokens, dim]`, `weight`: `[dim]` -> `[tokens, dim]`, laid out for the layer that reads
+/// it, and the inverse root mean squares `[tokens]`
 pub fn rms_norm(
     x: &Tensor,
     weight: &Tensor,
@@ -64,8 +64,8 @@ pub fn rms_norm(
     })
 }
 
-/// The output of [`rms_norm`] once more, from its saved statistics. The reader of the forward multiplies it in the same way, so that
-/// gradients have the same bits.
+/// The output of [`rms_norm`] once more, from its saved statistics. The reader of the forward
+/// multiplies it in the same way, so that gradients have the same bits.
 pub fn rms_norm_again(
     x: &Tensor,
     weight: &Tensor,
@@ -104,14 +104,15 @@ pub fn rms_norm_again(
     })
 }
 
-/// Gradient of [`rms_norm`]'s input, with `residual` (the gradient that reaches the input past the norm) added; adds the
-/// weight's gradient to `d_weight` where there is one.
+/// Gradient of [`rms_norm`]'s input, with `residual` (the gradient that reaches the input past the
+/// norm) added; adds the weight's gradient to `d_weight` where there is one.
 ///
-/// With r = 1 / rms and g = weight * dy: dx = r g - x r^3 mean(g x); dw = sum over tokens of dy x r.
+/// With r = 1 / rms and g = weight * dy: dx = r g - x r^3 mean(g x); dw = sum over tokens of dy x
+/// r.
 ///
 /// # Shapes
-/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` -> `[tokens, dim]`, laid out for the
-/// layer that reads it
+/// `dy`, `x`, `residual`: `[tokens, dim]`; `inverse`: `[tokens]`; `weight`, `d_weight`: `[dim]` ->
+/// `[tokens, dim]`, laid out for the layer that reads it
 pub fn rms_norm_backward(
     dy: &Tensor,
     x: &Tensor,
@@ -187,14 +188,16 @@ pub fn rms_norm_backward(
     })
 }
 
-/// Statistics of a layer norm that its backward needs: the mean and the inverse standard deviation of each token, `[tokens]`.
+/// Statistics of a layer norm that its backward needs: the mean and the inverse standard deviation
+/// of each token, `[tokens]`.
 #[derive(Clone, Debug)]
 pub struct LayerNormStatistics {
     mean: Tensor,
     inverse: Tensor,
 }
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias` (Ba et al. 2016), the variance without Bessel's correction.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` (Ba et al. 2016), the variance without
+/// Bessel's correction.
 ///
 /// # Shapes
 /// `x`: `[tokens, dim]`; `weight`, `bias`: `[dim]` -> `[tokens, dim]`
@@ -282,7 +285,8 @@ pub fn layer_norm_again(
     })
 }
 
-/// Gradient of [`layer_norm`]'s input, with `residual` added; adds to the gradients of weight and bias where there are any.
+/// Gradient of [`layer_norm`]'s input, with `residual` added; adds to the gradients of weight and
+/// bias where there are any.
 ///
 /// With h = (x - mean) r and g = weight * dy: dx = r (g - mean(g) - h mean(g h)).
 pub fn layer_norm_backward(
@@ -413,7 +417,8 @@ pub fn add_rows<T: Real>(out: &mut [T], tokens: usize, rows: &[T]) {
     );
 }
 
-/// Calls `add(token, columns, sums)` for every token in turn, ranges of columns in parallel; `sums` are the columns' places in `out`.
+/// Calls `add(token, columns, sums)` for every token in turn, ranges of columns in parallel; `sums`
+/// are the columns' places in `out`.
 #[inline(always)]
 fn column_sums<T: Real>(
     out: &mut [T],

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 /// The function that notes go to.
 static NOTES: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Sends notes on fallbacks, such as a matrix product that the library refuses, to `tell`. Without it there are none.
+/// Sends notes on fallbacks, such as a matrix product that the library refuses, to `tell`. Without
+/// it there are none.
 pub fn tell_notes(tell: fn(&str)) {
     // The first one stays.
     let _ = NOTES.set(tell);

@@ -1,4 +1,5 @@
-//! Rotary position embedding over the two halves of a head (Su et al. 2021; the layout of GPT-NeoX).
+//! Rotary position embedding over the two halves of a head (Su et al. 2021; the layout of
+//! GPT-NeoX).
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -21,8 +22,9 @@ pub struct Rotary {
 impl Rotary {
     /// Cosines and sines of the angles `position * theta^(-2 i / head_dim)`, in the type of `like`.
     ///
-    /// The angles are rounded to single precision where the reference (transformers) rounds them: the power, its inverse, and
-    /// the product with the position. Exact angles would leave its cosines by 3e-3 at position 32767.
+    /// The angles are rounded to single precision where the reference (transformers) rounds them:
+    /// the power, its inverse, and the product with the position. Exact angles would leave its
+    /// cosines by 3e-3 at position 32767.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64, like: &Tensor) -> Result<Self> {
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
             candle_core::bail!(
@@ -59,7 +61,8 @@ impl Rotary {
     /// Rotates the first `num_heads` heads of every token in place.
     ///
     /// # Shapes
-    /// `x`: `[tokens, width]` with `width >= num_heads * head_dim`; the rest of the width stays as it is
+    /// `x`: `[tokens, width]` with `width >= num_heads * head_dim`; the rest of the width stays as
+    /// it is
     pub fn apply(&self, x: &Tensor, num_heads: usize) -> Result<()> {
         self.rotate(x, num_heads, 1.0)
     }

@@ -1,4 +1,5 @@
-//! Moving rows: looking embeddings up, putting audio among them, picking target rows, pooling frames in pairs.
+//! Moving rows: looking embeddings up, putting audio among them, picking target rows, pooling
+//! frames in pairs.
 
 use std::ops::Range;
 
@@ -29,7 +30,8 @@ pub fn gather(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
     })
 }
 
-/// Adds each row of `d_rows` to the row of `d_table` named by its id, in order: the backward of [`gather`].
+/// Adds each row of `d_rows` to the row of `d_table` named by its id, in order: the backward of
+/// [`gather`].
 ///
 /// # Shapes
 /// `d_rows`: `[ids, dim]`, `d_table`: `[rows, dim]`
@@ -75,8 +77,8 @@ pub fn overwrite(target: &Tensor, ids: &[u32], source: &Tensor) -> Result<()> {
     })
 }
 
-/// Copies some rows of `source`, of its columns from `first_column` on, over the rows of `target` from `first_row` on, which are as
-/// wide as what is copied.
+/// Copies some rows of `source`, of its columns from `first_column` on, over the rows of `target`
+/// from `first_row` on, which are as wide as what is copied.
 ///
 /// # Shapes
 /// `target`: `[capacity, width]`, `source`: `[rows, at least first_column + width]`
@@ -128,7 +130,8 @@ pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
     Ok(out)
 }
 
-/// A tensor of zeros with the rows of `source` at `ids`: the backward of picking rows that are all different.
+/// A tensor of zeros with the rows of `source` at `ids`: the backward of picking rows that are all
+/// different.
 ///
 /// # Shapes
 /// `source`: `[ids, dim]` -> `[rows, dim]`
@@ -191,10 +194,12 @@ pub fn pool_pairs_backward(dy: &Tensor, segments: &[usize]) -> Result<Tensor> {
     })
 }
 
-/// Rows of each segment in stacks of `stack`, side by side in one row; the last stack of a segment is filled up with zeros.
+/// Rows of each segment in stacks of `stack`, side by side in one row; the last stack of a segment
+/// is filled up with zeros.
 ///
 /// # Shapes
-/// `x`: `[rows, dim]`, `segments`: rows of each segment -> `[sum of ceil(segment / stack), stack * dim]`
+/// `x`: `[rows, dim]`, `segments`: rows of each segment ->
+/// `[sum of ceil(segment / stack), stack * dim]`
 pub fn stack_rows(x: &Tensor, segments: &[usize], stack: usize) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     if segments.iter().sum::<usize>() != rows || stack == 0 {
@@ -213,7 +218,8 @@ pub fn stack_rows(x: &Tensor, segments: &[usize], stack: usize) -> Result<Tensor
     })
 }
 
-/// Gradient of [`stack_rows`]'s input, `[rows, dim]`: the stacks taken apart, without what filled them up.
+/// Gradient of [`stack_rows`]'s input, `[rows, dim]`: the stacks taken apart, without what filled
+/// them up.
 ///
 /// # Shapes
 /// `dy`: `[sum of ceil(segment / stack), stack * dim]` -> `[rows, dim]`

@@ -1,4 +1,5 @@
-//! Numbers that stay where they were computed until they are read: on a GPU, what is asked for in between does not wait for them.
+//! Numbers that stay where they were computed until they are read: on a GPU, what is asked for in
+//! between does not wait for them.
 
 use candle_core::DType;
 use candle_core::Device;
@@ -77,8 +78,8 @@ impl Reading {
     }
 }
 
-/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. On a GPU, work that is queued later does not delay
-/// the read.
+/// Begins to read tensors of one device, `[numbers]` each, in `f32` or `f64`. On a GPU, work that
+/// is queued later does not delay the read.
 pub fn read(tensors: &[&Tensor]) -> Result<Reading> {
     #[cfg(feature = "cuda")]
     if let Some(first) = tensors.first().filter(|first| first.device().is_cuda()) {

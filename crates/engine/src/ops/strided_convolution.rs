@@ -1,7 +1,9 @@
-//! Convolution over time without padding, of any kernel and stride, inside each clip of a packed batch.
+//! Convolution over time without padding, of any kernel and stride, inside each clip of a packed
+//! batch.
 //!
-//! Rows are positions in time and columns are channels, so the window of an output is one contiguous stretch of its clip. A convolution is
-//! then a matrix product over overlapping rows, and nothing is unfolded. Computed on the CPU.
+//! Rows are positions in time and columns are channels, so the window of an output is one
+//! contiguous stretch of its clip. A convolution is then a matrix product over overlapping rows,
+//! and nothing is unfolded. Computed on the CPU.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -42,8 +44,8 @@ impl Window {
 /// `y[t] = bias + sum over j of weight[:, j, :] x[stride t + j]` in every clip.
 ///
 /// # Shapes
-/// `x`: `[sum of lens, in]`, `lens`: rows of each clip, `weight`: `[out, kernel * in]`, taps outermost, `bias`: `[out]`
-/// -> `[sum of num_outputs(len), out]`
+/// `x`: `[sum of lens, in]`, `lens`: rows of each clip, `weight`: `[out, kernel * in]`, taps
+/// outermost, `bias`: `[out]` -> `[sum of num_outputs(len), out]`
 pub fn convolve(
     x: &Tensor,
     lens: &[usize],
@@ -87,7 +89,8 @@ pub fn convolve(
     })
 }
 
-/// Adds to the gradients of weight and bias where they are trained; returns the gradient of [`convolve`]'s input where it is wanted.
+/// Adds to the gradients of weight and bias where they are trained; returns the gradient of
+/// [`convolve`]'s input where it is wanted.
 ///
 /// # Shapes
 /// `dy`: `[sum of num_outputs(len), out]`, `x`: `[sum of lens, in]` -> `[sum of lens, in]`
@@ -133,7 +136,8 @@ pub fn convolve_backward(
             let rows = d_out.len() / outputs;
             let d_out = Matrix::new(d_out, rows, outputs);
             let dx = &mut dx[start..start + clip.len()];
-            // The first `stride` taps of all windows touch every row once, the next `stride` taps too, and so on.
+            // The first `stride` taps of all windows touch every row once, the next `stride` taps
+            // too, and so on.
             for first in (0..kernel).step_by(stride).filter(|_| rows > 0) {
                 let taps = stride.min(kernel - first);
                 let part = Matrix::strided(&w[first * inputs..], outputs, taps * inputs, kernel * inputs);

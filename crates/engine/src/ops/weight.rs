@@ -15,7 +15,8 @@ use crate::ops::few_rows::HalfMatrix;
 pub struct Quantised {
     /// The weight once more, transposed before it was rounded: `[in, out]`.
     pub transposed: Tensor,
-    /// On a GPU a number is its value times the scale of its row; on the CPU the values are these products, in `f32`.
+    /// On a GPU a number is its value times the scale of its row; on the CPU the values are these
+    /// products, in `f32`.
     pub scales: Option<Scales>,
 }
 
@@ -31,7 +32,8 @@ pub struct Scales {
 /// A tensor of the model: frozen, or trained with a place where its gradient is added.
 #[derive(Clone, Debug)]
 pub struct Weight {
-    /// The values; for a trained weight a view into the flat buffer of all of them, or into its copy of the type that is computed with.
+    /// The values; for a trained weight a view into the flat buffer of all of them, or into its
+    /// copy of the type that is computed with.
     pub value: Tensor,
     /// Buffer that the gradient is added to; `None` for a frozen weight.
     pub gradient: Option<Tensor>,
@@ -70,8 +72,9 @@ impl Weight {
         }
     }
 
-    /// Keeps the values of a frozen matrix once more, in bf16, for [`Weight::product_few`]. Does nothing if a value is not exact in bf16, for
-    /// weights that are trained or quantised, and on a GPU.
+    /// Keeps the values of a frozen matrix once more, in bf16, for [`Weight::product_few`]. Does
+    /// nothing if a value is not exact in bf16, for weights that are trained or quantised, and on a
+    /// GPU.
     pub fn add_half(&mut self) -> Result<()> {
         let is_plain = self.gradient.is_none() && self.quantised.is_none();
         if is_plain && self.value.device().is_cpu() && self.value.dtype() == DType::F32 {

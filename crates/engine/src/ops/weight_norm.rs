@@ -1,4 +1,5 @@
-//! Weight norm (Salimans and Kingma 2016) of a convolution, one length per tap: `W[:, j, :] = g[j] v[:, j, :] / |v[:, j, :]|`.
+//! Weight norm (Salimans and Kingma 2016) of a convolution, one length per tap:
+//! `W[:, j, :] = g[j] v[:, j, :] / |v[:, j, :]|`.
 
 use candle_core::Result;
 use candle_core::Tensor;

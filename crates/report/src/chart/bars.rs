@@ -59,7 +59,8 @@ pub struct BarChart {
     pub colours: Vec<Colour>,
     /// Whether the bars of a group are parts of one bar, as shares of their sum.
     pub is_stacked: bool,
-    /// Whether a dot stands at the end of each bar instead of the bar: for differences, of which zero is no beginning.
+    /// Whether a dot stands at the end of each bar instead of the bar: for differences, of which
+    /// zero is no beginning.
     pub is_dotted: bool,
 }
 

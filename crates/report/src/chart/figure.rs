@@ -64,7 +64,8 @@ pub struct Figure {
     pub panels: Vec<Panel>,
 }
 
-/// Width of a chart that stands alone on a page, on a screen and on a telephone, and of one of several.
+/// Width of a chart that stands alone on a page, on a screen and on a telephone, and of one of
+/// several.
 const WIDE: f64 = 760.0;
 const NARROW: f64 = 360.0;
 /// Between the charts of a file.
@@ -108,7 +109,8 @@ impl Figure {
         }
     }
 
-    /// The charts for a page: those of several at one width, one alone at two, of which the page shows the one that has room.
+    /// The charts for a page: those of several at one width, one alone at two, of which the page
+    /// shows the one that has room.
     pub fn for_page(&self) -> Vec<(String, Vec<(&'static str, String)>)> {
         let draw =
             |panel: &Panel, width: f64| panel.chart.svg(width, Ink::Page, &self.name_of(panel));
@@ -124,7 +126,8 @@ impl Figure {
         }
     }
 
-    /// The figure as an SVG file of its own, in colours for light paper and, on dark screens, for dark.
+    /// The figure as an SVG file of its own, in colours for light paper and, on dark screens, for
+    /// dark.
     pub fn file(&self) -> String {
         let columns = match self.panels.len() {
             1 => 1,

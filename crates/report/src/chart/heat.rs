@@ -1,4 +1,5 @@
-//! Heat maps: a confusion matrix with counts and shares of its rows, a matrix of cosines on a scale with two ends.
+//! Heat maps: a confusion matrix with counts and shares of its rows, a matrix of cosines on a scale
+//! with two ends.
 
 use crate::chart::ink::Colour;
 use crate::chart::ink::Ink;
@@ -82,7 +83,8 @@ fn shares_of_row(row: &[u64]) -> Vec<Option<HeatCell>> {
 }
 
 impl HeatMap {
-    /// The confusion matrix of labels: `counts[reference][answer]`, one column more than labels for the answers that name none.
+    /// The confusion matrix of labels: `counts[reference][answer]`, one column more than labels for
+    /// the answers that name none.
     pub fn confusion(labels: &[String], counts: &[Vec<u64>]) -> Self {
         Self {
             rows: labels.to_vec(),

@@ -1,7 +1,8 @@
 //! Colours by their part in a picture, each for light and for dark paper.
 //!
-//! Inside a page a colour is a CSS variable, so one picture serves both; in a file of its own it is written out.
-//! The series differ for readers with any of the three colour deficiencies, and from the paper by 3 to 1 at least.
+//! Inside a page a colour is a CSS variable, so one picture serves both; in a file of its own it is
+//! written out. The series differ for readers with any of the three colour deficiencies, and from
+//! the paper by 3 to 1 at least.
 
 /// What a colour is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub const NUM_SERIES: usize = 8;
 /// The tasks that ship, each with the colour that it has on every page and in every figure.
 const TASKS: [&str; 4] = ["asr", "dialect", "emotion", "summarization"];
 
-/// The series of each task, in the order of `tasks`: the same on every page for the tasks that ship; other tasks take the series
-/// that are left, in the order of their names.
+/// The series of each task, in the order of `tasks`: the same on every page for the tasks that
+/// ship; other tasks take the series that are left, in the order of their names.
 pub fn of_tasks(tasks: &[String]) -> Vec<usize> {
     let shipped = |task: &String| TASKS.iter().position(|known| known == task);
     let mut others: Vec<&String> = tasks
@@ -119,9 +120,11 @@ pub fn variables(is_dark: bool) -> String {
     declarations
 }
 
-/// Rules that give a picture in a file of its own the colours for dark paper, where the reader's screen is dark.
+/// Rules that give a picture in a file of its own the colours for dark paper, where the reader's
+/// screen is dark.
 ///
-/// The picture keeps its colours as attributes, so that a program that knows no style sheets shows it on light paper.
+/// The picture keeps its colours as attributes, so that a program that knows no style sheets shows
+/// it on light paper.
 pub fn dark_rules() -> String {
     let mut seen = Vec::new();
     let mut rules = String::new();
@@ -170,7 +173,8 @@ mod tests {
 
     type Rgb = [f64; 3];
 
-    /// Dichromatic vision in linear RGB. Source: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
+    /// Dichromatic vision in linear RGB. Source: Machado, Oliveira and Fernandes 2009, table 1,
+    /// severity 1.0.
     const DEFICIENCIES: [[Rgb; 3]; 3] = [
         [
             [0.152286, 1.052583, -0.204868],
@@ -241,7 +245,8 @@ mod tests {
 
     #[test]
     fn every_pair_of_series_is_told_apart_by_every_eye() {
-        // Okabe and Ito's palette, the usual choice, reaches 0.076 by this measure; two of its colours miss 3 to 1 on white.
+        // Okabe and Ito's palette, the usual choice, reaches 0.076 by this measure; two of its
+        // colours miss 3 to 1 on white.
         const LEAST: f64 = 0.085;
         for is_dark in [false, true] {
             let hex =

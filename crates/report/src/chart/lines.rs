@@ -1,4 +1,5 @@
-//! Line charts: several series with bands, stages as named stretches, levels to compare with, labels at the ends of the curves.
+//! Line charts: several series with bands, stages as named stretches, levels to compare with,
+//! labels at the ends of the curves.
 
 use crate::chart::ink::Colour;
 use crate::chart::ink::Ink;
@@ -104,7 +105,8 @@ const PLOT_HEIGHT: f64 = 240.0;
 const LABEL_GAP: f64 = 14.0;
 /// Height of a row of text above or below the area.
 const ROW: f64 = 17.0;
-/// Most of a picture's width that labels at the ends of curves may take; longer ones go into a legend.
+/// Most of a picture's width that labels at the ends of curves may take; longer ones go into a
+/// legend.
 const MOST_FOR_LABELS: f64 = 0.3;
 /// Most points of a curve that are drawn one by one: more than a picture has columns to show.
 const MOST_POINTS: usize = 1600;
@@ -221,9 +223,11 @@ impl LineChart {
         }
     }
 
-    /// For each stage the row of its name above the area, and where on the x-axis it begins as a share of the chart's width.
+    /// For each stage the row of its name above the area, and where on the x-axis it begins as a
+    /// share of the chart's width.
     ///
-    /// The names are placed before the frame is known, because the number of their rows decides its top: a little narrower than it will be.
+    /// The names are placed before the frame is known, because the number of their rows decides its
+    /// top: a little narrower than it will be.
     fn stage_rows(&self, width: f64) -> Vec<(usize, f64)> {
         let scale = Scale::new(&self.x, self.x_values(), (0.0, 0.6 * width), false);
         let mut rows = Vec::new();
@@ -504,7 +508,8 @@ fn draw_band(sheet: &mut Sheet, frame: &Frame, series: &Series) {
     }
 }
 
-/// At most about `most` of the points; of each stretch its first, lowest, highest and last, so that no spike is lost.
+/// At most about `most` of the points; of each stretch its first, lowest, highest and last, so that
+/// no spike is lost.
 pub fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     if points.len() <= most {
         return points.to_vec();

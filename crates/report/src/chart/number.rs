@@ -1,4 +1,5 @@
-//! Numbers as people read them: counts in groups of three, percentages, durations, nothing longer than it is exact.
+//! Numbers as people read them: counts in groups of three, percentages, durations, nothing longer
+//! than it is exact.
 
 use maqam_metrics::Scale;
 
@@ -97,7 +98,8 @@ pub fn scientific(value: f64) -> String {
     as_power(value, 1)
 }
 
-/// A power of ten with as many digits as `value` has down to the digit of 10 to the power `digit`; trailing zeros are left out.
+/// A power of ten with as many digits as `value` has down to the digit of 10 to the power `digit`;
+/// trailing zeros are left out.
 pub fn scientific_to(value: f64, digit: i32) -> String {
     let power = (value.abs().log10() + 1e-9).floor() as i32;
     as_power(value, (power - digit).clamp(0, MOST_DIGITS) as usize)
@@ -193,7 +195,8 @@ pub fn short(value: f64) -> String {
     shortened(value, |_| 2)
 }
 
-/// A number as short as it can be written down to the digit of 10 to the power `digit`: `12.5k` where that is 2.
+/// A number as short as it can be written down to the digit of 10 to the power `digit`: `12.5k`
+/// where that is 2.
 pub fn short_to(value: f64, digit: i32) -> String {
     if value.abs() >= 1e12 {
         return scientific_to(value, digit);

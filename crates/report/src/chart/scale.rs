@@ -8,7 +8,8 @@ use crate::chart::number::Unit;
 pub struct Axis {
     /// What the numbers are.
     pub label: String,
-    /// Whether equal ratios take equal lengths. An axis with a number that has no logarithm is drawn linear.
+    /// Whether equal ratios take equal lengths. An axis with a number that has no logarithm is
+    /// drawn linear.
     pub is_log: bool,
     /// Whether zero is on it whatever the numbers.
     pub from_zero: bool,
@@ -67,7 +68,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The scale of an axis over `values`; those that are not finite do not count. With `is_wide` its ends are round numbers.
+    /// The scale of an axis over `values`; those that are not finite do not count. With `is_wide`
+    /// its ends are round numbers.
     pub fn new(
         axis: &Axis,
         values: impl IntoIterator<Item = f64>,
@@ -101,7 +103,8 @@ impl Scale {
         }
     }
 
-    /// Where a number lies. Numbers outside go to the nearer end, so nothing is ever drawn outside a picture.
+    /// Where a number lies. Numbers outside go to the nearer end, so nothing is ever drawn outside
+    /// a picture.
     pub fn at(&self, value: f64) -> f64 {
         // Halves keep the difference of two huge numbers finite.
         let part =
@@ -225,7 +228,8 @@ fn round_step(low: f64, high: f64, wanted: usize) -> f64 {
     (multiple * power).clamp(f64::MIN_POSITIVE, f64::MAX)
 }
 
-/// Power of ten of the last digit that a multiple of `step` can have: -1 for 0.5 and for 2.5, 0 for 2, 3 for 5000.
+/// Power of ten of the last digit that a multiple of `step` can have: -1 for 0.5 and for 2.5, 0 for
+/// 2, 3 for 5000.
 fn last_digit(step: f64) -> i32 {
     let power = (step.log10() + 1e-9).floor();
     let leading = step / 10f64.powf(power);
@@ -254,7 +258,8 @@ const TINY: f64 = 1e-2;
 /// Where the largest number of an axis is at least this, all are written short: `12.5k`.
 const LONG: f64 = 1e4;
 
-/// The number of a tick with the digits that its axis' step needs, so that equal distances read as equal differences.
+/// The number of a tick with the digits that its axis' step needs, so that equal distances read as
+/// equal differences.
 fn tick_label(value: f64, unit: Unit, step: f64, largest: f64) -> String {
     let (factor, sign) = match unit {
         Unit::Percent => (100.0, " %"),

@@ -49,7 +49,8 @@ impl Scatter {
         Colour::Series(self.colours.get(group).copied().unwrap_or(group))
     }
 
-    /// The points that are drawn: all, or the [`MOST_POINTS`] whose ids have the smallest hashes, whatever their order.
+    /// The points that are drawn: all, or the [`MOST_POINTS`] whose ids have the smallest hashes,
+    /// whatever their order.
     pub fn kept(&self) -> Vec<&Point> {
         let finite = || {
             self.points
@@ -195,7 +196,8 @@ mod tests {
         let before = ids(&plot);
         plot.points.reverse();
         assert_eq!((before.len(), &before), (MOST_POINTS, &ids(&plot)));
-        // A fair sample: each third of the rows is a third of the points, within four standard deviations (27 each).
+        // A fair sample: each third of the rows is a third of the points, within four standard
+        // deviations (27 each).
         for group in 0..3 {
             let count = plot
                 .kept()

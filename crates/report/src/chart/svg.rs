@@ -1,4 +1,5 @@
-//! A sheet of SVG that is drawn on piece by piece; every number on it is finite, every text escaped.
+//! A sheet of SVG that is drawn on piece by piece; every number on it is finite, every text
+//! escaped.
 
 use std::fmt::Write;
 
@@ -176,7 +177,8 @@ impl Sheet {
         ));
     }
 
-    /// A text with its baseline at `at`. Its direction is that of its own first letter, so Arabic reads right to left.
+    /// A text with its baseline at `at`. Its direction is that of its own first letter, so Arabic
+    /// reads right to left.
     pub fn text(&mut self, at: (f64, f64), text: &str, style: Style) {
         self.text_with(at, text, style, "");
     }
@@ -244,7 +246,8 @@ fn with_note(open: &str, tag: &str, note: &str) -> String {
     }
 }
 
-/// A coordinate, to a hundredth; what is no number becomes 0, because a picture with one bad place beats a broken one.
+/// A coordinate, to a hundredth; what is no number becomes 0, because a picture with one bad place
+/// beats a broken one.
 pub fn n(value: f64) -> String {
     if !value.is_finite() {
         return "0".to_owned();

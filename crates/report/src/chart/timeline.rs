@@ -1,4 +1,5 @@
-//! A curriculum at a glance: its stages side by side, as wide as they are long, each filled with its tasks' shares.
+//! A curriculum at a glance: its stages side by side, as wide as they are long, each filled with
+//! its tasks' shares.
 
 use crate::chart::ink::Colour;
 use crate::chart::ink::Ink;

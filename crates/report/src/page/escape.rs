@@ -2,7 +2,8 @@
 
 /// Text for the content or an attribute of an XML or HTML element.
 ///
-/// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never breaks a page.
+/// Characters that XML 1.0 forbids become U+FFFD, so that a control character in an answer never
+/// breaks a page.
 pub fn xml(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + text.len() / 8);
     for c in text.chars() {
@@ -38,7 +39,8 @@ pub const ISOLATE: char = '\u{2068}';
 
 /// A name as part of a longer text of another direction: `منهج, no audio`.
 ///
-/// A name with right-to-left letters stands between Unicode's isolates (UAX 9), so that it moves nothing beside it.
+/// A name with right-to-left letters stands between Unicode's isolates (UAX 9), so that it moves
+/// nothing beside it.
 pub fn isolated(name: &str) -> String {
     if name.chars().any(is_right_to_left) {
         format!("{ISOLATE}{name}\u{2069}")
@@ -109,7 +111,8 @@ pub fn latex(text: &str) -> String {
     safe
 }
 
-/// A path as the address of a link: slashes stay, everything but letters, digits and `-._~` is percent-encoded.
+/// A path as the address of a link: slashes stay, everything but letters, digits and `-._~` is
+/// percent-encoded.
 pub fn address(path: &str) -> String {
     let mut safe = String::with_capacity(path.len());
     for byte in path.bytes() {

@@ -1,4 +1,5 @@
-//! One page of HTML that needs nothing but itself: sections, figures, tables, and a table of contents.
+//! One page of HTML that needs nothing but itself: sections, figures, tables, and a table of
+//! contents.
 
 pub mod escape;
 pub mod table;

@@ -296,8 +296,9 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The table as HTML, without its title and caption. One that is wider than a printed page is written twice: whole, to scroll on a
-    /// screen, and for paper in pieces that fit, each with the first columns of words.
+    /// The table as HTML, without its title and caption. One that is wider than a printed page is
+    /// written twice: whole, to scroll on a screen, and for paper in pieces that fit, each with the
+    /// first columns of words.
     pub fn html(&self) -> String {
         let all: Vec<usize> = (0..self.columns.len()).collect();
         let pieces = self.pieces();
@@ -324,7 +325,8 @@ impl Table {
         self.pieces().len() > 1
     }
 
-    /// Whether the table is wider than a screen's column, so that intervals and differences go below their scores there too.
+    /// Whether the table is wider than a screen's column, so that intervals and differences go
+    /// below their scores there too.
     fn is_dense(&self) -> bool {
         let widths = (0..self.columns.len()).map(|column| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -334,7 +336,8 @@ impl Table {
         widths.sum::<f64>() > SCREEN
     }
 
-    /// The columns of each piece that fits on a printed page: the first columns of words in each, the others divided between them.
+    /// The columns of each piece that fits on a printed page: the first columns of words in each,
+    /// the others divided between them.
     fn pieces(&self) -> Vec<Vec<usize>> {
         let widths: Vec<f64> = (0..self.columns.len()).map(|i| self.width(i)).collect();
         let fits = |columns: &[usize]| columns.iter().map(|&i| widths[i]).sum::<f64>() <= PAGE;
@@ -433,7 +436,8 @@ impl Table {
         text
     }
 
-    /// The table for LaTeX with `booktabs`: a `table` with caption and label; small curves are left out.
+    /// The table for LaTeX with `booktabs`: a `table` with caption and label; small curves are left
+    /// out.
     pub fn latex(&self) -> String {
         let kept = self.kept_columns();
         let line = |cells: Vec<String>| {
@@ -497,14 +501,16 @@ impl Table {
     }
 }
 
-/// Width of a printed page between its margins, in pixels: A4 with margins of a centimetre, as browsers print.
+/// Width of a printed page between its margins, in pixels: A4 with margins of a centimetre, as
+/// browsers print.
 const PAGE: f64 = 700.0;
 /// Size of a table's font on paper, in pixels.
 const PRINTED_SIZE: f64 = 11.5;
 /// Space between two columns, in pixels.
 const SPACE: f64 = 14.0;
 
-/// Width of a cell on paper, in pixels; an interval and a difference stand below their score, long text is wrapped.
+/// Width of a cell on paper, in pixels; an interval and a difference stand below their score, long
+/// text is wrapped.
 fn cell_width(cell: &Cell) -> f64 {
     match cell {
         Cell::Empty => text_width(NOTHING, PRINTED_SIZE),
@@ -549,7 +555,8 @@ fn line_width(cell: &Cell) -> f64 {
 /// Width of a column of words on paper that its words can be broken to, in pixels.
 const NARROWEST: f64 = 76.0;
 
-/// Width of a page's column on a large screen, its size of letters and its space between words, in pixels.
+/// Width of a page's column on a large screen, its size of letters and its space between words, in
+/// pixels.
 const SCREEN: f64 = 815.0;
 const SCREEN_SIZE: f64 = 14.0;
 const WORD_SPACE: f64 = 4.0;

@@ -1,4 +1,5 @@
-//! A reference and an answer word by word, as HTML: what was said right, wrong, not at all or too much.
+//! A reference and an answer word by word, as HTML: what was said right, wrong, not at all or too
+//! much.
 
 use crate::page::escape;
 use maqam_metrics::alignment::Aligned;
@@ -7,7 +8,8 @@ use maqam_metrics::alignment::align_words;
 /// Texts of more words together are shown one below the other: nobody reads them word by word.
 const MOST_WORDS: usize = 800;
 
-/// The words in columns, the reference above and the answer below, in the direction of their script; `None` for texts too long for that.
+/// The words in columns, the reference above and the answer below, in the direction of their
+/// script; `None` for texts too long for that.
 pub fn html(reference: &str, answer: &str) -> Option<String> {
     let count = |text: &str| text.split_whitespace().count();
     if count(reference) + count(answer) > MOST_WORDS {

@@ -60,8 +60,8 @@ fn confusions(chapter: &Chapter) -> Option<Figure> {
     })
 }
 
-/// The confusion matrix of the labels that a set's rows have, in the order of the `inventory` and then of their names; `None` without
-/// rows, or with more labels than can be read.
+/// The confusion matrix of the labels that a set's rows have, in the order of the `inventory` and
+/// then of their names; `None` without rows, or with more labels than can be read.
 pub fn confusion(rows: &[Prediction], inventory: &[&str]) -> Option<HeatMap> {
     let mut labels: Vec<&str> = rows
         .iter()

@@ -1,4 +1,5 @@
-//! What the sections about one run share: the run, its predictions, its colours, and who computes what is uncertain.
+//! What the sections about one run share: the run, its predictions, its colours, and who computes
+//! what is uncertain.
 
 use crate::chart::ink;
 use crate::chart::lines::Boundary;

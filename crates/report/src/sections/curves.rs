@@ -202,8 +202,8 @@ pub fn without_flat(panels: Vec<(String, LineChart)>) -> (Vec<(String, Chart)>, 
     (shown.collect(), said)
 }
 
-/// The same curves with colours of their own where two would share one, as sets of one task do: the first of a colour keeps it, and
-/// the others take colours that none of the curves has.
+/// The same curves with colours of their own where two would share one, as sets of one task do: the
+/// first of a colour keeps it, and the others take colours that none of the curves has.
 pub fn recoloured(mut series: Vec<Series>) -> Vec<Series> {
     let mut free = (0..).filter({
         let taken: Vec<usize> = series.iter().map(|series| series.colour).collect();

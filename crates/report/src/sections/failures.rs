@@ -1,4 +1,5 @@
-//! How generation failed, by step: answers that do not end, that go round in circles, that are too long or in another script.
+//! How generation failed, by step: answers that do not end, that go round in circles, that are too
+//! long or in another script.
 
 use crate::chart::figure::Chart;
 use crate::chart::figure::Figure;
@@ -71,7 +72,8 @@ fn failures(chapter: &Chapter, set: &str, rows: &[Prediction]) -> Vec<(Metric, f
         .collect()
 }
 
-/// Whether the figure shows a metric of a set of labels, or of one of texts. What a text may be is no failure of a label.
+/// Whether the figure shows a metric of a set of labels, or of one of texts. What a text may be is
+/// no failure of a label.
 fn is_shown(known: &Definition, is_labels: bool) -> bool {
     let is_of_kind = if is_labels {
         known.kinds.contains(&TaskKind::Classify) && !known.is_of_texts()

@@ -1,4 +1,5 @@
-//! Gradients of one run: their length and its volatility, by task, and whether tasks pull the same way.
+//! Gradients of one run: their length and its volatility, by task, and whether tasks pull the same
+//! way.
 
 use std::collections::BTreeMap;
 

@@ -67,7 +67,8 @@ pub fn subtitle(run: &Run) -> String {
     }
 }
 
-/// The parts of the model with how each is trained: `audio encoder lora, decoder full`; what is frozen is left out.
+/// The parts of the model with how each is trained: `audio encoder lora, decoder full`; what is
+/// frozen is left out.
 pub fn trained(run: &Run) -> String {
     let Some(recipe) = &run.recipe else {
         return String::new();

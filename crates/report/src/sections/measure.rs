@@ -1,8 +1,10 @@
-//! How much room a text takes before any font is known, and how labels share a line without touching.
+//! How much room a text takes before any font is known, and how labels share a line without
+//! touching.
 
 /// Width of a text in the units of `size`, the height of its font.
 ///
-/// An estimate on the safe side for the sans-serif fonts of [`FONTS`]: no font is at hand when a picture is written.
+/// An estimate on the safe side for the sans-serif fonts of [`FONTS`]: no font is at hand when a
+/// picture is written.
 pub fn text_width(text: &str, size: f64) -> f64 {
     text.chars().map(char_width).sum::<f64>() * size
 }
@@ -34,7 +36,8 @@ fn char_width(c: char) -> f64 {
     }
 }
 
-/// The text, or as much of its beginning as `width` has room for, with an ellipsis; whoever shortens a name shows the whole elsewhere.
+/// The text, or as much of its beginning as `width` has room for, with an ellipsis; whoever
+/// shortens a name shows the whole elsewhere.
 pub fn fit(text: &str, size: f64, width: f64) -> String {
     if text_width(text, size) <= width {
         return text.to_owned();
@@ -51,10 +54,12 @@ pub fn fit(text: &str, size: f64, width: f64) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Moves places apart until neighbours are at least `gap` from each other and all lie in `[low, high]`, as little as can be.
+/// Moves places apart until neighbours are at least `gap` from each other and all lie in
+/// `[low, high]`, as little as can be.
 ///
-/// The order is kept, the sum of squared moves least: neighbours that would touch share their mean place (pool adjacent violators).
-/// Where there is no room for all, they are spread evenly and touch.
+/// The order is kept, the sum of squared moves least: neighbours that would touch share their mean
+/// place (pool adjacent violators). Where there is no room for all, they are spread evenly and
+/// touch.
 pub fn spread(places: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
@@ -88,7 +93,8 @@ pub fn spread(places: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     spread
 }
 
-/// The first of several rows in which a stretch has room, given where each row ends; opens a row where none has.
+/// The first of several rows in which a stretch has room, given where each row ends; opens a row
+/// where none has.
 pub fn first_free_row(rows: &mut Vec<f64>, start: f64, end: f64) -> usize {
     match rows.iter().position(|taken| *taken <= start) {
         Some(row) => {

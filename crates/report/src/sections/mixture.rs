@@ -100,7 +100,8 @@ fn shares(chapter: &Chapter, log: &Log) -> Figure {
     )
 }
 
-/// The caption of the shares: which of them are the weights of tasks in the loss, by the recipe's `loss` and those of its stages.
+/// The caption of the shares: which of them are the weights of tasks in the loss, by the recipe's
+/// `loss` and those of its stages.
 fn shares_caption(recipe: Option<&RecipeKeys>) -> String {
     let Some(recipe) = recipe else {
         return "Over the whole run.".to_owned();

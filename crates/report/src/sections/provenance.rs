@@ -1,4 +1,5 @@
-//! How a run came about: time, machine, speed, build, and hashes of what it read. A run that says less shows less.
+//! How a run came about: time, machine, speed, build, and hashes of what it read. A run that says
+//! less shows less.
 
 use crate::chart::number;
 use crate::chart::number::Unit;

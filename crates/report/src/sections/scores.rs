@@ -1,4 +1,5 @@
-//! The scores of one run: before training, after it, at its best and under controls, as a table and as bars.
+//! The scores of one run: before training, after it, at its best and under controls, as a table and
+//! as bars.
 
 use crate::chart::bars::Bar;
 use crate::chart::bars::BarChart;

@@ -123,7 +123,8 @@ fn add(table: &mut Table, kind: &str, parts: &Parts, scored: &[(Tally, Metric)])
     }
 }
 
-/// What rows are known by, in the order in which it is shown; what else a suite asked for comes after.
+/// What rows are known by, in the order in which it is shown; what else a suite asked for comes
+/// after.
 const FIRST: [&str; 7] = [
     "speaker", "group", "dialect", "gender", "language", "label", "wording",
 ];
@@ -155,7 +156,8 @@ fn kinds(rows: &[Prediction]) -> Vec<(String, Parts)> {
     found
 }
 
-/// Parts of about as many rows each, from the shortest audio to the longest; equal lengths stay together.
+/// Parts of about as many rows each, from the shortest audio to the longest; equal lengths stay
+/// together.
 fn by_length(rows: &[Prediction]) -> Parts {
     let mut timed: Vec<(f64, usize)> = rows
         .iter()

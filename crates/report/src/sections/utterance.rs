@@ -14,7 +14,8 @@ pub struct Utterance {
     pub reference: String,
     /// What was said.
     pub answer: String,
-    /// Whether both are shown word by word, as error rates compare them, and not one below the other.
+    /// Whether both are shown word by word, as error rates compare them, and not one below the
+    /// other.
     pub is_aligned: bool,
     /// Address of its audio: a file, or the sound itself as `data:`.
     pub audio: Option<String>,

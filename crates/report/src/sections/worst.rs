@@ -69,7 +69,8 @@ fn links_audio(block: &Block) -> bool {
     matches!(block, Block::Utterances(utterances) if utterances.iter().any(is_link))
 }
 
-/// The metric whose worst rows are shown; for transcripts their word errors, for other texts one that a single row can be scored by.
+/// The metric whose worst rows are shown; for transcripts their word errors, for other texts one
+/// that a single row can be scored by.
 fn metric_to_judge_by(chapter: &Chapter, set: &str) -> Option<Metric> {
     let metrics = chapter.metrics_of(set);
     let found = metrics.iter().find(|metric| {
@@ -124,7 +125,8 @@ fn explain(metric: &Metric, rows: usize, shown: usize) -> String {
     }
 }
 
-/// The worst rows of a set, each with its own score, the worst first; rows without fault are in none.
+/// The worst rows of a set, each with its own score, the worst first; rows without fault are in
+/// none.
 fn worst<'a>(metric: &Metric, rows: &'a [Prediction]) -> Vec<(f64, &'a Prediction)> {
     let Some(tally) = rescore::tally(metric, rows) else {
         return Vec::new();
@@ -132,7 +134,8 @@ fn worst<'a>(metric: &Metric, rows: &'a [Prediction]) -> Vec<(f64, &'a Predictio
     // What they are sorted by, their score, and the row.
     let mut found: Vec<(f64, f64, &Prediction)> = match metric.family {
         Family::Transcription => {
-            // The first three of what an utterance adds are substitutions, deletions and insertions.
+            // The first three of what an utterance adds are substitutions, deletions and
+            // insertions.
             let errors = |unit: &[f64]| unit.iter().take(3).sum();
             rows.iter()
                 .enumerate()

@@ -1,4 +1,5 @@
-//! Balanced drawing: equal slots, no more repeats of rare labels than the cap, and errors that name contradicting keys.
+//! Balanced drawing: equal slots, no more repeats of rare labels than the cap, and errors that name
+//! contradicting keys.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -341,7 +342,8 @@ proptest! {
             for taken in 0..=capped.len() {
                 for (cell, count) in counts(&population, &capped[..taken]) {
                     let exact = quotas[&cell] as f64 * taken as f64 / capped.len() as f64;
-                    // Half a slot and half the share for each rival beyond two, at each of three levels of at most 5, 5 and 2.
+                    // Half a slot and half the share for each rival beyond two, at each of three
+                    // levels of at most 5, 5 and 2.
                     prop_assert!((count as f64 - exact).abs() <= 4.5, "{} slots of {}", count, exact);
                 }
             }

@@ -1,4 +1,5 @@
-//! Diverse drawing: a slow implementation of the definition gives the same picks; blocks are used up; batches are more spread.
+//! Diverse drawing: a slow implementation of the definition gives the same picks; blocks are used
+//! up; batches are more spread.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,8 @@ fn curriculum(batch: usize, steps: u64, second: &str) -> String {
     )
 }
 
-/// The greedy picks of a block, from the picks of balanced drawing for the same steps: a slow implementation of the definition.
+/// The greedy picks of a block, from the picks of balanced drawing for the same steps: a slow
+/// implementation of the definition.
 fn greedy(population: &Population, embeddings: &Embeddings, block: &[Vec<Pick>]) -> Vec<Vec<Pick>> {
     let cell = |pick: &Pick| cell_of(population, pick.row);
     let distance = |a: &Pick, b: &Pick| {
@@ -239,7 +241,8 @@ fn a_diverse_stage_needs_its_embeddings() {
 
 #[test]
 fn clusters_are_used_in_turn() {
-    // Four groups, far apart, of ten rows each; four slots per step; every batch has one of each group, whatever the order.
+    // Four groups, far apart, of ten rows each; four slots per step; every batch has one of each
+    // group, whatever the order.
     let population = labelled(&[(0, None, true, 40)]);
     let value = |row: u32, at: u32| {
         if row % 4 == at {
@@ -314,7 +317,8 @@ fn diverse_batches_spread_more_than_random_ones() {
     let (random, _) = measure("select: random", 1000);
     let (blind, _) = measure("embeddings: random", 1000);
     let (farthest, by_place) = measure("select: farthest", 1000);
-    // The spread of one batch has a standard deviation below 0.06, so that of the mean of 1,000 is below 0.002.
+    // The spread of one batch has a standard deviation below 0.06, so that of the mean of 1,000 is
+    // below 0.002.
     assert!(
         (blind.nearest - random.nearest).abs() < 0.004,
         "choosing by what knows nothing is no better"

@@ -234,7 +234,8 @@ fn another_seed_gives_another_order_of_the_rows() {
 }
 
 prop_compose! {
-    /// A curriculum over four tasks: up to four stages, any mixture, replay where an earlier stage leaves something to replay.
+    /// A curriculum over four tasks: up to four stages, any mixture, replay where an earlier stage
+    /// leaves something to replay.
     fn curriculum()(
         entries in prop::collection::vec((0usize..4, 1u32..30, prop_oneof![Just(1.0), Just(2.0), 0.1..3.0f64]), 0..4),
         stages in prop::collection::vec((1u8..16, 1u64..25, 0usize..4, any::<bool>(), 0.05..0.9f64), 1..5),
@@ -272,7 +273,8 @@ proptest! {
     #[test]
     fn nothing_is_repeated_in_a_pool_before_all_was_used((population, settings) in curriculum(), seed: u64) {
         let schedule = Schedule::new(&settings, &population, seed).unwrap();
-        // Each pool's rows follow from its picks: over all stages, epoch e is whole before epoch e + 1 begins.
+        // Each pool's rows follow from its picks: over all stages, epoch e is whole before epoch
+        // e + 1 begins.
         let mut drawn: HashMap<(usize, u32), Vec<u32>> = HashMap::new();
         for step in 0..schedule.num_steps() {
             let (stage, in_stage) = schedule.stage_of(step);

@@ -131,7 +131,8 @@ proptest! {
         let num_steps = resumed.num_steps();
         prop_assert_eq!(resumed.picks(num_steps - 1).unwrap(), walked.picks(num_steps - 1).unwrap());
         prop_assert_eq!(&picks(&resumed, 0..num_steps), &drawn);
-        // Pools of a mixture and of cells differ if a task has labels or text, so each is tested separately.
+        // Pools of a mixture and of cells differ if a task has labels or text, so each is tested
+        // separately.
         let is_mixed: Vec<bool> = (0..num_steps).flat_map(|step| std::iter::repeat_n(draws[resumed.stage_of(step).0] == 0, batch)).collect();
         for mixed in [false, true] {
             let mut seen = HashSet::new();
@@ -182,7 +183,8 @@ fn a_shuffled_run_is_one_stage() {
         ),
         (&["asr".to_owned(), "emotion".to_owned()][..], 0, 700)
     );
-    // 80,020 slots are too many to list their order; the share of each task is the same in every part of the run.
+    // 80,020 slots are too many to list their order; the share of each task is the same in every
+    // part of the run.
     let share = |steps: Range<u64>| {
         rows(&found, steps).iter().filter(|&&row| row < 60).count() as f64 / 4000.0
     };

@@ -1,8 +1,8 @@
 //! The cluster bootstrap: clusters are drawn with replacement, all utterances of one together.
 //!
-//! Sources: Efron 1979; Field and Welsh, *Bootstrapping clustered data*, 2007 (the randomised cluster bootstrap); for word
-//! error rates and paired differences Bisani and Ney, *Bootstrap estimates for confidence intervals in ASR performance
-//! evaluation*, 2004.
+//! Sources: Efron 1979; Field and Welsh, *Bootstrapping clustered data*, 2007 (the randomised
+//! cluster bootstrap); for word error rates and paired differences Bisani and Ney, *Bootstrap
+//! estimates for confidence intervals in ASR performance evaluation*, 2004.
 
 use super::Difference;
 use super::Estimate;
@@ -18,7 +18,8 @@ use super::replicates::with_replacement;
 use super::score_of;
 use maqam_base::error::Result;
 
-/// The score of a set with its interval. `utterances` are vectors of one length, `[utterances][statistics]`.
+/// The score of a set with its interval. `utterances` are vectors of one length,
+/// `[utterances][statistics]`.
 ///
 /// Errors: statistics that do not fit together, a single cluster, a score that is no number.
 pub fn bootstrap(
@@ -31,7 +32,8 @@ pub fn bootstrap(
     Ok(resampled.estimate(value, student, resampling, notes(clusters)))
 }
 
-/// The difference of two systems' scores on the same utterances, second minus first; both are scored on the same draws.
+/// The difference of two systems' scores on the same utterances, second minus first; both are
+/// scored on the same draws.
 ///
 /// Errors: those of [`bootstrap`], and systems with different numbers of utterances.
 pub fn paired_bootstrap(
@@ -60,7 +62,8 @@ fn resample(
     resampling.check()?;
     let table = Table::of_clusters(parts, clusters)?;
     let value = score_of(score, &table.total())?;
-    // One system and two use the same draws, so that the intervals of each and of their difference come from the same resamples.
+    // One system and two use the same draws, so that the intervals of each and of their difference
+    // come from the same resamples.
     let key = resampling.key("clusters");
     let draw = |resample: u64, weights: &mut [u32]| with_replacement(key.with(resample), weights);
     let found = Resampled::new(replicates(

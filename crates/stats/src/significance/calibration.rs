@@ -7,7 +7,8 @@ use super::convergence::Curve;
 use super::convergence::steps_to_reach;
 use super::*;
 
-/// Resamples of each simulated set: an end of an interval is then off by a tenth of the standard error.
+/// Resamples of each simulated set: an end of an interval is then off by a tenth of the standard
+/// error.
 const RESAMPLES: usize = 999;
 
 fn rate(sum: &[f64]) -> f64 {
@@ -28,7 +29,8 @@ fn normal(key: Key, position: u64) -> f64 {
         * (std::f64::consts::TAU * key.uniform(2 * position + 1)).cos()
 }
 
-/// A set of 5 utterances of ten words for each of `num_clusters` speakers; speakers differ in how hard they are.
+/// A set of 5 utterances of ten words for each of `num_clusters` speakers; speakers differ in how
+/// hard they are.
 struct Speech {
     key: Key,
     num_clusters: usize,
@@ -47,7 +49,8 @@ impl Speech {
         )
     }
 
-    /// Errors and words of a system; systems with different names have the same error rate, `RATE` on average over speakers.
+    /// Errors and words of a system; systems with different names have the same error rate, `RATE`
+    /// on average over speakers.
     fn system(&self, name: &str) -> Vec<Vec<f64>> {
         let of_utterance = |i: usize| {
             let hardness = 2.0 * self.key.with((i / Self::EACH) as u64).uniform(0);
@@ -72,14 +75,16 @@ fn shares<const N: usize>(
     std::array::from_fn(|i| found.iter().filter(|set| set[i]).count() as f64 / num_sets as f64)
 }
 
-/// Returns whether a share of simulated sets is near the expected one: within `slack` and 4 standard errors of a share.
+/// Returns whether a share of simulated sets is near the expected one: within `slack` and 4
+/// standard errors of a share.
 fn is_near(share: f64, expected: f64, num_sets: u64, slack: f64) -> bool {
     (share - expected).abs() < 4.0 * (expected * (1.0 - expected) / num_sets as f64).sqrt() + slack
 }
 
 const SETS: u64 = 400;
 
-/// Shares of sets whose intervals hold the true rate: percentile's and Student's by speaker, and the percentile's by utterance.
+/// Shares of sets whose intervals hold the true rate: percentile's and Student's by speaker, and
+/// the percentile's by utterance.
 fn coverage(num_clusters: usize) -> [f64; 3] {
     shares(SETS, |set| {
         let speech = Speech {
@@ -120,7 +125,8 @@ fn intervals_hold_the_true_rate() {
     );
 }
 
-/// P-values of two equal systems on a set: of the paired bootstrap, percentile's and Student's, and of the randomisation.
+/// P-values of two equal systems on a set: of the paired bootstrap, percentile's and Student's, and
+/// of the randomisation.
 fn p_values(set: u64, num_clusters: usize) -> [f64; 3] {
     let speech = Speech {
         key: Key::new(set, "speech"),
@@ -164,7 +170,8 @@ fn few_clusters_are_no_licence_for_claims() {
     );
 }
 
-/// Standard deviations of the parts of a score: of seeds, of clusters, of seeds on clusters, each as a share of the mean's.
+/// Standard deviations of the parts of a score: of seeds, of clusters, of seeds on clusters, each
+/// as a share of the mean's.
 struct Parts {
     seed: f64,
     cluster: f64,

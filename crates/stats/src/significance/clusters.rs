@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// A grouping of utterances: what is drawn together because it errs together (a speaker, a programme, a document).
+/// A grouping of utterances: what is drawn together because it errs together (a speaker, a
+/// programme, a document).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clusters {
     /// Utterances, cluster by cluster.
@@ -15,7 +16,8 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// Groups utterances by the id of their cluster, one id per utterance; clusters are ordered by rising id.
+    /// Groups utterances by the id of their cluster, one id per utterance; clusters are ordered by
+    /// rising id.
     pub fn by(ids: &[u32]) -> Self {
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_by_key(|&utterance| ids[utterance as usize]);
@@ -26,7 +28,8 @@ impl Clusters {
         Self { order, ends }
     }
 
-    /// Groups utterances by the name of their cluster, one name per utterance; clusters are in the order in which they are first named.
+    /// Groups utterances by the name of their cluster, one name per utterance; clusters are in the
+    /// order in which they are first named.
     pub fn named<N: Ord>(names: impl IntoIterator<Item = N>) -> Self {
         let mut known = BTreeMap::new();
         let ids: Vec<u32> = names
@@ -83,9 +86,11 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// One row per utterance in the order by cluster; each of `parts` (a system, a seed) gives its columns.
+    /// One row per utterance in the order by cluster; each of `parts` (a system, a seed) gives its
+    /// columns.
     ///
-    /// Errors: a part with another number of utterances or statistics than it should have; a statistic that is not finite.
+    /// Errors: a part with another number of utterances or statistics than it should have; a
+    /// statistic that is not finite.
     pub(super) fn of_utterances(parts: &[&[Vec<f64>]], clusters: &Clusters) -> Result<Self> {
         clusters.check()?;
         let stats = parts

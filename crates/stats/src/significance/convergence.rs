@@ -24,7 +24,8 @@ pub enum Better {
 pub struct Curve(Vec<(u64, f64)>);
 
 impl Curve {
-    /// Makes a curve from `(step, score)`. Errors: no evaluation, steps that do not rise, a score that is no number.
+    /// Makes a curve from `(step, score)`. Errors: no evaluation, steps that do not rise, a score
+    /// that is no number.
     pub fn new(evaluations: Vec<(u64, f64)>) -> Result<Self> {
         if evaluations.is_empty() {
             return Err(Error::input("a learning curve without evaluations")
@@ -42,9 +43,11 @@ impl Curve {
         Ok(Self(evaluations))
     }
 
-    /// The first step at which the curve, straight between evaluations, is at `score` or better; `None` if it never is.
+    /// The first step at which the curve, straight between evaluations, is at `score` or better;
+    /// `None` if it never is.
     ///
-    /// If a curve begins at the score or better, this is its first step, although it may have reached the score earlier.
+    /// If a curve begins at the score or better, this is its first step, although it may have
+    /// reached the score earlier.
     pub fn first_reach(&self, score: f64, better: Better) -> Option<f64> {
         let lead = |(_, found): (u64, f64)| {
             if better == Better::Higher {
@@ -76,18 +79,22 @@ impl Curve {
 /// Steps to a score, of two systems with paired seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Convergence {
-    /// The step at which each seed of the first and of the second system reaches its score; `None` if it does not until the horizon.
+    /// The step at which each seed of the first and of the second system reaches its score; `None`
+    /// if it does not until the horizon.
     pub steps: [Vec<Option<f64>>; 2],
     /// The last step at which all curves were evaluated; later steps are ignored.
     pub horizon: f64,
-    /// Difference of restricted mean steps, second minus first: below 0, the second system is faster.
+    /// Difference of restricted mean steps, second minus first: below 0, the second system is
+    /// faster.
     ///
-    /// A curve that does not reach its score counts as reaching it at the horizon (the restricted mean of survival analysis: Irwin
-    /// 1949; Royston and Parmar 2013), so the difference is that of the steps spent below the score within the horizon.
+    /// A curve that does not reach its score counts as reaching it at the horizon (the restricted
+    /// mean of survival analysis: Irwin 1949; Royston and Parmar 2013), so the difference is that
+    /// of the steps spent below the score within the horizon.
     pub difference: Difference,
 }
 
-/// Compares two systems' steps to a score by a bootstrap over seeds; `targets` holds the score for each seed.
+/// Compares two systems' steps to a score by a bootstrap over seeds; `targets` holds the score for
+/// each seed.
 ///
 /// Errors: numbers of curves or scores that differ; fewer than two seeds.
 pub fn steps_to_reach(
@@ -198,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_faster_system_by_hand() {
-        // Straight lines to 1 at step s reach 0.5 at s / 2: 50, 60, 70 and 40, 45, 50; differences -10, -15, -20.
+        // Straight lines to 1 at step s reach 0.5 at s / 2: 50, 60, 70 and 40, 45, 50; differences
+        // -10, -15, -20.
         let lines = |ends: [u64; 3]| ends.map(|end| curve(&[(0, 0.0), (end, 1.0), (200, 1.0)]));
         let found = steps_to_reach(
             &lines([100, 120, 140]),
@@ -218,16 +226,18 @@ mod tests {
                 what: "seeds"
             }]
         );
-        // One chance in 27 to draw -10 three times, and as much for -20: more than 2.5 %, so the interval ends there.
+        // One chance in 27 to draw -10 three times, and as much for -20: more than 2.5 %, so the
+        // interval ends there.
         assert!(
             (estimate.interval.low + 20.0).abs() < 1e-9
                 && (estimate.interval.high + 10.0).abs() < 1e-9
         );
-        // The paired t-test of three differences with mean -15 and deviation 5: t = -15 / (5 / sqrt 3) at 2 degrees of freedom, whose
-        // two-sided tail is 1 - t / sqrt(2 + t^2).
+        // The paired t-test of three differences with mean -15 and deviation 5: t = -15 / (5 /
+        // sqrt 3) at 2 degrees of freedom, whose two-sided tail is 1 - t / sqrt(2 + t^2).
         let t = 3.0 * 3f64.sqrt();
         assert!((estimate.student.degrees_of_freedom - 2.0).abs() < 1e-9);
-        // The standard error is measured on 10000 resamples: within 3 %, which moves p by at most 6 %.
+        // The standard error is measured on 10000 resamples: within 3 %, which moves p by at most 6
+        // %.
         assert!(
             (found.difference.student_p / (1.0 - t / (2.0 + t * t).sqrt()) - 1.0).abs() < 0.06,
             "{}",

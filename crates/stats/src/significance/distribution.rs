@@ -5,7 +5,8 @@ pub(super) fn normal_p(z: f64) -> f64 {
     libm::erfc(z.abs() * std::f64::consts::FRAC_1_SQRT_2)
 }
 
-/// Two-sided p-value of Student's t: `I_x(df/2, 1/2)` at `x = df / (df + t^2)` (DLMF 8.17; Abramowitz and Stegun 26.7.1).
+/// Two-sided p-value of Student's t: `I_x(df/2, 1/2)` at `x = df / (df + t^2)` (DLMF 8.17;
+/// Abramowitz and Stegun 26.7.1).
 pub(super) fn student_p(t: f64, degrees_of_freedom: f64) -> f64 {
     if t.is_infinite() {
         return 0.0;
@@ -50,7 +51,8 @@ fn incomplete_beta(a: f64, b: f64, x: f64, rest: f64) -> f64 {
     let front =
         (libm::lgamma(a + b) - libm::lgamma(a) - libm::lgamma(b) + a * x.ln() + b * rest.ln())
             .exp();
-    // The fraction converges fast below the mean; above it the symmetry I_x(a, b) = 1 - I_{1-x}(b, a) leads there.
+    // The fraction converges fast below the mean; above it the symmetry I_x(a, b) = 1 - I_{1-x}(b,
+    // a) leads there.
     if x < (a + 1.0) / (a + b + 2.0) {
         front * beta_fraction(a, b, x) / a
     } else {
@@ -67,7 +69,8 @@ fn away_from_zero(value: f64) -> f64 {
     }
 }
 
-/// The continued fraction of the incomplete beta function (DLMF 8.17.22), by the modified method of Lentz.
+/// The continued fraction of the incomplete beta function (DLMF 8.17.22), by the modified method of
+/// Lentz.
 fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
     const MAX_TERMS: usize = 10_000;
     let mut c = 1.0;
@@ -102,7 +105,8 @@ mod tests {
         serde_json::from_value(all[name].clone()).unwrap()
     }
 
-    /// Two logarithms of gamma functions, each of the order of the degrees of freedom times their logarithm, cancel in the exponent.
+    /// Two logarithms of gamma functions, each of the order of the degrees of freedom times their
+    /// logarithm, cancel in the exponent.
     fn tolerance(degrees_of_freedom: f64) -> f64 {
         1e-14 * (10.0 + degrees_of_freedom)
     }

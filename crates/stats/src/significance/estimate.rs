@@ -50,7 +50,8 @@ pub enum Note {
     },
     /// One seed only.
     OneSeed,
-    /// Resamples whose score was no number (no words drawn, a label missing): left out of the interval, counted against in p-values.
+    /// Resamples whose score was no number (no words drawn, a label missing): left out of the
+    /// interval, counted against in p-values.
     Undefined {
         /// Number of resamples without a finite score.
         found: usize,
@@ -111,8 +112,9 @@ impl Serialize for Note {
 
 /// Student's t for a score whose spread was measured on few clusters or seeds.
 ///
-/// A bootstrap of n things shrinks a variance by (n - 1) / n and knows nothing of the error of that variance. Here the
-/// variance is restored part by part, and its degrees of freedom are Satterthwaite's (1946).
+/// A bootstrap of n things shrinks a variance by (n - 1) / n and knows nothing of the error of that
+/// variance. Here the variance is restored part by part, and its degrees of freedom are
+/// Satterthwaite's (1946).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Student {
     /// Standard error with the shrinking undone.
@@ -122,12 +124,14 @@ pub struct Student {
 }
 
 impl Student {
-    /// Combines parts of the variance, each with its degrees of freedom. A part may be below 0; the sum is at least the largest part.
+    /// Combines parts of the variance, each with its degrees of freedom. A part may be below 0; the
+    /// sum is at least the largest part.
     pub(super) fn of_parts(parts: &[(f64, f64)]) -> Self {
         let largest = parts.iter().map(|(part, _)| *part).fold(0.0, f64::max);
         let variance = parts.iter().map(|(part, _)| part).sum::<f64>().max(largest);
         let spread: f64 = parts.iter().map(|(part, df)| part * part / df).sum();
-        // Without any spread, the fewest degrees of freedom are used; the result is the same for all.
+        // Without any spread, the fewest degrees of freedom are used; the result is the same for
+        // all.
         let least = parts
             .iter()
             .map(|(_, df)| *df)
@@ -189,10 +193,12 @@ pub struct Estimate {
 pub struct Difference {
     /// The difference and its intervals.
     pub estimate: Estimate,
-    /// Two-sided p-value of the resampled differences: twice the smaller of the shares at or below and at or above 0, where one is
-    /// added to the counts and to the number of resamples; at most 1. Up to one resample, it is below 0.05 where the 95 % percentile interval excludes 0.
+    /// Two-sided p-value of the resampled differences: twice the smaller of the shares at or below
+    /// and at or above 0, where one is added to the counts and to the number of resamples; at
+    /// most 1. Up to one resample, it is below 0.05 where the 95 % percentile interval excludes 0.
     pub p: f64,
-    /// Two-sided p-value of Student's t: the one to claim by where there are [`Note::Few`] clusters or seeds.
+    /// Two-sided p-value of Student's t: the one to claim by where there are [`Note::Few`] clusters
+    /// or seeds.
     pub student_p: f64,
     /// Smallest p-value to claim with n clusters: `2 / 2^n`, that of a test of all sign flips.
     pub least_p: f64,
@@ -210,11 +216,13 @@ impl Difference {
     }
 }
 
-/// Smallest two-sided p-value of a paired test over `num_clusters` clusters without an assumption on their distribution.
+/// Smallest two-sided p-value of a paired test over `num_clusters` clusters without an assumption
+/// on their distribution.
 ///
-/// Under the hypothesis of no difference, each cluster's difference is as likely with the other sign (Fisher 1935). Of the 2^n
-/// ways to set the signs, two are as extreme as n equal signs. No resampling of n clusters supports a smaller value, and
-/// Student's t does so only by its assumption of normality: it gives 0 where all clusters differ equally.
+/// Under the hypothesis of no difference, each cluster's difference is as likely with the other
+/// sign (Fisher 1935). Of the 2^n ways to set the signs, two are as extreme as n equal signs. No
+/// resampling of n clusters supports a smaller value, and Student's t does so only by its
+/// assumption of normality: it gives 0 where all clusters differ equally.
 pub(super) fn least_p(num_clusters: usize) -> f64 {
     0.5f64.powf(num_clusters as f64 - 1.0).min(1.0)
 }
@@ -259,7 +267,8 @@ impl Resampled {
             / (count - 1.0)
     }
 
-    /// The quantile of a share in `[0, 1]`, between the two nearest scores (Hyndman and Fan 1996, definition 7; NumPy's default).
+    /// The quantile of a share in `[0, 1]`, between the two nearest scores (Hyndman and Fan 1996,
+    /// definition 7; NumPy's default).
     fn quantile(&self, share: f64) -> f64 {
         let place = share * (self.sorted.len() - 1) as f64;
         let below = place.floor() as usize;
@@ -369,7 +378,8 @@ mod tests {
 
     #[test]
     fn satterthwaite_by_hand() {
-        // Welch's test of variances 2 and 8 of means over 5 and 10: parts 0.4 and 0.8, (1.2)^2 / (0.16/4 + 0.64/9) = 12.96.
+        // Welch's test of variances 2 and 8 of means over 5 and 10: parts 0.4 and 0.8, (1.2)^2 /
+        // (0.16/4 + 0.64/9) = 12.96.
         let student = Student::of_parts(&[(0.4, 4.0), (0.8, 9.0)]);
         assert!(
             (student.degrees_of_freedom - 12.96).abs() < 1e-12

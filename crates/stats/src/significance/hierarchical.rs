@@ -1,8 +1,10 @@
-//! The hierarchical bootstrap of an experiment: systems trained with several seeds, evaluated on the same utterances.
+//! The hierarchical bootstrap of an experiment: systems trained with several seeds, evaluated on
+//! the same utterances.
 //!
-//! Sources: Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8 (nested resampling); Owen, *The
-//! pigeonhole bootstrap*, 2007 (crossed factors: seeds and clusters are drawn independently of each other);
-//! Bouthillier et al., *Accounting for variance in machine learning benchmarks*, 2021 (the reason to resample seeds).
+//! Sources: Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8
+//! (nested resampling); Owen, *The pigeonhole bootstrap*, 2007 (crossed factors: seeds and clusters
+//! are drawn independently of each other); Bouthillier et al., *Accounting for variance in machine
+//! learning benchmarks*, 2021 (the reason to resample seeds).
 
 use super::Difference;
 use super::Estimate;
@@ -20,10 +22,12 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::seed::Key;
 
-/// A system as trained with each seed: what every utterance adds, `[seeds][utterances][statistics]`.
+/// A system as trained with each seed: what every utterance adds,
+/// `[seeds][utterances][statistics]`.
 #[derive(Clone, Debug)]
 pub struct System {
-    /// Statistics by seed, in the same order for all systems: the i-th seed of one is paired with the i-th of the others.
+    /// Statistics by seed, in the same order for all systems: the i-th seed of one is paired with
+    /// the i-th of the others.
     pub seeds: Vec<Vec<Vec<f64>>>,
 }
 
@@ -32,14 +36,16 @@ pub struct System {
 pub enum Inside {
     /// All utterances of the cluster, as in [`super::bootstrap`].
     Whole,
-    /// As many utterances drawn with replacement, separately for each draw of the cluster. This counts most of the spread inside clusters twice.
+    /// As many utterances drawn with replacement, separately for each draw of the cluster. This
+    /// counts most of the spread inside clusters twice.
     Resampled,
 }
 
 /// The resampled experiment, which gives estimates and differences.
 ///
-/// A system's score is the mean over seeds of the score of the set. A resample draws seeds with replacement, the same for all systems. It draws
-/// clusters, the same for all seeds and systems, and utterances inside them as [`Inside`] specifies.
+/// A system's score is the mean over seeds of the score of the set. A resample draws seeds with
+/// replacement, the same for all systems. It draws clusters, the same for all seeds and systems,
+/// and utterances inside them as [`Inside`] specifies.
 #[derive(Clone, Debug)]
 pub struct Hierarchical {
     /// Scores on the whole set, `[systems][seeds]`.
@@ -53,7 +59,8 @@ pub struct Hierarchical {
 impl Hierarchical {
     /// Resamples all systems together.
     ///
-    /// Errors: no system or seed, different numbers of seeds, and those of [`super::paired_bootstrap`].
+    /// Errors: no system or seed, different numbers of seeds, and those of
+    /// [`super::paired_bootstrap`].
     pub fn new(
         systems: &[System],
         clusters: &Clusters,
@@ -171,10 +178,12 @@ impl Hierarchical {
             .collect()
     }
 
-    /// The variance of a mean over crossed factors: the seeds' part plus the clusters' part less their interaction, which is in both.
+    /// The variance of a mean over crossed factors: the seeds' part plus the clusters' part less
+    /// their interaction, which is in both.
     ///
-    /// That is the denominator of quasi-F (Clark, *The language-as-fixed-effect fallacy*, 1973) and two-way clustering (Cameron, Gelbach
-    /// and Miller 2011). The bootstrap counts the interaction three times (Owen 2007): it is cautious where that is most of the spread.
+    /// That is the denominator of quasi-F (Clark, *The language-as-fixed-effect fallacy*, 1973) and
+    /// two-way clustering (Cameron, Gelbach and Miller 2011). The bootstrap counts the interaction
+    /// three times (Owen 2007): it is cautious where that is most of the spread.
     fn student(&self, scores: &[f64], resampled: &[f64]) -> Result<Student> {
         let num_seeds = scores.len() as f64;
         let free_seeds = scores.len() as f64 - 1.0;
@@ -193,7 +202,8 @@ impl Hierarchical {
             )?))
         };
         let alone = mean(&(0..scores.len()).map(of_seed).collect::<Result<Vec<_>>>()?);
-        // With one seed the clusters' variance holds the whole interaction, with n seeds the n-th part.
+        // With one seed the clusters' variance holds the whole interaction, with n seeds the n-th
+        // part.
         let interaction = ((alone - clusters) / free_seeds).max(0.0);
         let centre = mean(scores);
         let seeds = scores
@@ -266,7 +276,8 @@ mod tests {
 
     #[test]
     fn two_stage_draws_have_the_sizes_of_the_set() {
-        // Clusters of 1, 2 and 3 utterances: the first stage is read back from the weights' sums, a multiple of each size.
+        // Clusters of 1, 2 and 3 utterances: the first stage is read back from the weights' sums, a
+        // multiple of each size.
         let clusters = Clusters::by(&[0, 1, 1, 2, 2, 2]);
         let mut first_moments = [0.0; 6];
         let resamples = 20_000;
@@ -288,7 +299,8 @@ mod tests {
                 .zip(weights)
                 .for_each(|(moment, weight)| *moment += f64::from(weight));
         }
-        // Every utterance is drawn once on average; the variance of a weight is at most 3, so 5 standard errors are 0.06.
+        // Every utterance is drawn once on average; the variance of a weight is at most 3, so 5
+        // standard errors are 0.06.
         assert!(
             first_moments
                 .iter()

@@ -1,10 +1,12 @@
-//! The matched-pair sentence-segment word error test: do two recognisers make the same number of errors per segment?
+//! The matched-pair sentence-segment word error test: do two recognisers make the same number of
+//! errors per segment?
 //!
-//! Sources: Gillick and Cox, *Some statistical issues in the comparison of speech recognition algorithms*, 1989; Pallett, Fisher
-//! and Fiscus, *Tools for the analysis of benchmark speech recognition tests*, 1990. An utterance is cut where both systems have at least two
-//! correct words in a row, with nothing inserted between them. The pieces with errors are the segments. Their errors count as independent, and
-//! the mean difference as normal. SCTK's `sc_stats -t mapsswe` counts and decides in the same way (it reads its p-value from a table at two
-//! digits of z).
+//! Sources: Gillick and Cox, *Some statistical issues in the comparison of speech recognition
+//! algorithms*, 1989; Pallett, Fisher and Fiscus, *Tools for the analysis of benchmark speech
+//! recognition tests*, 1990. An utterance is cut where both systems have at least two correct words
+//! in a row, with nothing inserted between them. The pieces with errors are the segments. Their
+//! errors count as independent, and the mean difference as normal. SCTK's `sc_stats -t mapsswe`
+//! counts and decides in the same way (it reads its p-value from a table at two digits of z).
 
 use serde::Serialize;
 
@@ -35,13 +37,16 @@ pub struct Mapsswe {
     pub mean: f64,
     /// Standard deviation of that difference.
     pub deviation: f64,
-    /// `mean / (deviation / sqrt(segments))`; 0 if the deviation is 0, because the segments then have no information on chance.
+    /// `mean / (deviation / sqrt(segments))`; 0 if the deviation is 0, because the segments then
+    /// have no information on chance.
     pub z: f64,
-    /// Two-sided p-value of `z` under the normal distribution: rough with fewer than some fifty segments.
+    /// Two-sided p-value of `z` under the normal distribution: rough with fewer than some fifty
+    /// segments.
     pub p: f64,
 }
 
-/// Tests two systems on the same utterances, each given as its two alignments to the same reference, first system first.
+/// Tests two systems on the same utterances, each given as its two alignments to the same
+/// reference, first system first.
 ///
 /// Errors: alignments to references of different length.
 pub fn mapsswe(utterances: &[(&[Token], &[Token])]) -> Result<Mapsswe> {
@@ -62,7 +67,8 @@ pub fn mapsswe(utterances: &[(&[Token], &[Token])]) -> Result<Mapsswe> {
     Ok(outcome(&differences))
 }
 
-/// Errors at each place of the reference: before the first word, on it, between it and the next, and so on; `[2 words + 1]`.
+/// Errors at each place of the reference: before the first word, on it, between it and the next,
+/// and so on; `[2 words + 1]`.
 fn slots(alignment: &[Token]) -> Vec<u32> {
     let mut slots = vec![0];
     for token in alignment {
@@ -190,8 +196,9 @@ mod tests {
 
     #[test]
     fn a_case_by_hand() {
-        // Errors of the two systems by segment: [1, 0] and [0, 2], separated by two words. In the second utterance the insertion prevents the cut, so
-        // [2, 1]. In the third [0, 1]. Differences -1, 2, -1, 1: mean 1/4, deviation 3/2, z = 1/3.
+        // Errors of the two systems by segment: [1, 0] and [0, 2], separated by two words. In the
+        // second utterance the insertion prevents the cut, so [2, 1]. In the third [0, 1].
+        // Differences -1, 2, -1, 1: mean 1/4, deviation 3/2, z = 1/3.
         let found = run(&[
             ("SCCCC".into(), "CCCSD".into()),
             ("SCCS".into(), "CCICC".into()),

@@ -1,14 +1,16 @@
 //! Uncertainty of scores: intervals and paired tests over clusters of utterances.
 //!
-//! Everything here is a pure function of plain numbers. An utterance is a vector of additive statistics (errors and words; a
-//! confusion matrix, flattened), a [`Score`] is a function of the sum over utterances, and utterances of one speaker, group or
-//! document form a cluster ([`Clusters`]). A mean over several sets is a score as well: concatenate the sets' vectors.
+//! Everything here is a pure function of plain numbers. An utterance is a vector of additive
+//! statistics (errors and words; a confusion matrix, flattened), a [`Score`] is a function of the
+//! sum over utterances, and utterances of one speaker, group or document form a cluster
+//! ([`Clusters`]). A mean over several sets is a score as well: concatenate the sets' vectors.
 //!
 //! - [`bootstrap`], [`paired_bootstrap`]: intervals by resampling clusters.
 //! - [`randomisation`]: two systems' outputs swapped by cluster.
 //! - [`mapsswe`]: the matched-pair sentence-segment word error test.
 //! - [`mcnemar`]: the exact test of rows on which only one of two systems is correct.
-//! - [`Hierarchical`]: systems trained with several seeds; seeds, clusters and utterances resampled.
+//! - [`Hierarchical`]: systems trained with several seeds; seeds, clusters and utterances
+//!   resampled.
 //! - [`holm`], [`Verdict`]: significance after several tests.
 //! - [`convergence`]: the step at which a learning curve reaches a score.
 //!

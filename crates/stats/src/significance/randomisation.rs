@@ -1,7 +1,7 @@
 //! Approximate randomisation: are two systems' outputs exchangeable? They are swapped by cluster.
 //!
-//! Sources: Fisher 1935; Noreen, *Computer-Intensive Methods for Testing Hypotheses*, 1989 (the p-value with one added);
-//! Edgington and Onghena, *Randomization Tests*, 2007 (enumeration).
+//! Sources: Fisher 1935; Noreen, *Computer-Intensive Methods for Testing Hypotheses*, 1989 (the
+//! p-value with one added); Edgington and Onghena, *Randomization Tests*, 2007 (enumeration).
 
 use serde::Serialize;
 
@@ -13,7 +13,8 @@ use super::replicates::replicates;
 use super::score_of;
 use maqam_base::error::Result;
 
-/// Two differences that the same swaps give by other roads differ by rounding; this part of the scores counts as equal.
+/// Two differences that the same swaps give by other roads differ by rounding; this part of the
+/// scores counts as equal.
 const SAME: f64 = 1e-12;
 
 /// Result of swapping for a difference.
@@ -21,7 +22,8 @@ const SAME: f64 = 1e-12;
 pub struct Randomisation {
     /// Second system minus first, nothing swapped.
     pub difference: f64,
-    /// Two-sided: the share of swaps whose difference is at least as far from 0; `(1 + count) / (1 + swaps)` where swaps are drawn.
+    /// Two-sided: the share of swaps whose difference is at least as far from 0;
+    /// `(1 + count) / (1 + swaps)` where swaps are drawn.
     pub p: f64,
     /// True if all swaps were gone through rather than drawn.
     pub is_exact: bool,
@@ -31,9 +33,11 @@ pub struct Randomisation {
     pub num_differing: usize,
 }
 
-/// Tests two systems on the same utterances; all swaps are gone through where there are no more than `resampling.resamples`.
+/// Tests two systems on the same utterances; all swaps are gone through where there are no more
+/// than `resampling.resamples`.
 ///
-/// A swap whose score is no number counts as at least as far. Errors: as [`super::paired_bootstrap`].
+/// A swap whose score is no number counts as at least as far. Errors: as
+/// [`super::paired_bootstrap`].
 pub fn randomisation(
     first: &[Vec<f64>],
     second: &[Vec<f64>],
@@ -103,7 +107,8 @@ fn after_swap(first: &[f64], second: &[f64], gained: &[f64]) -> (Vec<f64>, Vec<f
     (swapped.collect(), other.collect())
 }
 
-/// Change of the first system's sum when a cluster is swapped: second minus first, for each cluster with a change.
+/// Change of the first system's sum when a cluster is swapped: second minus first, for each cluster
+/// with a change.
 fn gains(table: &Table) -> Table {
     let width = table.width() / 2;
     let of_row = |row: &[f64]| -> Vec<f64> {

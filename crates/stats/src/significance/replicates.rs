@@ -1,4 +1,5 @@
-//! The loop of every resampling method: rows weighted at random, their sums, a statistic of the sums.
+//! The loop of every resampling method: rows weighted at random, their sums, a statistic of the
+//! sums.
 
 use rayon::prelude::*;
 

@@ -1,4 +1,5 @@
-//! The resampling methods against SciPy, NumPy and closed forms, and how often they are right on simulated sets.
+//! The resampling methods against SciPy, NumPy and closed forms, and how often they are right on
+//! simulated sets.
 
 use serde::Deserialize;
 
@@ -73,7 +74,8 @@ fn uar(sum: &[f64]) -> f64 {
         / 3.0
 }
 
-/// Standard errors by which two estimates of the same value may differ: all goldens together pass with probability 0.999.
+/// Standard errors by which two estimates of the same value may differ: all goldens together pass
+/// with probability 0.999.
 const APART: f64 = 4.5;
 
 fn assert_near(what: &str, found: f64, expected: f64, error: f64) {
@@ -85,8 +87,9 @@ fn assert_near(what: &str, found: f64, expected: f64, error: f64) {
 
 /// Compares with another implementation's resamples.
 ///
-/// The quantile of share q of n resamples has standard error `sqrt(q (1 - q) / n) / density`, and the density of nearly normal
-/// scores of deviation s is `phi(1.96) / s` there: 0.027 s for 10000. A deviation has standard error `s / sqrt(2 n)`.
+/// The quantile of share q of n resamples has standard error `sqrt(q (1 - q) / n) / density`, and
+/// the density of nearly normal scores of deviation s is `phi(1.96) / s` there: 0.027 s for 10000.
+/// A deviation has standard error `s / sqrt(2 n)`.
 fn assert_same(found: &Estimate, expected: &Expected) {
     let scale = (1.0 / found.resamples as f64 + 1.0 / expected.resamples as f64).sqrt()
         * expected.standard_error;
@@ -105,7 +108,8 @@ fn assert_same(found: &Estimate, expected: &Expected) {
     );
 }
 
-/// A p-value of n resamples is twice a share, whose standard error is `sqrt(p / 2 (1 - p / 2) / n)`.
+/// A p-value of n resamples is twice a share, whose standard error is
+/// `sqrt(p / 2 (1 - p / 2) / n)`.
 fn assert_same_p(found: f64, resamples: usize, expected: f64, others: usize) {
     let scale = (1.0 / resamples as f64 + 1.0 / others as f64).sqrt();
     assert_near(
@@ -238,7 +242,8 @@ fn students_interval_is_that_of_a_paired_t_test() {
 
 #[test]
 fn the_bootstrap_of_a_share_is_binomial() {
-    // 30 right answers of 100: the resampled number of right ones is binomial(100, 0.3), whose tails are summed here.
+    // 30 right answers of 100: the resampled number of right ones is binomial(100, 0.3), whose
+    // tails are summed here.
     let answers: Vec<Vec<f64>> = (0..100)
         .map(|i| vec![f64::from(u8::from(i < 30)), 1.0])
         .collect();
@@ -260,7 +265,8 @@ fn the_bootstrap_of_a_share_is_binomial() {
         &Resampling::default(),
     )
     .unwrap();
-    // The ends are the numbers at which the tail exceeds 2.5 %. No tail is within its sampling error (0.0016) of that, so the ends are certain.
+    // The ends are the numbers at which the tail exceeds 2.5 %. No tail is within its sampling
+    // error (0.0016) of that, so the ends are certain.
     let low = (0..=100).find(|&k| below[k + 1] > 0.025).unwrap();
     let high = (0..=100).find(|&k| below[k + 1] >= 0.975).unwrap();
     assert!(
@@ -281,7 +287,8 @@ fn the_bootstrap_of_a_share_is_binomial() {
 
 #[test]
 fn whole_clusters_spread_more_than_utterances() {
-    // Ten copies of each of 40 values: by cluster the standard error is that of 40 values, by utterance that of 400.
+    // Ten copies of each of 40 values: by cluster the standard error is that of 40 values, by
+    // utterance that of 400.
     let key = Key::new(2, "copies");
     let values: Vec<f64> = (0..40).map(|i| key.uniform(i)).collect();
     let utterances: Vec<Vec<f64>> = (0..400).map(|i| vec![values[i / 10], 1.0]).collect();
@@ -339,7 +346,8 @@ fn equal_systems_differ_by_0_and_sides_are_symmetric() {
 
 #[test]
 fn a_drawn_swap_test_never_gives_a_p_value_of_0() {
-    // Worse on each of 40 clusters: of 2^40 swaps only two are as far, none of which is met in 10000, and one is added.
+    // Worse on each of 40 clusters: of 2^40 swaps only two are as far, none of which is met in
+    // 10000, and one is added.
     let [first, second] = [1.0, 2.0].map(|errors| vec![vec![errors, 10.0]; 40]);
     let found = randomisation(
         &first,
@@ -370,7 +378,8 @@ fn a_drawn_swap_test_never_gives_a_p_value_of_0() {
 
 #[test]
 fn few_clusters_support_no_small_p() {
-    // Worse by the same amount on every cluster: nothing varies, so Student's p is 0 and the resamples give 2 / 10001.
+    // Worse by the same amount on every cluster: nothing varies, so Student's p is 0 and the
+    // resamples give 2 / 10001.
     for num_clusters in [2usize, 3, 5, 6, 9, 10, 11, 14] {
         let [first, second] = [1.0, 2.0].map(|errors| vec![vec![errors, 10.0]; num_clusters]);
         let clusters = Clusters::each(num_clusters);
@@ -379,7 +388,8 @@ fn few_clusters_support_no_small_p() {
         let swapped = randomisation(&first, &second, &clusters, &rate, &resampling).unwrap();
         assert!(found.student_p < 1e-6 && found.p < 0.001);
 
-        // The witness goes through all swaps where there are at most 10000 of them, up to 13 clusters.
+        // The witness goes through all swaps where there are at most 10000 of them, up to 13
+        // clusters.
         assert_eq!(swapped.is_exact, num_clusters < 14);
         if swapped.is_exact {
             assert_eq!(found.supported_p(), swapped.p.max(found.p));
@@ -392,7 +402,8 @@ fn few_clusters_support_no_small_p() {
 
 #[test]
 fn students_error_of_an_experiment_is_that_of_quasi_f() {
-    // Crossed two-way analysis of variance without repetition, 4 seeds on 30 clusters of one utterance each, a mean as the score.
+    // Crossed two-way analysis of variance without repetition, 4 seeds on 30 clusters of one
+    // utterance each, a mean as the score.
     let key = Key::new(4, "crossed");
     let num_seeds = 4u64;
     let num_clusters = 30u64;
@@ -457,7 +468,8 @@ fn students_error_of_an_experiment_is_that_of_quasi_f() {
     .estimate(0)
     .unwrap();
     assert!((found.value - whole).abs() < 1e-12);
-    // Variances of 100000 resamples have a relative standard error of 0.45 %; those of the parts add up to more than the whole.
+    // Variances of 100000 resamples have a relative standard error of 0.45 %; those of the parts
+    // add up to more than the whole.
     let variance = found.student.standard_error.powi(2);
     let expected = (seeds + clusters - both) / (s * c);
     assert!(

@@ -7,10 +7,12 @@ use serde::Serialize;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// P-values adjusted for several tests (Holm, *A simple sequentially rejective multiple test procedure*, 1979), in the given order.
+/// P-values adjusted for several tests (Holm, *A simple sequentially rejective multiple test
+/// procedure*, 1979), in the given order.
 ///
-/// If differences with an adjusted value of at most alpha are claimed, the probability of any false claim is at most alpha, however the tests
-/// depend on each other. Errors: a value that is no probability.
+/// If differences with an adjusted value of at most alpha are claimed, the probability of any false
+/// claim is at most alpha, however the tests depend on each other. Errors: a value that is no
+/// probability.
 pub fn holm(p_values: &[f64]) -> Result<Vec<f64>> {
     if let Some(p) = p_values.iter().find(|p| !(0.0..=1.0).contains(*p)) {
         return Err(
@@ -43,7 +45,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict on a difference (second minus first) whose p-value, adjusted if there are several, is compared with `alpha`.
+    /// The verdict on a difference (second minus first) whose p-value, adjusted if there are
+    /// several, is compared with `alpha`.
     pub fn of(difference: f64, p: f64, alpha: f64) -> Self {
         match p <= alpha {
             true if difference > 0.0 => Self::Higher,
@@ -84,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_small_case_by_hand() {
-        // Sorted 0.01 0.02 0.03 0.4, times 4 3 2 1: 0.04, 0.06, 0.06 (no smaller than the one before), 0.4.
+        // Sorted 0.01 0.02 0.03 0.4, times 4 3 2 1: 0.04, 0.06, 0.06 (no smaller than the one
+        // before), 0.4.
         assert_eq!(
             holm(&[0.4, 0.01, 0.03, 0.02]).unwrap(),
             [0.4, 0.04, 0.06, 0.06]

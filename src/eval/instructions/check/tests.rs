@@ -1,4 +1,5 @@
-//! Every check with answers it accepts and near misses it refuses, in both languages; the loose decision; IFEval's own decisions.
+//! Every check with answers it accepts and near misses it refuses, in both languages; the loose
+//! decision; IFEval's own decisions.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
-//! Token ids against Hugging Face's (`tests/fixtures/qwen_omni*/expected.json`), and what must hold for any text.
+//! Token ids against Hugging Face's (`tests/fixtures/qwen_omni*/expected.json`), and what must hold
+//! for any text.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

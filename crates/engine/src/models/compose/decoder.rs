@@ -1,4 +1,5 @@
-//! The decoder of a composition: a Qwen2 or Qwen2.5 text model in a Hugging Face folder, or in a GGUF file.
+//! The decoder of a composition: a Qwen2 or Qwen2.5 text model in a Hugging Face folder, or in a
+//! GGUF file.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -150,8 +151,8 @@ impl Decoder {
         }
     }
 
-    /// The ids of some special tokens: those that the vocabulary has, and the next free ones for the others, which are added to it; and the
-    /// first of the latter.
+    /// The ids of some special tokens: those that the vocabulary has, and the next free ones for
+    /// the others, which are added to it; and the first of the latter.
     ///
     /// # Errors
     /// A tokenizer.json without a vocabulary.

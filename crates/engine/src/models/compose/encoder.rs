@@ -1,4 +1,5 @@
-//! The encoder of a Whisper checkpoint: its shape, and its tensors under the names that Qwen2-Audio gives them.
+//! The encoder of a Whisper checkpoint: its shape, and its tensors under the names that Qwen2-Audio
+//! gives them.
 
 use std::path::Path;
 

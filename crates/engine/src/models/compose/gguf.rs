@@ -1,4 +1,5 @@
-//! A Qwen2 decoder in a GGUF file: its shape, and its matrices with their blocks of 4 to 8 bits spread out again.
+//! A Qwen2 decoder in a GGUF file: its shape, and its matrices with their blocks of 4 to 8 bits
+//! spread out again.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -30,7 +31,8 @@ const OF_LAYER: [(&str, &str); 12] = [
     ("ffn_down.weight", "mlp.down_proj.weight"),
 ];
 
-/// Two copies of one matrix in different blocks are closer to each other than this share of their size; unrelated ones are not.
+/// Two copies of one matrix in different blocks are closer to each other than this share of their
+/// size; unrelated ones are not.
 const SAME_WITHIN: f64 = 0.2;
 
 /// An opened file.
@@ -100,8 +102,9 @@ impl Gguf {
         })
     }
 
-    /// Tensors by their names in transformers' `Qwen2ForCausalLM`: that name, the file's, the shape. A head that is the embedding table in
-    /// other blocks is left out, and the finer of the two stands for both.
+    /// Tensors by their names in transformers' `Qwen2ForCausalLM`: that name, the file's, the
+    /// shape. A head that is the embedding table in other blocks is left out, and the finer of the
+    /// two stands for both.
     ///
     /// # Errors
     /// A tensor that has no name there, or that is damaged.

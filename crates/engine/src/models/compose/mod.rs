@@ -1,4 +1,5 @@
-//! A model in Qwen2-Audio's layout, made of a Whisper encoder, a Qwen2 decoder and a fresh projector between them.
+//! A model in Qwen2-Audio's layout, made of a Whisper encoder, a Qwen2 decoder and a fresh
+//! projector between them.
 
 mod decoder;
 mod encoder;

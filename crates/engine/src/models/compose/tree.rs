@@ -44,7 +44,8 @@ pub struct Composition<'a> {
     pub tokens: [usize; 3],
     /// The first of them that the decoder has not learnt, and all after it.
     pub first_new: usize,
-    /// Type of all weights; where nothing is said each keeps its own, and what was in blocks becomes bf16.
+    /// Type of all weights; where nothing is said each keeps its own, and what was in blocks
+    /// becomes bf16.
     pub dtype: Option<Dtype>,
     /// Seed of the projector.
     pub seed: u64,
@@ -95,7 +96,8 @@ impl Composition<'_> {
         Ok(pieces)
     }
 
-    /// Adds rows for new tokens to embeddings and head, and the head of a model that ties it; returns the number of rows.
+    /// Adds rows for new tokens to embeddings and head, and the head of a model that ties it;
+    /// returns the number of rows.
     fn add_tokens(&self, is_tied: bool, pieces: &mut Vec<Piece>) -> Result<usize> {
         let embeddings = NAMES.embeddings();
         let head = NAMES.head;
@@ -149,7 +151,8 @@ impl Composition<'_> {
         for (path, tensors) in checkpoint.files() {
             for (stored_name, stored) in tensors {
                 let name = checkpoint.full_name(&stored_name);
-                // Old checkpoints store the frequencies of rotations, which follow from the configuration.
+                // Old checkpoints store the frequencies of rotations, which follow from the
+                // configuration.
                 let is_left = name == stored_name || name.ends_with("inv_freq");
                 if is_left || !is_wanted(&name) {
                     continue;
@@ -199,7 +202,8 @@ impl Composition<'_> {
         Ok(())
     }
 
-    /// Whether head and embeddings are one matrix: there is no head, or the configuration says so and both hold the same values.
+    /// Whether head and embeddings are one matrix: there is no head, or the configuration says so
+    /// and both hold the same values.
     fn is_tied(&self, pieces: &[Piece]) -> Result<bool> {
         let find = |name: &str| pieces.iter().find(|piece| piece.name == name);
         let (Some(head), Some(table)) = (find(NAMES.head), find(&NAMES.embeddings())) else {
@@ -212,7 +216,8 @@ impl Composition<'_> {
         self.dtype.unwrap_or(piece.dtype)
     }
 
-    /// The rows of a matrix over the vocabulary, those of new tokens set to the mean of the rows before them.
+    /// The rows of a matrix over the vocabulary, those of new tokens set to the mean of the rows
+    /// before them.
     fn with_tokens(&self, piece: &Piece, rows: usize) -> Result<Values<'static>> {
         let dim = piece.shape[1];
         let mut values = piece.numbers()?.into_owned();
@@ -256,7 +261,8 @@ impl Composition<'_> {
         })
     }
 
-    /// A fresh projector: normal weights of a deviation that makes its outputs as large as token embeddings, and a bias of zeros.
+    /// A fresh projector: normal weights of a deviation that makes its outputs as large as token
+    /// embeddings, and a bias of zeros.
     fn add_projector(&self, config: &Config, pieces: &mut Vec<Piece>) -> Result<()> {
         let deviation = deviation(pieces)?;
         let outputs = config.audio.output_dim;
@@ -289,8 +295,8 @@ impl Composition<'_> {
 
 /// Deviation of the projector's weights that gives its outputs the mean square of token embeddings.
 ///
-/// The encoder's last norm gives numbers of mean square `w^2 + b^2`, which weights of deviation `s` turn into outputs of mean square `s^2`
-/// times their sum.
+/// The encoder's last norm gives numbers of mean square `w^2 + b^2`, which weights of deviation `s`
+/// turn into outputs of mean square `s^2` times their sum.
 fn deviation(pieces: &[Piece]) -> Result<f64> {
     let norm = NAMES.encoder_norm;
     let (embeddings, count) = squares(pieces, &NAMES.embeddings())?;

@@ -1,4 +1,5 @@
-//! Log-probabilities of continuations of a prompt: the prompt goes through the model once, however many are tried after it.
+//! Log-probabilities of continuations of a prompt: the prompt goes through the model once, however
+//! many are tried after it.
 
 use super::Answers;
 use crate::batch::Batch;
@@ -7,10 +8,11 @@ use maqam_base::error::Result;
 use maqam_base::seed::Key;
 
 impl AudioLlm {
-    /// Log-probability of each continuation of each prompt of a packed batch: the sum over its tokens, in nats.
+    /// Log-probability of each continuation of each prompt of a packed batch: the sum over its
+    /// tokens, in nats.
     ///
-    /// `continuations` holds, for each prompt, lists of tokens, none of them empty. The result equals that of [`AudioLlm::score`] on the
-    /// whole sequences up to rounding.
+    /// `continuations` holds, for each prompt, lists of tokens, none of them empty. The result
+    /// equals that of [`AudioLlm::score`] on the whole sequences up to rounding.
     ///
     /// # Errors
     /// A continuation that is longer than the room under the model's longest sequence.

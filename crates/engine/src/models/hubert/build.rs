@@ -33,7 +33,8 @@ use crate::ops::weight_norm::WeightNorm;
 use maqam_base::error::Result;
 use maqam_base::parts::Part;
 
-/// Added to variances in the norms of the feature extractor: PyTorch's default, which no configuration changes.
+/// Added to variances in the norms of the feature extractor: PyTorch's default, which no
+/// configuration changes.
 pub(super) const FEATURE_EPS: f64 = 1e-5;
 
 impl Hubert {
@@ -150,7 +151,8 @@ impl Names {
     }
 }
 
-/// Declares an encoder's tensors, each by its name in files; every method returns the place of the first that it declares.
+/// Declares an encoder's tensors, each by its name in files; every method returns the place of the
+/// first that it declares.
 struct Declarer<'a> {
     config: &'a Config,
     declared: &'a mut Declared,
@@ -223,7 +225,8 @@ impl Declarer<'_> {
         ]
     }
 
-    /// Weights of queries, keys and values, then their biases; output, `fc1` and `fc2`, each weight and bias; both norms.
+    /// Weights of queries, keys and values, then their biases; output, `fc1` and `fc2`, each weight
+    /// and bias; both norms.
     fn layer(&mut self, stem: &str) -> usize {
         const QKV: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
         let hidden = self.config.hidden_size;

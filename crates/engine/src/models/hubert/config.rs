@@ -1,4 +1,5 @@
-//! Configuration of an encoder in `config.json` and `preprocessor_config.json`, in Hugging Face's names.
+//! Configuration of an encoder in `config.json` and `preprocessor_config.json`, in Hugging Face's
+//! names.
 
 use std::path::Path;
 
@@ -68,7 +69,8 @@ pub struct Config {
     pub vocab_size: usize,
     /// Unit that CTC takes for blank.
     pub pad_token_id: usize,
-    /// Whether clips are brought to mean zero and variance one first; from `preprocessor_config.json`.
+    /// Whether clips are brought to mean zero and variance one first; from
+    /// `preprocessor_config.json`.
     #[serde(skip)]
     pub do_normalize: bool,
     /// Other fields of `config.json`; they are written back.
@@ -113,10 +115,12 @@ const ONLY: [(&str, &[&str]); 6] = [
 ];
 
 impl Config {
-    /// Reads the two files of a checkpoint folder; without the second, samples are normalised, as transformers does.
+    /// Reads the two files of a checkpoint folder; without the second, samples are normalised, as
+    /// transformers does.
     ///
     /// # Errors
-    /// Files that are missing or not JSON, sizes that fit no encoder, and settings that maqam does not compute.
+    /// Files that are missing or not JSON, sizes that fit no encoder, and settings that maqam does
+    /// not compute.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         let value = read_json(&path)?;
@@ -293,7 +297,8 @@ mod tests {
     #[test]
     fn frames_of_the_published_shapes() {
         let config = Config::default();
-        // transformers: `_get_feat_extract_output_lengths` of 16000, 400 and 399 samples; stride and field by the paper (20 ms, 25 ms).
+        // transformers: `_get_feat_extract_output_lengths` of 16000, 400 and 399 samples; stride
+        // and field by the paper (20 ms, 25 ms).
         assert_eq!(
             [16_000, 400, 399, 50_560].map(|n| config.num_frames(n)),
             [49, 1, 0, 157]

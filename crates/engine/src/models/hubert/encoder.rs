@@ -75,7 +75,8 @@ pub struct Pass<'a> {
     pub layers: usize,
     /// Whether a backward will follow.
     pub training: bool,
-    /// Dropout of adapters, with one stream for each frame. Only an encoder inside an audio language model has adapters.
+    /// Dropout of adapters, with one stream for each frame. Only an encoder inside an audio
+    /// language model has adapters.
     pub adapters: AdapterDropout<'a>,
     /// Dropout of hidden states, with one stream for each frame.
     pub hidden: HiddenDropout<'a>,
@@ -100,11 +101,12 @@ impl Pass<'_> {
 /// Hidden states of packed clips.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// `[frames, hidden]` each: the input of the first layer, then the output of every layer that was computed, as transformers 5 has them.
-    /// None is taken after the final norm of an encoder with norms first; earlier versions took the last one there.
+    /// `[frames, hidden]` each: the input of the first layer, then the output of every layer that
+    /// was computed, as transformers 5 has them. None is taken after the final norm of an encoder
+    /// with norms first; earlier versions took the last one there.
     pub hidden: Vec<Tensor>,
-    /// Input of heads, `[frames, hidden]` (`last_hidden_state`): the last hidden state, after the final norm where all layers were computed
-    /// and norms come first.
+    /// Input of heads, `[frames, hidden]` (`last_hidden_state`): the last hidden state, after the
+    /// final norm where all layers were computed and norms come first.
     pub output: Tensor,
     /// Frames of each clip.
     pub frames: Vec<usize>,
@@ -125,7 +127,8 @@ impl Encoded {
 pub struct Saved {
     frames: Vec<usize>,
     convolutions: Vec<ConvolutionSaved>,
-    /// Rows of the features of padded clips: those of the frames that count, and their number before.
+    /// Rows of the features of padded clips: those of the frames that count, and their number
+    /// before.
     kept: Option<(Vec<u32>, usize)>,
     projection: ProjectionSaved,
     masked: Vec<u32>,
@@ -140,7 +143,8 @@ pub struct Saved {
     layers: Vec<Option<layer::Saved>>,
 }
 
-/// Places of dropout before the first layer: after the projection, and at the input of the layers. Layers count from [`LAYERS`].
+/// Places of dropout before the first layer: after the projection, and at the input of the layers.
+/// Layers count from [`LAYERS`].
 const PROJECTION: u64 = 0;
 const INPUT: u64 = 1;
 const LAYERS: u64 = 2;
@@ -150,7 +154,8 @@ const LAYERS: u64 = 2;
 pub struct Hubert {
     /// Shape.
     pub config: Config,
-    /// Everything that is trained, heads included; frozen tensors are in it too, with the buffer for their gradients left out.
+    /// Everything that is trained, heads included; frozen tensors are in it too, with the buffer
+    /// for their gradients left out.
     pub parameters: Parameters,
     pub(super) convolutions: Vec<Convolution>,
     pub(super) projection: Projection,
@@ -266,11 +271,13 @@ impl Hubert {
 
     /// Hidden states of clips, and what a backward needs where one follows.
     ///
-    /// `f = convolutions(samples)`, `p = W norm(f) + b` with the mask embedding in masked frames, `x_0 = p + gelu(convolution(p))`, normalised
-    /// where norms come last, and `x_(i + 1) = layer_i(x_i)`. The output is the last state, normalised where norms come first.
+    /// `f = convolutions(samples)`, `p = W norm(f) + b` with the mask embedding in masked frames,
+    /// `x_0 = p + gelu(convolution(p))`, normalised where norms come last, and
+    /// `x_(i + 1) = layer_i(x_i)`. The output is the last state, normalised where norms come first.
     ///
     /// # Errors
-    /// A clip that is shorter than one frame; more layers than there are; a masked frame that is none.
+    /// A clip that is shorter than one frame; more layers than there are; a masked frame that is
+    /// none.
     pub fn forward(&self, clips: &[Clip], pass: Pass) -> Result<(Encoded, Option<Saved>)> {
         self.check_layer(pass.layers)?;
         let frames = self.frames(clips)?;
@@ -353,7 +360,8 @@ impl Hubert {
         }
     }
 
-    /// Output of the convolutions for the frames that count, what their backward needs, and which rows of them count.
+    /// Output of the convolutions for the frames that count, what their backward needs, and which
+    /// rows of them count.
     #[allow(clippy::type_complexity)]
     fn features(
         &self,
@@ -394,10 +402,12 @@ impl Hubert {
         Ok((gather(&x, &rows)?, saved, Some((rows, start))))
     }
 
-    /// Adds to the gradients of what is trained, from the gradient of the output and of hidden states, a place for each that was returned:
-    /// the steps of the forward from the last to the first, `dx_i = layer_i'(dx_(i + 1)) + d_hidden_i`.
+    /// Adds to the gradients of what is trained, from the gradient of the output and of hidden
+    /// states, a place for each that was returned: the steps of the forward from the last to the
+    /// first, `dx_i = layer_i'(dx_(i + 1)) + d_hidden_i`.
     ///
-    /// `feature_gradient` is the factor of the gradient that reaches the convolutions (fairseq's `feature_grad_mult`).
+    /// `feature_gradient` is the factor of the gradient that reaches the convolutions (fairseq's
+    /// `feature_grad_mult`).
     pub fn backward(
         &self,
         saved: &Saved,

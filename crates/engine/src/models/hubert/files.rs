@@ -24,11 +24,13 @@ pub enum Class {
     Encoder,
     /// The model with a CTC head: `lm_head`.
     Ctc,
-    /// The model with a classifier of whole clips: `projector`, `classifier`, perhaps `layer_weights`.
+    /// The model with a classifier of whole clips: `projector`, `classifier`, perhaps
+    /// `layer_weights`.
     Classifier,
 }
 
-/// Writes an encoder as a folder that transformers reads, with the tensors of its head by their names there.
+/// Writes an encoder as a folder that transformers reads, with the tensors of its head by their
+/// names there.
 ///
 /// # Errors
 /// The disk's.

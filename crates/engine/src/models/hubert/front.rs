@@ -1,4 +1,5 @@
-//! From samples to frames: the convolutional feature extractor, its projection, and the positional convolution.
+//! From samples to frames: the convolutional feature extractor, its projection, and the positional
+//! convolution.
 
 use candle_core::Result;
 use candle_core::Tensor;

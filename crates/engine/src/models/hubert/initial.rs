@@ -24,9 +24,10 @@ pub struct Head {
 
 /// The first values of a tensor, by its name and shape.
 ///
-/// As transformers and fairseq do: convolutions normal after He et al. 2015; the positional convolution normal with variance
-/// 4 / (kernel * hidden), its lengths those of its directions; the projection uniform; other matrices normal with 0.02; norms one,
-/// biases zero; the mask embedding uniform.
+/// As transformers and fairseq do: convolutions normal after He et al. 2015; the positional
+/// convolution normal with variance 4 / (kernel * hidden), its lengths those of its directions; the
+/// projection uniform; other matrices normal with 0.02; norms one, biases zero; the mask embedding
+/// uniform.
 pub(super) fn tensor(
     seed: u64,
     name: &str,

@@ -1,4 +1,5 @@
-//! A layer of HuBERT's transformer, with norms before (HuBERT-large, XLS-R) or after (HuBERT-base) attention and MLP.
+//! A layer of HuBERT's transformer, with norms before (HuBERT-large, XLS-R) or after (HuBERT-base)
+//! attention and MLP.
 
 use candle_core::Result;
 use candle_core::Tensor;
@@ -148,8 +149,8 @@ impl PostNormLayer {
         Ok((y, saved))
     }
 
-    /// With `s = Norm'(dy)`: `da = s + MLP'(s)`. With `t = Norm'(da)`: `dx = t + Attention'(t)`. A prime is the backward of the part. Adds
-    /// to the gradients of the layer's weights.
+    /// With `s = Norm'(dy)`: `da = s + MLP'(s)`. With `t = Norm'(da)`: `dx = t + Attention'(t)`. A
+    /// prime is the backward of the part. Adds to the gradients of the layer's weights.
     ///
     /// # Shapes
     /// `dy`: `[frames, hidden]` -> the same

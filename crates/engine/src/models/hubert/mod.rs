@@ -1,8 +1,9 @@
-//! Encoders of the HuBERT and wav2vec 2.0 family (Hsu et al. 2021; Baevski et al. 2020): forward, backward, files of Hugging Face.
+//! Encoders of the HuBERT and wav2vec 2.0 family (Hsu et al. 2021; Baevski et al. 2020): forward,
+//! backward, files of Hugging Face.
 //!
-//! Clips are packed: their frames follow each other and nothing is padded, so no result depends on what a clip was batched with. Where a
-//! caller pads a clip itself ([`Clip::valid`]), the group norm of HuBERT-base sees the padding, as in transformers.
-//! Encoders compute on the CPU.
+//! Clips are packed: their frames follow each other and nothing is padded, so no result depends on
+//! what a clip was batched with. Where a caller pads a clip itself ([`Clip::valid`]), the group
+//! norm of HuBERT-base sees the padding, as in transformers. Encoders compute on the CPU.
 
 mod build;
 pub mod config;
@@ -34,7 +35,8 @@ pub use self::part::tensors;
 pub use self::source::Source;
 use crate::nn::checkpoint::read_json;
 
-/// Whether a folder's `config.json` is that of a speech encoder. One that cannot be read is not; who opens it says why.
+/// Whether a folder's `config.json` is that of a speech encoder. One that cannot be read is not;
+/// who opens it says why.
 pub fn is_encoder(dir: &Path) -> bool {
     read_json(&dir.join(config::CONFIG_FILE)).is_ok_and(|value| value.get("conv_kernel").is_some())
 }

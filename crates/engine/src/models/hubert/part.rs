@@ -1,4 +1,5 @@
-//! An encoder as a part of an audio language model: names below the model's stem, weights and adapters from the model's builder.
+//! An encoder as a part of an audio language model: names below the model's stem, weights and
+//! adapters from the model's builder.
 
 use std::collections::HashMap;
 
@@ -40,7 +41,8 @@ use maqam_base::parts::Part;
 /// The embedding of masked frames, which an audio language model does not have: it masks nothing.
 const MASK: &str = "masked_spec_embed";
 
-/// Linear layers of an encoder's transformer below `stem`: query, key and value; output; the two of the MLP.
+/// Linear layers of an encoder's transformer below `stem`: query, key and value; output; the two of
+/// the MLP.
 pub fn linear_groups(config: &Config, stem: &str) -> Vec<[Group; 4]> {
     let hidden = config.hidden_size;
     let ffn = config.intermediate_size;
@@ -64,7 +66,8 @@ pub fn linear_groups(config: &Config, stem: &str) -> Vec<[Group; 4]> {
     (0..config.num_hidden_layers).map(groups).collect()
 }
 
-/// Declares the weights of an encoder in full fine-tuning that are in none of its [`linear_groups`].
+/// Declares the weights of an encoder in full fine-tuning that are in none of its
+/// [`linear_groups`].
 pub fn declare_others(
     config: &Config,
     stem: &str,
@@ -99,7 +102,8 @@ pub fn tensors(config: &Config, source: &Source, stem: &str) -> Result<HashMap<S
     Ok(found)
 }
 
-/// Builds an encoder whose weights the model's `builder` has below `stem`. Its own flat buffer is empty: what is trained is in the model's.
+/// Builds an encoder whose weights the model's `builder` has below `stem`. Its own flat buffer is
+/// empty: what is trained is in the model's.
 ///
 /// # Errors
 /// Missing or misshapen weights, named.

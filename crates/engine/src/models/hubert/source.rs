@@ -1,4 +1,5 @@
-//! Sources of an encoder's weights: a folder of Hugging Face's, in both forms of weight norm, or a seed.
+//! Sources of an encoder's weights: a folder of Hugging Face's, in both forms of weight norm, or a
+//! seed.
 
 use std::path::Path;
 

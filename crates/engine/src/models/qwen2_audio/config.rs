@@ -12,8 +12,8 @@ use crate::models::qwen2_audio::names::NAMES;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Reads the configuration. What it leaves out has the defaults of transformers' `Qwen2AudioEncoderConfig` and `Qwen2Config`, as the
-/// checkpoints on the Hub need.
+/// Reads the configuration. What it leaves out has the defaults of transformers'
+/// `Qwen2AudioEncoderConfig` and `Qwen2Config`, as the checkpoints on the Hub need.
 ///
 /// # Errors
 /// If a field says something the model here does not do; the message names it.

@@ -14,7 +14,8 @@ const HUB: NameForm = NameForm {
     ],
 };
 
-/// As `save_pretrained` of transformers 5.17 writes them: it renames the decoder twice on the way out.
+/// As `save_pretrained` of transformers 5.17 writes them: it renames the decoder twice on the way
+/// out.
 const SAVED: NameForm = NameForm {
     name: "named as transformers 5 saves",
     beginnings: &[
@@ -25,7 +26,8 @@ const SAVED: NameForm = NameForm {
     ],
 };
 
-/// As the model of transformers 5 has them: in its adapters, and in checkpoints that were saved without renaming.
+/// As the model of transformers 5 has them: in its adapters, and in checkpoints that were saved
+/// without renaming.
 const NESTED: NameForm = NameForm {
     name: "named as in transformers 5",
     beginnings: &[

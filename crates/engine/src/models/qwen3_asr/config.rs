@@ -16,11 +16,13 @@ use crate::nn::checkpoint;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
-/// Samples up to which the processor fills shorter clips, without a setting of its own: half a second.
+/// Samples up to which the processor fills shorter clips, without a setting of its own: half a
+/// second.
 const MIN_SAMPLES: usize = 8000;
 
-/// Reads the configuration of either layout. Fields that are not there have the defaults of transformers' `Qwen3ASREncoderConfig` and
-/// `Qwen3Config`, or in the original layout those of `qwen_asr`.
+/// Reads the configuration of either layout. Fields that are not there have the defaults of
+/// transformers' `Qwen3ASREncoderConfig` and `Qwen3Config`, or in the original layout those of
+/// `qwen_asr`.
 ///
 /// # Errors
 /// A field with a value that maqam does not compute; the message names it.
@@ -49,7 +51,8 @@ pub fn from_json(root: &Value) -> Result<Config> {
     text.require("hidden_act", "silu")?;
     text.require("use_sliding_window", false)?;
     text.require("attention_bias", false)?;
-    // Positions of audio and text are equal on all three axes, so that an interleaved rotation is a plain one.
+    // Positions of audio and text are equal on all three axes, so that an interleaved rotation is a
+    // plain one.
     let rope_theta = text.rope_theta(&["default", "mrope"], if is_original { 5e6 } else { 1e4 })?;
 
     let n_window = audio.number_or("n_window", if is_original { 100 } else { 50 })?;
@@ -153,7 +156,8 @@ pub fn model_of(root: &Value) -> &Value {
     }
 }
 
-/// Whether the configuration asks for a head that is the embedding table. It does so too where it says nothing.
+/// Whether the configuration asks for a head that is the embedding table. It does so too where it
+/// says nothing.
 pub fn is_tied(root: &Value) -> bool {
     let model = model_of(root);
     let places = [

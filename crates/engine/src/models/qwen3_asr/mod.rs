@@ -1,4 +1,5 @@
-//! Qwen3-ASR in the layouts of transformers and of the original checkpoints: names, configuration, shapes.
+//! Qwen3-ASR in the layouts of transformers and of the original checkpoints: names, configuration,
+//! shapes.
 
 mod config;
 pub mod names;

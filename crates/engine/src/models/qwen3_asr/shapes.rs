@@ -1,4 +1,5 @@
-//! Named shapes of Qwen3-ASR, for benchmarks with random weights and plans of models that are not downloaded.
+//! Named shapes of Qwen3-ASR, for benchmarks with random weights and plans of models that are not
+//! downloaded.
 
 use std::path::PathBuf;
 
@@ -55,7 +56,8 @@ pub fn by_name(name: &str) -> Option<Config> {
     })
 }
 
-/// The shape that a Hub id names, such as `Qwen/Qwen3-ASR-0.6B` or `Qwen/Qwen3-ASR-0.6B-hf`; `None` for other names.
+/// The shape that a Hub id names, such as `Qwen/Qwen3-ASR-0.6B` or `Qwen/Qwen3-ASR-0.6B-hf`; `None`
+/// for other names.
 pub fn of_hub_id(id: &str) -> Option<Config> {
     let name = id.rsplit('/').next()?.to_lowercase();
     NAMES

@@ -42,8 +42,8 @@ const OMNI_TEXT: TextConfig = TextConfig {
 
 /// A shape by name, its decoder cut to `layers` where that is said.
 ///
-/// `3b` and `7b` are the thinkers of Qwen2.5-Omni. `0.5b` has the decoder of Qwen2.5-0.5B behind a small encoder; `tiny` is for
-/// trying things out.
+/// `3b` and `7b` are the thinkers of Qwen2.5-Omni. `0.5b` has the decoder of Qwen2.5-0.5B behind a
+/// small encoder; `tiny` is for trying things out.
 pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     let (audio, text) = match name {
         "tiny" => (
@@ -131,7 +131,8 @@ pub fn by_name(name: &str, layers: Option<usize>) -> Result<Config> {
     })
 }
 
-/// The shape that a Hub id says, such as `Qwen/Qwen2.5-Omni-7B` or a copy of it by another owner; `None` for other names.
+/// The shape that a Hub id says, such as `Qwen/Qwen2.5-Omni-7B` or a copy of it by another owner;
+/// `None` for other names.
 pub fn of_hub_id(id: &str) -> Option<Config> {
     let name = id.rsplit('/').next()?.to_lowercase();
     let size = name.strip_prefix("qwen2.5-omni-")?;

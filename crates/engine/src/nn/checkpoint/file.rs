@@ -49,7 +49,8 @@ impl MappedFile {
         if length == 0 {
             return Err(damaged(path, Error::input("an empty file"), &[]));
         }
-        // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is not supported.
+        // SAFETY: the file is only read; a checkpoint that somebody rewrites while it is loaded is
+        // not supported.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map into memory", e))?;
         let (header, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|e| damaged(path, Error::from(candle_core::Error::from(e)), &map))?;
@@ -139,8 +140,8 @@ impl MappedFile {
 
         #[cfg(unix)]
         {
-            // SAFETY: the mapping is private, read-only and backed by the file: dropped pages come back when they are read again.
-            // A refusal costs memory, nothing else.
+            // SAFETY: the mapping is private, read-only and backed by the file: dropped pages come
+            // back when they are read again. A refusal costs memory, nothing else.
             let _ = unsafe {
                 self.map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,
@@ -198,7 +199,8 @@ fn tensor<T: candle_core::WithDType>(
         .transpose()
 }
 
-/// Refuses tensors with values that are not finite, by their names; `path` is the file they were read from.
+/// Refuses tensors with values that are not finite, by their names; `path` is the file they were
+/// read from.
 ///
 /// # Errors
 /// The first such tensor in the order of names.
@@ -228,7 +230,8 @@ pub fn refuse_not_finite<'a>(
     Ok(())
 }
 
-/// Shapes of the tensors of a safetensors file by name; of the file, no more than its header is read.
+/// Shapes of the tensors of a safetensors file by name; of the file, no more than its header is
+/// read.
 ///
 /// # Errors
 /// A file that cannot be read, is damaged, or is something else, by its name.

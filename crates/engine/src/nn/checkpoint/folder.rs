@@ -17,12 +17,12 @@ pub const SINGLE: &str = "model.safetensors";
 /// The list of shards and of the tensors in each.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// The files that hold a checkpoint's tensors: `model.safetensors`, else the shards of `model.safetensors.index.json` in the order of
-/// their names. transformers looks in this order.
+/// The files that hold a checkpoint's tensors: `model.safetensors`, else the shards of
+/// `model.safetensors.index.json` in the order of their names. transformers looks in this order.
 ///
 /// # Errors
-/// A folder without either, with what was found in their place; an index that is damaged, or that names files outside the folder;
-/// links that lead outside the folder and the Hub's cache.
+/// A folder without either, with what was found in their place; an index that is damaged, or that
+/// names files outside the folder; links that lead outside the folder and the Hub's cache.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let single = dir.join(SINGLE);
 
@@ -177,7 +177,8 @@ pub fn another_folder(dir: &Path) -> Option<Error> {
     )
 }
 
-/// Refuses a file that is given in place of a checkpoint's folder; nothing is said of what does not exist.
+/// Refuses a file that is given in place of a checkpoint's folder; nothing is said of what does not
+/// exist.
 ///
 /// # Errors
 /// The file, with its format where it is known.
@@ -202,9 +203,11 @@ pub fn refuse_file(path: &Path) -> Result<()> {
     .hint("give the folder that holds config.json, tokenizer.json and safetensors"))
 }
 
-/// Refuses a file of a checkpoint whose links lead outside its folder and the Hub's cache; a missing file is not looked at.
+/// Refuses a file of a checkpoint whose links lead outside its folder and the Hub's cache; a
+/// missing file is not looked at.
 ///
-/// The cache keeps files as `models--OWNER--NAME/blobs/HASH`, and a snapshot is a folder of links to them.
+/// The cache keeps files as `models--OWNER--NAME/blobs/HASH`, and a snapshot is a folder of links
+/// to them.
 ///
 /// # Errors
 /// The link, and where it leads.

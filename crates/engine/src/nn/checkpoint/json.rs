@@ -14,7 +14,8 @@ use maqam_base::sniff;
 /// Reads a JSON file of a checkpoint or an adapter.
 ///
 /// # Errors
-/// A file that cannot be read, a pipe or a device; one that is something else, by its name: a web page, a Git LFS pointer.
+/// A file that cannot be read, a pipe or a device; one that is something else, by its name: a web
+/// page, a Git LFS pointer.
 pub fn read_json(path: &Path) -> Result<Value> {
     expect_file(path)?;
     let mut head = Vec::new();
@@ -51,7 +52,8 @@ pub fn read_json(path: &Path) -> Result<Value> {
     })
 }
 
-/// Refuses a pipe, a socket or a device, which may have no end or never begin; a folder is left to the reader.
+/// Refuses a pipe, a socket or a device, which may have no end or never begin; a folder is left to
+/// the reader.
 ///
 /// # Errors
 /// A pipe, a socket or a device; the system's.

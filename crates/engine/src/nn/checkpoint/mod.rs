@@ -1,7 +1,8 @@
-//! The files of a checkpoint folder: which of them hold its weights, tensors mapped into memory and read one at a time.
+//! The files of a checkpoint folder: which of them hold its weights, tensors mapped into memory and
+//! read one at a time.
 //!
-//! Where files disagree, transformers' order decides: `model.safetensors` before an index, and of a tensor that two shards hold the
-//! one in the later file.
+//! Where files disagree, transformers' order decides: `model.safetensors` before an index, and of a
+//! tensor that two shards hold the one in the later file.
 
 mod file;
 mod folder;
@@ -43,7 +44,8 @@ const AS_STORED: NameForm = NameForm {
     beginnings: &[("", "")],
 };
 
-/// The safetensors files of a folder, mapped into memory; what was read is given back to the system at once.
+/// The safetensors files of a folder, mapped into memory; what was read is given back to the system
+/// at once.
 pub struct Checkpoint {
     dir: PathBuf,
     files: Vec<MappedFile>,
@@ -54,8 +56,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Maps the files that hold a folder's weights, as [`weight_files`] finds them; `forms` are the ways in which files of the family write
-    /// names. The first that some tensor shows ([`NameForm::is_of`]) is the folder's; without any, names are what is stored.
+    /// Maps the files that hold a folder's weights, as [`weight_files`] finds them; `forms` are the
+    /// ways in which files of the family write names. The first that some tensor shows
+    /// ([`NameForm::is_of`]) is the folder's; without any, names are what is stored.
     ///
     /// # Errors
     /// Missing or damaged files, named; weights of another format.
@@ -182,8 +185,9 @@ impl Checkpoint {
         })
     }
 
-    /// Whether the decoder's head is the embedding table: there is no head, or `asks` says so and both hold the same values. transformers
-    /// decides so where the configuration says `tie_word_embeddings`.
+    /// Whether the decoder's head is the embedding table: there is no head, or `asks` says so and
+    /// both hold the same values. transformers decides so where the configuration says
+    /// `tie_word_embeddings`.
     pub fn is_tied(&self, asks: bool, head: &str, embeddings: &str) -> bool {
         let Some((head_file, head)) = self.find(head) else {
             return true;

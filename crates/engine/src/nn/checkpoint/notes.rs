@@ -10,7 +10,8 @@ use crate::nn::checkpoint::json::expect_file;
 use crate::nn::checkpoint::json::read_json;
 use maqam_base::files;
 
-/// Notes on what files of a folder say differently, and which was taken; empty where there is nothing to say or nothing to read.
+/// Notes on what files of a folder say differently, and which was taken; empty where there is
+/// nothing to say or nothing to read.
 pub fn notes(dir: &Path) -> Vec<String> {
     let mut notes = Vec::new();
     let is_file = |name: &str| dir.join(name).is_file();
@@ -57,7 +58,8 @@ pub fn notes(dir: &Path) -> Vec<String> {
     notes
 }
 
-/// The chat templates of a folder with their files, in the order in which transformers' processor looks for one.
+/// The chat templates of a folder with their files, in the order in which transformers' processor
+/// looks for one.
 fn chat_templates(dir: &Path) -> Vec<(&'static str, String)> {
     const FILES: [&str; 4] = [
         "processor_config.json",

@@ -47,7 +47,8 @@ impl Number for f16 {
     }
 }
 
-/// The values of a tensor's bytes; `None` if one of them is not finite. Each stretch is looked at while it is in the cache.
+/// The values of a tensor's bytes; `None` if one of them is not finite. Each stretch is looked at
+/// while it is in the cache.
 pub(crate) fn converted<const N: usize, T: Number>(
     bytes: &[u8],
     value: impl Fn([u8; N]) -> T + Sync,
@@ -109,7 +110,8 @@ impl StoredTensor<'_> {
         }
     }
 
-    /// An error that says how many values are not finite and where the first is; `None` if all are finite, or none is a float.
+    /// An error that says how many values are not finite and where the first is; `None` if all are
+    /// finite, or none is a float.
     pub(crate) fn not_finite(&self) -> Option<Error> {
         fn all_finite<const N: usize, T: Number>(
             bytes: &[u8],
@@ -136,7 +138,8 @@ impl StoredTensor<'_> {
     }
 }
 
-/// An error that says how many of a tensor's values are not finite and where the first is; `None` if all are finite.
+/// An error that says how many of a tensor's values are not finite and where the first is; `None`
+/// if all are finite.
 pub fn describe_not_finite(values: &[f32], shape: &[usize]) -> Option<Error> {
     let first = values.iter().position(|value| !value.is_finite())?;
     let count = values.iter().filter(|value| !value.is_finite()).count();

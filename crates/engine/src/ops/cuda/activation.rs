@@ -13,7 +13,8 @@ use crate::ops::cuda::arguments::arguments;
 use crate::ops::cuda::arguments::int;
 use crate::ops::cuda::gpu::Gpu;
 
-/// Blocks that a grid's second dimension has at most (CUDA programming guide, table of technical specifications).
+/// Blocks that a grid's second dimension has at most (CUDA programming guide, table of technical
+/// specifications).
 const MOST_ROWS: usize = 65535;
 
 /// As `ops::activation::swiglu`.

@@ -20,7 +20,8 @@ use crate::ops::cuda::arguments::int;
 use crate::ops::cuda::gpu::Gpu;
 use crate::ops::scalar::Scalar;
 
-/// Blocks that sum squares, whatever the number of them, so that the order of the sum depends on nothing else.
+/// Blocks that sum squares, whatever the number of them, so that the order of the sum depends on
+/// nothing else.
 const SUM_BLOCKS: usize = 1024;
 
 /// The kernel's `Segment`.

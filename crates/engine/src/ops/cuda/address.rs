@@ -56,7 +56,8 @@ pub fn address(tensor: &Tensor, kind: DType) -> Result<Address> {
     place(tensor, kind)
 }
 
-/// The place of a matrix on a GPU, and the distance of its rows, which may be more than their width.
+/// The place of a matrix on a GPU, and the distance of its rows, which may be more than their
+/// width.
 ///
 /// # Errors
 /// If the numbers of a row do not follow each other, or the tensor is elsewhere or of another type.

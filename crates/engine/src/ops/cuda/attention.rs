@@ -193,7 +193,8 @@ pub fn attention_backward(
     Ok(d_qkv)
 }
 
-/// Floating-point operations of so many products over the pairs of queries and keys that see each other.
+/// Floating-point operations of so many products over the pairs of queries and keys that see each
+/// other.
 fn operations(cu_seqlens: &[usize], mask: Mask, heads: Heads, products: f64) -> f64 {
     let pairs: f64 = cu_seqlens
         .windows(2)
@@ -223,9 +224,11 @@ impl Shape {
     }
 }
 
-/// First token of its sequence, the sequence's length, the first row inside it, and nothing: of every block of [`ROWS`] rows.
+/// First token of its sequence, the sequence's length, the first row inside it, and nothing: of
+/// every block of [`ROWS`] rows.
 ///
-/// Blocks start in this order, and the last to start should be short: so by descending number of rows of the other side.
+/// Blocks start in this order, and the last to start should be short: so by descending number of
+/// rows of the other side.
 fn tiles(cu_seqlens: &[usize], mask: Mask, side: Side) -> Vec<[i32; 4]> {
     let sequences = cu_seqlens
         .windows(2)

@@ -57,7 +57,8 @@ pub struct Signature {
     pub is_fast: bool,
 }
 
-/// Form of a call of the library: whole, or without what a pass of its own then adds, and with restrictions on the algorithm.
+/// Form of a call of the library: whole, or without what a pass of its own then adds, and with
+/// restrictions on the algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     /// Whether the product adds the bias.
@@ -110,7 +111,8 @@ pub struct Blas {
     pub stream: Arc<CudaStream>,
 }
 
-// SAFETY: the handle may be used by all threads (cuBLAS manual, section 1.3.1), the workspace is used in the stream's order.
+// SAFETY: the handle may be used by all threads (cuBLAS manual, section 1.3.1), the workspace is
+// used in the stream's order.
 unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Sync for Blas {}
@@ -130,7 +132,8 @@ impl Blas {
         })
     }
 
-    /// The algorithm that was chosen for products of this signature: `Some(None)` where every form was refused.
+    /// The algorithm that was chosen for products of this signature: `Some(None)` where every form
+    /// was refused.
     pub fn chosen(&self, signature: &Signature) -> Option<Option<ChosenAlgorithm>> {
         self.locked().get(signature).copied()
     }

@@ -11,7 +11,8 @@ use crate::ops::cuda::arguments::arguments;
 use crate::ops::cuda::arguments::int;
 use crate::ops::cuda::gpu::Gpu;
 
-/// As `ops::convolution::unfold`; `centres` are the row in the middle of each output, the window's first row and its end.
+/// As `ops::convolution::unfold`; `centres` are the row in the middle of each output, the window's
+/// first row and its end.
 pub fn unfold(x: &Tensor, centres: &[[usize; 3]]) -> Result<Tensor> {
     let gpu = Gpu::of(x.device())?;
     let (_, dim) = x.dims2()?;
@@ -47,7 +48,8 @@ pub fn unfold_backward(dy: &Tensor, centres: &[[usize; 3]], rows: usize) -> Resu
     Ok(dx)
 }
 
-/// For every row, the output whose tap 0, 1, 2 reads it, or -1: no two outputs read a row with the same tap.
+/// For every row, the output whose tap 0, 1, 2 reads it, or -1: no two outputs read a row with the
+/// same tap.
 fn readers(centres: &[[usize; 3]], rows: usize) -> Vec<[i32; KERNEL]> {
     let mut readers = vec![[-1; KERNEL]; rows];
     for (output, &[row, start, end]) in centres.iter().enumerate() {

@@ -22,7 +22,8 @@ use crate::ops::profile::Timed;
 use crate::ops::rows::columns;
 use maqam_base::error::Error;
 
-/// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory, which the kernels need.
+/// The oldest compute capability with bf16 tensor cores and asynchronous copies into shared memory,
+/// which the kernels need.
 const OLDEST: (i32, i32) = (8, 0);
 
 /// Opens the first GPU.
@@ -30,7 +31,8 @@ const OLDEST: (i32, i32) = (8, 0);
 /// # Errors
 /// If there is no driver, no GPU, or one that is too old.
 pub fn open() -> Result<Device> {
-    // One stream for all threads: candle's default is one for each thread, whose order would be anyone's guess.
+    // One stream for all threads: candle's default is one for each thread, whose order would be
+    // anyone's guess.
     let device = Device::new_cuda_with_stream(0)
         .map_err(|error| unusable(&first_line(&error)).caused_by(error))?;
     let cuda = device.as_cuda_device()?;
@@ -41,9 +43,11 @@ pub fn open() -> Result<Device> {
         let (major, minor) = found;
         return Err(unusable(&format!("{name} has compute capability {major}.{minor}")).into());
     }
-    // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor costs no more than its memory.
+    // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor
+    // costs no more than its memory.
     unsafe { cuda.disable_event_tracking() };
-    // By default freed memory goes back to the driver at every synchronisation, and is asked for anew after it.
+    // By default freed memory goes back to the driver at every synchronisation, and is asked for
+    // anew after it.
     set(
         &stream,
         CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,

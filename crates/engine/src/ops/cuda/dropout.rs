@@ -11,7 +11,8 @@ use crate::ops::cuda::arguments::arguments;
 use crate::ops::cuda::arguments::int;
 use crate::ops::cuda::gpu::Gpu;
 
-/// As `ops::dropout::Dropout::apply`: `keys` are the tokens' streams at the site, `dropped` the share in steps of 2^-53.
+/// As `ops::dropout::Dropout::apply`: `keys` are the tokens' streams at the site, `dropped` the
+/// share in steps of 2^-53.
 pub fn dropout(x: &Tensor, keys: &[u64], dropped: u64, kept: f64) -> Result<Tensor> {
     let gpu = Gpu::of(x.device())?;
     let (tokens, dim) = x.dims2()?;

@@ -1,7 +1,8 @@
-//! Matrix products by cuBLASLt: `d = alpha a b + beta c + bias` over row-major matrices, accumulated in `f32`.
+//! Matrix products by cuBLASLt: `d = alpha a b + beta c + bias` over row-major matrices,
+//! accumulated in `f32`.
 //!
-//! cuBLASLt counts columns first, so that a row-major matrix is its transpose there, and `d = a b` is asked for as
-//! `d^T = b^T a^T`: its first operand is our `b`.
+//! cuBLASLt counts columns first, so that a row-major matrix is its transpose there, and `d = a b`
+//! is asked for as `d^T = b^T a^T`: its first operand is our `b`.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -79,7 +80,8 @@ impl Gpu {
         }
     }
 
-    /// Tries the forms of a product in their order until one runs, and remembers it. A fallback is noted once per signature.
+    /// Tries the forms of a product in their order until one runs, and remembers it. A fallback is
+    /// noted once per signature.
     fn choose(&self, d: Matrix, product: &Product, signature: Signature) -> Result<()> {
         for form in FORMS.iter().filter(|form| product.has_form(form)) {
             let call = Call::new(d, &product.in_form(*form))?;
@@ -102,7 +104,8 @@ impl Gpu {
         Err(refused(d, product))
     }
 
-    /// Computes a product by a chosen algorithm; false where the library refuses the algorithm, which it says before it begins.
+    /// Computes a product by a chosen algorithm; false where the library refuses the algorithm,
+    /// which it says before it begins.
     fn tried(&self, d: Matrix, product: &Product, chosen: &ChosenAlgorithm) -> Result<bool> {
         let asked = product.in_form(chosen.form);
         let is_done = match product.c.filter(|_| !chosen.form.adds_c) {
@@ -234,7 +237,8 @@ fn fallback(d: Matrix, product: &Product, form: Form) -> String {
 /// A product in the library's terms.
 struct Call {
     description: sys::cublasLtMatmulDesc_t,
-    /// Layouts of the operands in the library's order: our `b`, our `a`, what is added, the destination.
+    /// Layouts of the operands in the library's order: our `b`, our `a`, what is added, the
+    /// destination.
     layouts: [sys::cublasLtMatrixLayout_t; 4],
     places: [Address; 4],
     alpha: f32,
@@ -267,7 +271,8 @@ impl Call {
         };
 
         for (layout, matrix) in call.layouts.iter_mut().zip([b, a, added, d]) {
-            // A single row has no distance to the next, but the library wants one that a row fits in.
+            // A single row has no distance to the next, but the library wants one that a row fits
+            // in.
             let stride = matrix.stride.max(matrix.cols) as i64;
             *layout = result::create_matrix_layout(
                 cuda_kind(matrix.kind)?,
@@ -311,7 +316,8 @@ impl Call {
     }
 
     fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: T) -> Result<()> {
-        // SAFETY: the description exists as long as this; the value is read before the call returns, in its own size.
+        // SAFETY: the description exists as long as this; the value is read before the call
+        // returns, in its own size.
         unsafe {
             result::set_matmul_desc_attribute(
                 self.description,
@@ -323,7 +329,8 @@ impl Call {
         }
     }
 
-    /// The library's candidates, the one that it expects to be fastest first; none where it has no algorithm.
+    /// The library's candidates, the one that it expects to be fastest first; none where it has no
+    /// algorithm.
     fn algorithms(
         &self,
         blas: &Blas,
@@ -366,7 +373,8 @@ impl Call {
         let mut found = [MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); CANDIDATES];
         let mut count = 0;
 
-        // SAFETY: everything named here exists, and there is room for as many results as are asked for.
+        // SAFETY: everything named here exists, and there is room for as many results as are asked
+        // for.
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 blas.handle,
@@ -416,8 +424,8 @@ impl Call {
         let (workspace, _) = blas.workspace.device_ptr(&blas.stream);
         let mut is_refused = false;
         let ask = || {
-            // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's order; the library reads the
-            // factors before it returns.
+            // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's
+            // order; the library reads the factors before it returns.
             let asked = unsafe {
                 result::matmul(
                     blas.handle,
@@ -466,7 +474,8 @@ fn work(product: &Product, d: Matrix) -> Work {
     }
 }
 
-/// Whether an error says that the library will not do what it is asked, as opposed to one of the GPU.
+/// Whether an error says that the library will not do what it is asked, as opposed to one of the
+/// GPU.
 fn is_refusal(error: &result::CublasError) -> bool {
     matches!(
         error.0,
@@ -492,7 +501,8 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
     fn set<T>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
-        // SAFETY: the preference exists as long as this; the value is read before the call returns, in its own size.
+        // SAFETY: the preference exists as long as this; the value is read before the call returns,
+        // in its own size.
         unsafe {
             result::set_matmul_pref_attribute(
                 self.0,

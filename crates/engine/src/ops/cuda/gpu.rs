@@ -1,4 +1,5 @@
-//! A GPU that computes: its kernels by name, launches, copies, and small tables that are uploaded once.
+//! A GPU that computes: its kernels by name, launches, copies, and small tables that are uploaded
+//! once.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -45,7 +46,8 @@ use maqam_base::error::Error;
 /// The compiled kernels, a fatbin for each source file.
 const FATBINS: &[&[u8]] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// Dynamic shared memory that a kernel may have without asking, in bytes (CUDA programming guide, table of technical specifications).
+/// Dynamic shared memory that a kernel may have without asking, in bytes (CUDA programming guide,
+/// table of technical specifications).
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
 /// Tables that are cached on the GPU: those of one batch, or of a step of generation in all layers.
@@ -140,7 +142,8 @@ impl Gpu {
         self.stream.synchronize().map_err(|error| late(&error))
     }
 
-    /// Allocates; where there is no memory, once more after the pool has given back what lies between tensors.
+    /// Allocates; where there is no memory, once more after the pool has given back what lies
+    /// between tensors.
     fn retried<T>(&self, allocate: impl Fn() -> Result<T>) -> Result<T> {
         allocate()
             .or_else(|error| {
@@ -158,11 +161,13 @@ impl Gpu {
         &self.blas
     }
 
-    /// A new contiguous tensor whose numbers are whatever was there; whoever asks writes all of them.
+    /// A new contiguous tensor whose numbers are whatever was there; whoever asks writes all of
+    /// them.
     pub fn empty(&self, shape: impl Into<Shape>, kind: DType) -> Result<Tensor> {
         let shape = shape.into();
         let count = shape.elem_count();
-        // SAFETY: on a GPU any bits are numbers; nothing on the host reads them before they were written.
+        // SAFETY: on a GPU any bits are numbers; nothing on the host reads them before they were
+        // written.
         let flat = self.retried(|| unsafe { Tensor::empty(count.max(1), kind, &self.device) })?;
         if self.is_poisoned.load(Ordering::Relaxed) {
             let bytes = count.max(1) * kind.size_in_bytes();
@@ -171,7 +176,8 @@ impl Gpu {
         flat.narrow(0, 0, count)?.reshape(shape)
     }
 
-    /// The same of bf16 rows with `padding` more numbers behind each, which are not the tensor's: see [`crate::ops::linear::Linear::padding`].
+    /// The same of bf16 rows with `padding` more numbers behind each, which are not the tensor's:
+    /// see [`crate::ops::linear::Linear::padding`].
     pub fn empty_rows(&self, rows: usize, width: usize, padding: usize) -> Result<Tensor> {
         self.empty((rows, width + padding), DType::BF16)?
             .narrow(1, 0, width)
@@ -192,7 +198,8 @@ impl Gpu {
         self.launch_counted(name, [grid.0, grid.1, 1], block, shared, arguments, 0.0)
     }
 
-    /// As [`Gpu::launch`], with a third dimension of blocks, and the floating-point operations that are counted for the profile.
+    /// As [`Gpu::launch`], with a third dimension of blocks, and the floating-point operations that
+    /// are counted for the profile.
     pub fn launch_counted(
         &self,
         name: &'static str,
@@ -213,8 +220,9 @@ impl Gpu {
         let stream = self.stream.cu_stream();
         self.bind()?;
         let ask = || {
-            // SAFETY: each caller gives the arguments that the kernel's comment names, in their types, over memory of the sizes it
-            // names; the memory is freed in the stream's order, so not before the kernel ran.
+            // SAFETY: each caller gives the arguments that the kernel's comment names, in their
+            // types, over memory of the sizes it names; the memory is freed in the stream's order,
+            // so not before the kernel ran.
             unsafe {
                 result::launch_kernel(
                     function.cu_function(),
@@ -306,12 +314,14 @@ impl Gpu {
             .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
-    /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very many.
+    /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very
+    /// many.
     pub fn write<T: Plain>(&self, to: Address, values: &[T]) -> Result<()> {
         self.bind()?;
         if !pinned::is_staged(size_of_val(values)) {
-            // SAFETY: callers name memory of a tensor with room for the values, which are waited for: the driver does not promise that it
-            // has read memory that is not page-locked when it returns.
+            // SAFETY: callers name memory of a tensor with room for the values, which are waited
+            // for: the driver does not promise that it has read memory that is not page-locked when
+            // it returns.
             unsafe {
                 result::memcpy_htod_async(to.0, values, self.stream.cu_stream())
                     .map_err(|error| late(&error))?
@@ -345,8 +355,8 @@ impl Gpu {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: callers name a place of a block with room for the values, which they keep until an event says that they are there,
-        // and memory of a tensor with as many.
+        // SAFETY: callers name a place of a block with room for the values, which they keep until
+        // an event says that they are there, and memory of a tensor with as many.
         unsafe {
             result::memcpy_dtoh_async(
                 std::slice::from_raw_parts_mut(to, count),
@@ -364,8 +374,8 @@ impl Gpu {
             return Ok(values);
         }
         self.bind()?;
-        // SAFETY: callers name memory of a tensor with as many values; all of them are written before the stream is idle, and
-        // any bits are values of a plain type.
+        // SAFETY: callers name memory of a tensor with as many values; all of them are written
+        // before the stream is idle, and any bits are values of a plain type.
         unsafe {
             let to = std::slice::from_raw_parts_mut(values.as_mut_ptr(), count);
             result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream())

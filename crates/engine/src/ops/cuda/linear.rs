@@ -1,9 +1,12 @@
-//! Linear layers on a GPU: one large product, adapters as small ones before it, frozen weights in bf16 or fp8.
+//! Linear layers on a GPU: one large product, adapters as small ones before it, frozen weights in
+//! bf16 or fp8.
 //!
-//! A layer that is joined with its adapter makes `h = x A^T`, writes it behind the rows of `x`, and has `[x, h] [W, B]^T` in one product,
-//! so that the output is written once and never read; the gradient of the input likewise, of `[dy, dy B]` and `[W; A]`. That takes padding
-//! behind the rows, which most of what comes before a layer leaves. Elsewhere what the adapter says is written first and the large product
-//! adds itself to it: a small product that came second would have to read the output again.
+//! A layer that is joined with its adapter makes `h = x A^T`, writes it behind the rows of `x`, and
+//! has `[x, h] [W, B]^T` in one product, so that the output is written once and never read; the
+//! gradient of the input likewise, of `[dy, dy B]` and `[W; A]`. That takes padding behind the
+//! rows, which most of what comes before a layer leaves. Elsewhere what the adapter says is written
+//! first and the large product adds itself to it: a small product that came second would have to
+//! read the output again.
 
 use candle_core::DType;
 use candle_core::Result;
@@ -86,7 +89,8 @@ pub fn forward(
                 scales: f32_of(&scales_of(quantised)?.by_output)?,
                 start,
                 bias,
-                // The forward's sums may be short: an error there is one among the rounding errors of its inputs.
+                // The forward's sums may be short: an error there is one among the rounding errors
+                // of its inputs.
                 is_fast: true,
             };
             factor.times(&gpu, x, &y)?;
@@ -113,7 +117,8 @@ fn down(gpu: &Gpu, adapter: &Adapter, x: &Tensor, dropout: AdapterDropout) -> Re
     Ok(hidden)
 }
 
-/// Writes `hidden`, times the factors of its columns where there are any, behind the rows of `x`, and zeros to the end of the padding.
+/// Writes `hidden`, times the factors of its columns where there are any, behind the rows of `x`,
+/// and zeros to the end of the padding.
 fn write_beside(
     gpu: &Gpu,
     x: Matrix,
@@ -140,7 +145,8 @@ fn write_beside(
     )
 }
 
-/// Writes what the adapter says of `x A^T`, with `residual` added, into `y`: what the large product is added to.
+/// Writes what the adapter says of `x A^T`, with `residual` added, into `y`: what the large product
+/// is added to.
 fn up(
     gpu: &Gpu,
     adapter: &Adapter,
@@ -356,10 +362,12 @@ pub fn copy_matrices(copies: &[(Tensor, Tensor)]) -> Result<()> {
     )
 }
 
-/// Bytes that rows are multiples of, and rows where the library wants it (cuBLAS manual, section on `cublasLtMatmul` in fp8).
+/// Bytes that rows are multiples of, and rows where the library wants it (cuBLAS manual, section on
+/// `cublasLtMatmul` in fp8).
 const ROW: usize = 16;
 
-/// The major compute capability whose products take a scale for each row; later ones do not (cuBLAS manual, "Scaling Mode Support Overview").
+/// The major compute capability whose products take a scale for each row; later ones do not (cuBLAS
+/// manual, "Scaling Mode Support Overview").
 const HOPPER: i32 = 9;
 
 /// Rows in fp8 with a scale for each.
@@ -379,7 +387,8 @@ struct Fp8Factor {
 }
 
 impl Fp8Factor {
-    /// The product of `x`, rounded, into `to`. Where the library refuses the number of rows, rows of zeros make it a multiple of 16.
+    /// The product of `x`, rounded, into `to`. Where the library refuses the number of rows, rows
+    /// of zeros make it a multiple of 16.
     fn times(&self, gpu: &Gpu, x: &Tensor, to: &Tensor) -> Result<()> {
         let tokens = x.dim(0)?;
         let padded = tokens.next_multiple_of(ROW);
@@ -446,10 +455,12 @@ fn scales_of(quantised: &Quantised) -> Result<&Scales> {
     })
 }
 
-/// A frozen weight `[out, in]` in fp8, as it is and transposed: products in fp8 want both factors' inner dimension contiguous.
+/// A frozen weight `[out, in]` in fp8, as it is and transposed: products in fp8 want both factors'
+/// inner dimension contiguous.
 ///
 /// # Errors
-/// If the GPU has no such products with a scale for each row, or the dimensions are not multiples of 16.
+/// If the GPU has no such products with a scale for each row, or the dimensions are not multiples
+/// of 16.
 pub fn quantise(weight: &Tensor) -> Result<Weight> {
     let gpu = Gpu::of(weight.device())?;
     let (outputs, inputs) = weight.dims2()?;

@@ -139,7 +139,8 @@ pub struct Product {
     pub c: Option<Matrix>,
     /// `[n]` in bf16, added to every row.
     pub bias: Option<Address>,
-    /// Scales of the rows of `a` `[m]` and of the columns of `b` `[n]`, in `f32`, where the two are in fp8.
+    /// Scales of the rows of `a` `[m]` and of the columns of `b` `[n]`, in `f32`, where the two are
+    /// in fp8.
     pub scales: Option<(Address, Address)>,
     /// Whether sums of products in fp8 may be kept in fewer bits than `f32` has, which is faster.
     pub is_fast: bool,

@@ -1,18 +1,25 @@
-//! The primitives on an NVIDIA GPU: the functions of the modules beside this one, as launches of kernels and of cuBLASLt.
+//! The primitives on an NVIDIA GPU: the functions of the modules beside this one, as launches of
+//! kernels and of cuBLASLt.
 //!
-//! Activations, frozen weights and the compute copy of trained ones are `bf16`; gradients, master values, moments, statistics
-//! and rotary tables are `f32`. Everything runs on one stream, in the order in which it was asked for, whatever the thread; so
-//! memory that is freed may be given out again at once. Nothing waits for the host, and the host waits for nothing but a result that it
-//! reads: uploads go through page-locked memory, and what an update must know of the whole step (its loss, the gradient's norm) stays here.
-//! Nothing is added up in an order that may change, so the same input gives the same bits.
+//! Activations, frozen weights and the compute copy of trained ones are `bf16`; gradients, master
+//! values, moments, statistics and rotary tables are `f32`. Everything runs on one stream, in the
+//! order in which it was asked for, whatever the thread; so memory that is freed may be given out
+//! again at once. Nothing waits for the host, and the host waits for nothing but a result that it
+//! reads: uploads go through page-locked memory, and what an update must know of the whole step
+//! (its loss, the gradient's norm) stays here. Nothing is added up in an order that may change, so
+//! the same input gives the same bits.
 //!
-//! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`,
-//! `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
-//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemPoolTrimTo`, `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`,
-//! `cuMemHostAlloc`, `cuMemFreeHost`, `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventElapsedTime`, `cuEventDestroy`,
-//! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`,
-//! `cuFuncSetAttribute` and `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
-//! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by candle and never used.
+//! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`,
+//! `cuDeviceGetName`, `cuDeviceGetAttribute`, `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`,
+//! `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
+//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemPoolTrimTo`,
+//! `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`, `cuMemHostAlloc`, `cuMemFreeHost`,
+//! `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventElapsedTime`,
+//! `cuEventDestroy`, `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`,
+//! `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`, `cuFuncSetAttribute` and
+//! `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
+//! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened
+//! by candle and never used.
 
 pub mod activation;
 pub mod adamw;

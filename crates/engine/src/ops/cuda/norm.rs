@@ -157,7 +157,8 @@ pub fn layer_norm_again(
     Ok(y)
 }
 
-/// As `ops::norm::layer_norm_backward`; `statistics` are the means and the inverse standard deviations.
+/// As `ops::norm::layer_norm_backward`; `statistics` are the means and the inverse standard
+/// deviations.
 pub fn layer_norm_backward(
     dy: &Tensor,
     x: &Tensor,

@@ -1,4 +1,5 @@
-//! Page-locked memory of the host: copies that go through it neither wait for what the stream has to do before them, nor does the host.
+//! Page-locked memory of the host: copies that go through it neither wait for what the stream has
+//! to do before them, nor does the host.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -11,14 +12,15 @@ use candle_core::cuda_backend::cudarc::driver::result;
 
 use crate::ops::cuda::address::Plain;
 
-/// Bytes of the smallest block. All copies but the largest go through page-locked memory: from other memory the driver may return before it
-/// has read everything, or wait for the stream.
+/// Bytes of the smallest block. All copies but the largest go through page-locked memory: from
+/// other memory the driver may return before it has read everything, or wait for the stream.
 const LEAST: usize = 64 << 10;
 
 /// Copies of more bytes go without and are waited for: weights, as they are loaded.
 const LARGEST: usize = 32 << 20;
 
-/// Most bytes that are page-locked: beyond it the host waits until the GPU has read what it was given first.
+/// Most bytes that are page-locked: beyond it the host waits until the GPU has read what it was
+/// given first.
 const MOST: usize = 128 << 20;
 
 /// Whether a copy of so many bytes to a GPU goes through page-locked memory.
@@ -62,7 +64,8 @@ impl Block {
             "{count} values at {offset} of {}",
             self.bytes
         );
-        // SAFETY: inside the block, as was just seen; the driver gives whole pages, so the alignment is the offset's.
+        // SAFETY: inside the block, as was just seen; the driver gives whole pages, so the
+        // alignment is the offset's.
         unsafe { self.start.as_ptr().add(offset).cast::<T>() }
     }
 }

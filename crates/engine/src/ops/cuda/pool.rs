@@ -11,7 +11,8 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUmemoryPool;
 
 use crate::ops::cuda::watch::late;
 
-/// Waits for the stream, then gives all memory back to the driver that no tensor has: an allocation may then find a whole piece.
+/// Waits for the stream, then gives all memory back to the driver that no tensor has: an allocation
+/// may then find a whole piece.
 pub fn trim(stream: &CudaStream) -> Result<()> {
     stream.synchronize().map_err(|error| late(&error))?;
     // SAFETY: the pool is the stream's device's.

@@ -1,7 +1,8 @@
-//! Watching what is asked of a GPU: the time of every launch and product, waiting after each of them, and the host's own time.
+//! Watching what is asked of a GPU: the time of every launch and product, waiting after each of
+//! them, and the host's own time.
 //!
-//! `MAQAM_CUDA_CHECK=1` waits after each launch and product, so that an error names the one that failed. Without it an error is seen by
-//! a later call, which is named instead.
+//! `MAQAM_CUDA_CHECK=1` waits after each launch and product, so that an error names the one that
+//! failed. Without it an error is seen by a later call, which is named instead.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -25,7 +26,8 @@ use maqam_base::error::Error;
 /// The variable of the environment that has every launch waited for.
 const CHECK: &str = "MAQAM_CUDA_CHECK";
 
-/// Errors after which nothing works in the process: they are made by a kernel, and seen by whatever is asked next.
+/// Errors after which nothing works in the process: they are made by a kernel, and seen by whatever
+/// is asked next.
 const FATAL: [&str; 6] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_LAUNCH_FAILED",
@@ -176,7 +178,8 @@ fn named(work: &Work, error: candle_core::Error) -> candle_core::Error {
     Error::new(error.kind, found).caused_by(error).into()
 }
 
-/// An error of the driver. One that ends everything in the process was made by an earlier call, which nothing names.
+/// An error of the driver. One that ends everything in the process was made by an earlier call,
+/// which nothing names.
 pub fn late(error: &DriverError) -> candle_core::Error {
     explained(Error::of_library(*error))
 }
@@ -233,7 +236,8 @@ pub fn launch(
     }
 }
 
-/// Bytes that a kernel reads and writes, as its comment says: of its grid, and of its whole numbers in their order.
+/// Bytes that a kernel reads and writes, as its comment says: of its grid, and of its whole numbers
+/// in their order.
 fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
     let [x, y, _] = grid.map(|blocks| blocks as f64);
     let number = |place: usize| numbers.get(place).copied();
@@ -263,7 +267,8 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
         "copy_columns" => 4.0 * x * number(2)?,
         "random_normal" | "fill_bf16" => 2.0 * number(0)?,
         "fill_f32" | "sum_of_squares" => 4.0 * number(0)?,
-        // The rows of the input are read once: one of them for each output, two where the stride is two.
+        // The rows of the input are read once: one of them for each output, two where the stride is
+        // two.
         "unfold" => x * (8.0 * number(0)? + 12.0),
         "unfold_backward" => x * (5.0 * number(0)? + 12.0),
         "dropout" => x * (4.0 * number(1)? + 8.0),
