@@ -4,6 +4,7 @@
 #![cfg(unix)]
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -107,12 +108,12 @@ pub fn has_python() -> bool {
         .stderr(Stdio::null())
         .status();
     let has = found.is_ok_and(|status| status.success());
-    assert!(
-        has || std::env::var_os("CI").is_none(),
-        "these tests need python3, which plays the speech engine"
-    );
     if !has {
-        eprintln!("SKIPPED: python3, which plays the speech engine, is not here");
+        // Shown also for tests that pass, unlike the output of `eprintln!`.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nNOT TESTED: builds with a command as the speech engine, because there is no python3\n"
+        );
     }
     has
 }
