@@ -170,7 +170,7 @@ pub struct EncoderSettings {
     /// Source of the encoder.
     #[serde(default)]
     pub from: EncoderSource,
-    /// Frames of a speech encoder in one audio token; [`DEFAULT_STACK`] if it is not given.
+    /// Frames of a speech encoder in one audio token; 4 if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<usize>,
 }

@@ -535,7 +535,7 @@ fn settings_without_effect_are_refused() {
         ),
         (
             "audio_tokens: lora",
-            ["unknown variant `lora`", "recipe.yaml"],
+            ["unknown value `lora`", "recipe.yaml:"],
         ),
     ] {
         place.write("recipe.yaml", recipe("refused", train, ""));

@@ -325,7 +325,7 @@ fn a_broken_endpoint_ends_a_run_that_can_resume() {
     assert_eq!(error.exit_code(), 4);
     assert!(
         error.to_string().contains(
-            "answered 503: not now (6 times in a row)\nhint: run the command again later"
+            "answered 503: not now (6 times in a row)\nhint: check the address and the network, or run the command again later"
         ),
         "{error}"
     );

@@ -593,7 +593,7 @@ fn diverse_drawing_and_evaluation_use_the_encoder() {
     let model = fixture_text("qwen_omni");
     place.write(
         "test.yaml",
-        "sets:\n  - {name: moods, manifest: few.jsonl, task: emotion, metrics: [loss]}\n",
+        "role: test\nsets:\n  - {name: moods, manifest: few.jsonl, task: emotion, metrics: [loss]}\n",
     );
     let asked = [
         "eval",
@@ -713,7 +713,7 @@ fn settings_that_cannot_work_are_refused_with_hints() {
         2,
         &[
             "380 samples are too short for one frame of the speech encoder, which sees 400",
-            "hint: remove the row",
+            "leave such rows out: --resume --set on_bad_row=skip",
         ],
     );
     place.write_rows("asr.jsonl", &asr_rows());

@@ -121,7 +121,7 @@ pub fn build(
                 let stack = speech.stack;
                 ClipEncoder::Speech(Box::new(SpeechEncoder { hubert, stack }))
             }
-            None => ClipEncoder::Tower(encoder(config, &builder, &groups)?),
+            None => ClipEncoder::Tower(Box::new(encoder(config, &builder, &groups)?)),
         },
         projector: projector(config, &builder, &groups)?,
         cache: None,

@@ -16,7 +16,7 @@ use maqam_base::error::Result;
 /// One of the encoders.
 pub enum ClipEncoder {
     /// The family's own: log-mel frames to audio tokens.
-    Tower(AudioEncoder),
+    Tower(Box<AudioEncoder>),
     /// A speech encoder: samples to stacks of frames.
     Speech(Box<SpeechEncoder>),
 }

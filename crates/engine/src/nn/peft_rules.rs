@@ -458,9 +458,8 @@ fn tokens(fields: &Map<String, Value>, field: &str) -> Result<Vec<u32>> {
     let Some(value) = fields.get(field).filter(|value| is_set(value)) else {
         return Ok(Vec::new());
     };
-    let only = value.as_object().filter(|tables| tables.len() == 1);
-    let list = match only.and_then(|tables| tables.values().next()) {
-        Some(list) => list.as_array(),
+    let list = match value.as_object() {
+        Some(tables) => only_table(tables).and_then(Value::as_array),
         None => value.as_array(),
     };
     let as_id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -477,6 +476,14 @@ fn tokens(fields: &Map<String, Value>, field: &str) -> Result<Vec<u32>> {
         return Err(refused(field, value, why, "name each token once"));
     }
     Ok(ids)
+}
+
+/// The value under the name of the table of token embeddings, if no other table is named.
+fn only_table(tables: &Map<String, Value>) -> Option<&Value> {
+    let mut named = tables.iter();
+    let (name, value) = named.next()?;
+    let is_embeddings = name.rsplit('.').next() == Some("embed_tokens");
+    (is_embeddings && named.next().is_none()).then_some(value)
 }
 
 fn number(fields: &Map<String, Value>, field: &str) -> Result<Option<f64>> {
@@ -563,7 +570,7 @@ mod tests {
             ("init_lora_weights", json!("lora_ga")),
             ("init_lora_weights", json!("loftq")),
             ("alora_invocation_tokens", json!([1, 2])),
-            ("trainable_token_indices", json!({"embed_tokens": [1]})),
+            ("trainable_token_indices", json!({"lm_head": [1]})),
             ("kasa_config", json!({"beta": 1.0})),
             ("arrow_config", json!({"top_k": 2})),
             ("monteclora_config", json!({"num_samples": 2})),

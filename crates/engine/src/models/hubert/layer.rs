@@ -118,6 +118,8 @@ pub struct PostNormSaved {
     middle: Tensor,
     mlp: MlpSaved,
     activated: Tensor,
+    /// What the forward of the second linear layer's adapter left.
+    fc2_hidden: Option<Tensor>,
     /// `a + MLP(a)`.
     mlp_sum: Tensor,
     mlp_statistics: LayerNormStatistics,
@@ -132,7 +134,7 @@ impl PostNormLayer {
         let (attention_sum, attention) = self.attention.forward(x, x, clips)?;
         let (middle, attention_statistics) = self.attention_norm.forward(&attention_sum)?;
         let (activated, mlp) = self.mlp.activate(&middle, clips.dropout)?;
-        let (mlp_sum, _) = self.mlp.project(&activated, &middle, clips)?;
+        let (mlp_sum, fc2_hidden) = self.mlp.project(&activated, &middle, clips)?;
         let (y, mlp_statistics) = self.mlp_norm.forward(&mlp_sum)?;
 
         let saved = PostNormSaved {
@@ -143,6 +145,7 @@ impl PostNormLayer {
             middle,
             mlp,
             activated,
+            fc2_hidden,
             mlp_sum,
             mlp_statistics,
         };
@@ -163,7 +166,7 @@ impl PostNormLayer {
             &saved.middle,
             &saved.activated,
             &saved.mlp,
-            None,
+            saved.fc2_hidden.as_ref(),
             clips,
         )?;
         add_to(&d_middle, &d_mlp_sum)?;
