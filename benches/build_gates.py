@@ -53,7 +53,8 @@ WIDE = {
 
 
 def letters(text):
-    return "".join(c for c in text if c.isalpha())
+    """Letters of a text without tatweel, which maqam removes."""
+    return "".join(c for c in text if c.isalpha() and c != "ـ")
 
 
 def text_hash(text):

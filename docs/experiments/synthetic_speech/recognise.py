@@ -52,7 +52,8 @@ def write_rows(path, rows):
 
 
 def letters(text):
-    return "".join(c for c in text if c.isalpha())
+    """Letters of a text without tatweel, which maqam removes."""
+    return "".join(c for c in text if c.isalpha() and c != "ـ")
 
 
 def first_sentences(path, most):
