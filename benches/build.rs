@@ -85,6 +85,8 @@ fn processor_s() -> f64 {
 }
 
 fn main() {
+    // As the program does.
+    maqam::ops::cpu::keep_freed_pages();
     let num: u64 = std::env::args()
         .filter_map(|argument| argument.parse().ok())
         .next()
