@@ -67,7 +67,7 @@ pub struct Training<'a> {
 struct StageLoads {
     /// Over all its steps, scaled from those.
     total: Load,
-    /// The mean step.
+    /// Operations of all its steps, look-aheads included.
     operations: f64,
     /// Bytes of the largest micro-batch.
     activations: f64,
@@ -363,8 +363,13 @@ fn loads(
         audio_tokens: sum.audio_tokens * scale,
         targets: sum.targets * scale,
     };
+    let of_stage = &stage.stage;
+    let ahead = of_stage.online.map_or(0.0, |rule| {
+        let num_tasks = of_stage.tasks.len();
+        rule.lookahead_steps(of_stage.steps, num_tasks, recipe.schedule.batch)
+    });
     Some(StageLoads {
-        operations: model.operations(&total),
+        operations: model.operations(&total) * (1.0 + ahead / of_stage.steps as f64),
         total,
         activations,
         audio_tokens,

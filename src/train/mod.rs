@@ -7,6 +7,7 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
+mod online;
 pub mod optimiser;
 mod probe;
 mod run;
@@ -60,6 +61,7 @@ pub fn train(
     state.is_between = false;
     let log = files::AppendLog::open(&run.log_path())?;
     let logged = state.step;
+    let picks = online::open_picks(run, &schedule, logged)?;
     let schedule = Arc::new(schedule);
     let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
@@ -71,6 +73,7 @@ pub fn train(
         observer,
         stop,
         log,
+        picks,
         events: None,
         logged,
         saved,

@@ -119,23 +119,32 @@ pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and cont
 pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<LoadedStep> {
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
+    let key = Key::new(run.seed, "step").with(step);
+    load_picks(run, stage, &picks, key, &format!("step {}", step + 1))
+}
+
+/// Reads picked rows, and weighs them as a step of a stage does. `key` is the stream of their random
+/// numbers, and `place` is what an error is about.
+pub(super) fn load_picks(
+    run: &Run,
+    stage: usize,
+    picks: &[Pick],
+    key: Key,
+    place: &str,
+) -> Result<LoadedStep> {
     let loss = &run.loss[stage];
 
     let read: Vec<Result<ReadRow>> = picks
         .par_iter()
         .enumerate()
-        .map(|(slot, pick)| {
-            let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            read_row(run, pick, loss.class_weights, key)
-        })
+        .map(|(slot, pick)| read_row(run, pick, loss.class_weights, key.with(slot as u64)))
         .collect();
-    let (rows, skipped) = readable(run, read).map_err(|e| e.at(format!("step {}", step + 1)))?;
+    let (rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
 
     if rows.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
         return Err(Error::input(format!(
-            "step {}: none of its {} rows can be read; the first: {first}",
-            step + 1,
+            "{place}: none of its {} rows can be read; the first: {first}",
             skipped.len()
         ))
         .hint("put readable files in their place and continue with --resume"));

@@ -56,7 +56,8 @@ const BASE: &str = "base";
 
 pub(super) struct Trainer<'a> {
     pub run: &'a Run,
-    /// Shared with the reader of the next step while a stage runs; changed between stages alone.
+    /// Shared with the reader of the next step while steps run; changed between stages, and where
+    /// weights of tasks change.
     pub schedule: Arc<Schedule>,
     pub model: &'a mut AudioLlm,
     pub optimiser: &'a mut Optimiser,
@@ -64,6 +65,8 @@ pub(super) struct Trainer<'a> {
     pub observer: &'a mut dyn Observer,
     pub stop: &'a Stop,
     pub log: AppendLog,
+    /// Rows that were drawn, where they depend on training.
+    pub picks: Option<AppendLog>,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does
@@ -84,6 +87,7 @@ impl Trainer<'_> {
         for (&stage, &steps) in &self.state.stage_ends {
             unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
+        self.restore_weights()?;
         self.tell_device()?;
         self.prepare_base()?;
         match &self.run.evaluate {
@@ -119,10 +123,24 @@ impl Trainer<'_> {
 
     /// Steps of one stage, to its end or to where it ends early.
     fn run_stage(&mut self, stage: usize) -> Result<()> {
-        let run = self.run;
-        let first = self.state.step;
         let Stage { start, steps, .. } = self.schedule.stages()[stage];
         let last = start + steps;
+        while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+            // Steps are read ahead only as far as the weights of their tasks are known.
+            let end = self.weights_hold_until(stage);
+            self.run_steps(stage, end)?;
+            self.take_weights(stage)?;
+        }
+        if let Some(&steps) = self.state.stage_ends.get(&stage) {
+            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
+        }
+        Ok(())
+    }
+
+    /// Steps of a stage until `last` are finished, or until the stage ends early.
+    fn run_steps(&mut self, stage: usize, last: u64) -> Result<()> {
+        let run = self.run;
+        let first = self.state.step;
         let schedule = self.schedule.clone();
         std::thread::scope(|scope| {
             // One step is read ahead while the one before it is computed; dropping the receiver,
@@ -142,11 +160,7 @@ impl Trainer<'_> {
                 self.next_step(&mut steps)?;
             }
             Ok::<(), Error>(())
-        })?;
-        if let Some(&steps) = self.state.stage_ends.get(&stage) {
-            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
-        }
-        Ok(())
+        })
     }
 
     fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
@@ -162,16 +176,24 @@ impl Trainer<'_> {
         }
         self.warn_of_long_audio(&loaded);
 
+        let first_weights = self.first_weights()?;
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
         let record = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
+        let weights = self.update_weights(&record)?;
 
-        let mut lines = match probed {
-            Some(probed) => Line::Probe(probed).to_text()? + "\n",
-            None => String::new(),
-        };
-        lines += &Line::Train(record.clone()).to_text()?;
+        let mut lines = Vec::new();
+        lines.extend(first_weights.map(Line::Mixture));
+        lines.extend(probed.map(Line::Probe));
+        lines.push(Line::Train(record.clone()));
+        lines.extend(weights.map(Line::Mixture));
+        let lines = lines
+            .iter()
+            .map(Line::to_text)
+            .collect::<Result<Vec<_>>>()?;
+        let lines = lines.join("\n");
+        self.write_picks(record.step)?;
         self.log.line(&lines)?;
         self.logged = record.step;
 
@@ -302,7 +324,7 @@ impl Trainer<'_> {
         }))
     }
 
-    fn pass(&self, stage: usize) -> Pass {
+    pub(super) fn pass(&self, stage: usize) -> Pass {
         Pass {
             save: self.run.memory.save,
             dropout: self.run.dropout,
@@ -446,6 +468,7 @@ impl Trainer<'_> {
         }
         self.state.is_between = !self.is_checkpoint_due();
         self.log.sync()?;
+        self.picks.as_mut().map_or(Ok(()), AppendLog::sync)?;
         // Before the checkpoint: it must not know of a step whose clips are not recorded.
         let num_clips = self.run.inputs().num_clips;
         if self.recorded_clips != Some(num_clips) {
@@ -508,14 +531,14 @@ fn task_records(
     tasks
 }
 
-/// The schedule to change it. Between stages no other thread has it.
-fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
+/// The schedule to change it. Between stages, and where weights change, no other thread has it.
+pub(super) fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
 /// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part
 /// that is frozen in it.
-fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
+pub(super) fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
     let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {
         let is_trained = |stage: usize| run.parts[stage].of(part) != Training::Frozen;

@@ -39,6 +39,7 @@ mod manual;
 mod metrics;
 mod metrics_command;
 mod old_run;
+mod online;
 mod parity;
 mod plan;
 mod primitives;
