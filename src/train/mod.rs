@@ -7,18 +7,23 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
+mod gradient_settings;
 mod online;
 pub mod optimiser;
 mod probe;
 mod run;
 mod settings;
 mod step;
+mod surgery;
+mod task_gradients;
 mod tensorboard;
 mod trainer;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use gradient_settings::GradientSettings;
+pub use gradient_settings::Method as GradientMethod;
 pub use run::Observer;
 pub use run::Run;
 pub use run::learning_rate;

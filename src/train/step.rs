@@ -139,7 +139,11 @@ pub(super) fn load_picks(
         .enumerate()
         .map(|(slot, pick)| read_row(run, pick, loss.class_weights, key.with(slot as u64)))
         .collect();
-    let (rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
+    let (mut rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
+    // Each task needs micro-batches of its own.
+    if run.gradients.is_some() {
+        rows.sort_by_key(|row| row.counted.task);
+    }
 
     if rows.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
@@ -157,12 +161,17 @@ pub(super) fn load_picks(
         .map(|counted| run.corpus.population().tasks[counted.task].clone())
         .collect();
     let mut examples: Vec<Loaded> = rows.into_iter().map(|row| row.example).collect();
-    for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
-        example.sequence.target_weight = weight;
+    let mut batches = Vec::new();
+    for group in groups(run, &counted) {
+        let weights = weights(&counted[group.clone()], loss.normalise);
+        for (example, weight) in examples[group.clone()].iter_mut().zip(weights) {
+            example.sequence.target_weight = weight;
+        }
+        batches.extend(packed(run, &examples, group)?);
     }
 
     Ok(LoadedStep {
-        batches: packed(run, &examples)?,
+        batches,
         examples,
         task_names,
         counted,
@@ -229,15 +238,36 @@ fn new_clips(run: &Run, rows: &[ReadRow]) -> Vec<Fingerprint> {
         .collect()
 }
 
-/// The examples packed into micro-batches, and which of them each holds.
-fn packed(run: &Run, examples: &[Loaded]) -> Result<Vec<(Range<usize>, Batch)>> {
-    let lengths: Vec<usize> = examples
+/// Examples that share micro-batches and whose weights sum to 1: all of the step, or those of each
+/// task where its gradient is needed.
+fn groups(run: &Run, counted: &[Counted]) -> Vec<Range<usize>> {
+    if run.gradients.is_none() {
+        return std::iter::once(0..counted.len()).collect();
+    }
+    let mut start = 0;
+    let by_task = counted.chunk_by(|a, b| a.task == b.task);
+    by_task
+        .map(|group| {
+            start += group.len();
+            start - group.len()..start
+        })
+        .collect()
+}
+
+/// Examples of a group packed into micro-batches, and which of them each holds.
+fn packed(
+    run: &Run,
+    examples: &[Loaded],
+    group: Range<usize>,
+) -> Result<Vec<(Range<usize>, Batch)>> {
+    let lengths: Vec<usize> = examples[group.clone()]
         .iter()
         .map(|example| example.sequence.tokens.len())
         .collect();
     micro_batches(&lengths, run.memory.pack_tokens)
         .into_iter()
         .map(|range| {
+            let range = group.start + range.start..group.start + range.end;
             let sequences: Vec<&Sequence> = examples[range.clone()]
                 .iter()
                 .map(|example| &example.sequence)

@@ -26,6 +26,7 @@ use crate::parts::Training;
 use crate::records::checkpoint_state::Computed;
 use crate::records::checkpoint_state::State;
 use crate::records::log::DeviceRecord;
+use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
@@ -179,7 +180,7 @@ impl Trainer<'_> {
         let first_weights = self.first_weights()?;
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
-        let record = self.step(loaded, audio, steps)?;
+        let (record, gradients) = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record)?;
 
@@ -187,6 +188,7 @@ impl Trainer<'_> {
         lines.extend(first_weights.map(Line::Mixture));
         lines.extend(probed.map(Line::Probe));
         lines.push(Line::Train(record.clone()));
+        lines.extend(gradients.map(Line::Gradients));
         lines.extend(weights.map(Line::Mixture));
         let lines = lines
             .iter()
@@ -348,7 +350,7 @@ impl Trainer<'_> {
         loaded: LoadedStep,
         mut audio: Option<AudioEmbeddings>,
         steps: &mut Steps,
-    ) -> Result<StepRecord> {
+    ) -> Result<(StepRecord, Option<GradientsRecord>)> {
         let run = self.run;
         let step = self.state.step;
         let (stage, _) = self.schedule.stage_of(step);
@@ -360,12 +362,20 @@ impl Trainer<'_> {
         // Loss and gradient.
         model.parameters.zero_gradients()?;
         let mut log_probabilities = Vec::with_capacity(loaded.batches.len());
-        let loss = Scalar::new(0.0, &model.device)?;
-        for (_, batch) in &loaded.batches {
-            self.check_stop()?;
-            let of_batch = model.train(batch, audio.take(), pass)?;
-            loss.add(&of_batch.loss)?;
-            log_probabilities.push(of_batch.log_probabilities);
+        let mut loss = Scalar::new(0.0, &model.device)?;
+        let mut combined = None;
+        if let Some(settings) = &run.gradients {
+            let found = self.combine(&loaded, audio.take(), settings)?;
+            log_probabilities.extend(found.log_probabilities.iter().cloned());
+            loss = found.loss.clone();
+            combined = Some(found);
+        } else {
+            for (_, batch) in &loaded.batches {
+                self.check_stop()?;
+                let of_batch = model.train(batch, audio.take(), pass)?;
+                loss.add(&of_batch.loss)?;
+                log_probabilities.push(of_batch.log_probabilities);
+            }
         }
 
         // Update.
@@ -391,10 +401,13 @@ impl Trainer<'_> {
         let grad_norm = numbers[1][0];
         refuse_not_finite(step, loss, grad_norm)?;
         self.state.step += 1;
+        let gradients = combined
+            .map(|combined| self.after_update(&loaded, combined))
+            .transpose()?;
 
         let tasks = task_records(&loaded, &numbers[2..]);
         let examples = &loaded.examples;
-        Ok(StepRecord {
+        let record = StepRecord {
             step: self.state.step,
             stage: self.schedule.stages()[stage].name.clone(),
             loss,
@@ -412,7 +425,8 @@ impl Trainer<'_> {
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
-        })
+        };
+        Ok((record, gradients))
     }
 
     /// Notes once that some audio is longer than what the official processor, and so other tools,
@@ -489,7 +503,7 @@ impl Trainer<'_> {
         checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
     }
 
-    fn check_stop(&self) -> Result<()> {
+    pub(super) fn check_stop(&self) -> Result<()> {
         check(self.stop)
     }
 }

@@ -30,6 +30,7 @@ mod fp8;
 mod full_training;
 mod golden;
 mod gpu_check;
+mod gradients;
 mod hub;
 mod instructions;
 mod judge;

@@ -43,6 +43,9 @@ pub struct State {
     /// Weights of stages with `mix: {online: ...}`, by the stage's place from 0.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mixtures: BTreeMap<usize, Mixture>,
+    /// Weights of tasks under `gradients: famo`, by name of the task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub famo: BTreeMap<String, FamoTask>,
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
@@ -77,6 +80,19 @@ pub struct Mixture {
     pub rewards: Vec<f64>,
     /// Slots of each task before `from`.
     pub counts: Vec<u64>,
+    /// Number of updates so far.
+    pub updates: u64,
+}
+
+/// Weight of a task under FAMO, with the state of its Adam.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FamoTask {
+    /// Logit: the softmax over the tasks of a step gives weights.
+    pub logit: f64,
+    /// Running mean of the logit's gradient.
+    pub first: f64,
+    /// Running mean of its square.
+    pub second: f64,
     /// Number of updates so far.
     pub updates: u64,
 }
@@ -118,6 +134,7 @@ impl State {
             stage_ends: BTreeMap::new(),
             waiting: None,
             mixtures: BTreeMap::new(),
+            famo: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             is_between: false,
             computes: Computed::default(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::log::EvalRecord;
+use crate::log::GradientsRecord;
 use crate::log::Line;
 use crate::log::MixtureRecord;
 use crate::log::ProbeRecord;
@@ -80,6 +81,10 @@ pub struct Log {
     pub rewards: BTreeMap<String, Track>,
     /// Weights of each stage that follow a reward, by stage and task.
     pub mixtures: BTreeMap<String, BTreeMap<String, Weighted>>,
+    /// Share of pairs of tasks whose gradients PCGrad projected.
+    pub projected: Track,
+    /// Factor of each task's gradient under FAMO.
+    pub factors: BTreeMap<String, Track>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
 }
@@ -117,6 +122,7 @@ impl Log {
             Line::Eval(record) => self.evaluations.push(record),
             Line::Probe(record) => self.probe(&record)?,
             Line::Mixture(record) => self.mixture(&record),
+            Line::Gradients(record) => self.gradients(&record),
             Line::StageEnd(end) => {
                 let mut stages = self.stages.iter_mut().rev();
                 if let Some(stage) = stages.find(|stage| stage.name == end.stage) {
@@ -211,6 +217,17 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    fn gradients(&mut self, record: &GradientsRecord) {
+        if let Some([projected, pairs]) = record.conflicts.filter(|[_, pairs]| *pairs > 0) {
+            let share = projected as f64 / pairs as f64;
+            self.projected.add(record.at_step, share, 1.0);
+        }
+        for (task, factor) in &record.factors {
+            let track = self.factors.entry(task.clone()).or_default();
+            track.add(record.at_step, *factor, 1.0);
+        }
     }
 
     fn mixture(&mut self, record: &MixtureRecord) {
@@ -365,6 +382,18 @@ mod tests {
             [(1.0, 0.5), (2.0, 0.25), (3.0, 0.375)]
         );
         assert_eq!(log.rewards["asr"].mean(), Some(2.0));
+    }
+
+    #[test]
+    fn projections_and_factors_are_followed() {
+        let lines = [
+            r#"{"kind":"gradients","at_step":1,"conflicts":[3,6]}"#,
+            r#"{"kind":"gradients","at_step":2,"conflicts":[0,0]}"#,
+            r#"{"kind":"gradients","at_step":3,"factors":{"asr":0.75,"emotion":0.25}}"#,
+        ];
+        let log = read(&lines.join("\n")).unwrap();
+        assert_eq!(log.projected.points(), [(1.0, 0.5)]);
+        assert_eq!(log.factors["emotion"].points(), [(3.0, 0.25)]);
     }
 
     #[test]
