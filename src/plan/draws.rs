@@ -26,6 +26,9 @@ pub struct StageDraws {
     /// Why the picks of a step are not known, where only those of a whole block are; then `steps`
     /// is what `unchosen` would be.
     pub unknown: Option<String>,
+    /// Whether the picks follow from weights that training changes; `steps` are then those of the
+    /// weights before training.
+    pub depends_on_training: bool,
 }
 
 impl StageDraws {
@@ -102,7 +105,7 @@ pub fn of_all(
             .map(|step| schedule.picks(step))
             .collect::<Result<Vec<_>>>()
     };
-    let of_stage = |(stage, unknown): (&Stage, &Option<String>)| {
+    let of_stage = |(index, (stage, unknown)): (usize, (&Stage, &Option<String>))| {
         let chooses = stage.diverse.is_some_and(|diverse| diverse.chooses());
         let without = if chooses {
             Some(picks(&unchosen, stage)?)
@@ -118,12 +121,14 @@ pub fn of_all(
             steps,
             unchosen: without.filter(|_| unknown.is_none()),
             unknown: unknown.clone(),
+            depends_on_training: schedule.follows_reward(index),
         })
     };
     schedule
         .stages()
         .iter()
         .zip(unknown)
+        .enumerate()
         .map(of_stage)
         .collect()
 }
@@ -146,12 +151,19 @@ pub fn picks(draws: &[StageDraws], corpus: &Corpus) -> Result<Vec<StepPicks>> {
     }
 
     let mut found = Vec::new();
-    for StageDraws { stage, steps, .. } in draws {
+    for StageDraws {
+        stage,
+        steps,
+        depends_on_training,
+        ..
+    } in draws
+    {
         for (step, picks) in stage.range().zip(steps) {
             found.push(StepPicks {
                 step: step + 1,
                 stage: stage.name.clone(),
                 ids: picks.iter().map(|pick| corpus.id(pick.row)).collect(),
+                depends_on_training: *depends_on_training,
             });
         }
     }

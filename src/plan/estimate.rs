@@ -26,6 +26,7 @@ use crate::recipe::Recipe;
 use crate::schedule::Schedule;
 use crate::text_table::count;
 use crate::text_table::duration;
+use crate::train::GradientMethod;
 use crate::train::corpus::Corpus;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and
@@ -67,7 +68,7 @@ pub struct Training<'a> {
 struct StageLoads {
     /// Over all its steps, scaled from those.
     total: Load,
-    /// The mean step.
+    /// Operations of all its steps, look-aheads included.
     operations: f64,
     /// Bytes of the largest micro-batch.
     activations: f64,
@@ -96,6 +97,7 @@ pub fn lines(
         ("memory", memory(training, &sizes, &loads)),
         ("time", time(training, &loads, speed)),
     ];
+    lines.extend(surgery(training, &sizes, stages).map(|line| ("surgery", line)));
     lines.extend(encoder(training.recipe, training.config, speed).map(|line| ("encoder", line)));
     lines.extend(training.gpu_memory.map(|gpu_memory| {
         (
@@ -363,8 +365,13 @@ fn loads(
         audio_tokens: sum.audio_tokens * scale,
         targets: sum.targets * scale,
     };
+    let of_stage = &stage.stage;
+    let ahead = of_stage.online.map_or(0.0, |rule| {
+        let num_tasks = of_stage.tasks.len();
+        rule.lookahead_steps(of_stage.steps, num_tasks, recipe.schedule.batch)
+    });
     Some(StageLoads {
-        operations: model.operations(&total),
+        operations: model.operations(&total) * (1.0 + ahead / of_stage.steps as f64),
         total,
         activations,
         audio_tokens,
@@ -435,7 +442,8 @@ fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {
     } else {
         1.0
     };
-    let operations: f64 = loads.iter().map(|load| load.operations).sum::<f64>() * probes;
+    let passes = 1.0 + extra_passes(training.recipe) / 3.0;
+    let operations: f64 = loads.iter().map(|load| load.operations).sum::<f64>() * probes * passes;
     let tokens: f64 = loads.iter().map(|load| load.total.tokens).sum();
     format!(
         "about {} on this machine, evaluations and checkpoints apart: {} operations for {} tokens, at {:.0} GFLOP/s measured now for one \
@@ -445,6 +453,40 @@ fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {
         count(tokens),
         speed / 1e9
     )
+}
+
+/// Forward passes of a step's rows that FAMO makes beside the step.
+fn extra_passes(recipe: &Recipe) -> f64 {
+    match &recipe.gradients {
+        Some(settings) if settings.method == GradientMethod::Famo => {
+            // Losses with dropout are computed again without.
+            if recipe.lora.dropout > 0.0 { 2.0 } else { 1.0 }
+        }
+        _ => 0.0,
+    }
+}
+
+/// Cost of gradients of tasks, where the recipe asks for them.
+fn surgery(training: &Training<'_>, sizes: &Sizes, stages: &[StageDraws]) -> Option<String> {
+    let settings = training.recipe.gradients.as_ref()?;
+    let num_tasks = |stage: &StageDraws| stage.stage.tasks.len() + stage.stage.replayed.len();
+    let most = stages.iter().map(num_tasks).max().unwrap_or(0);
+    let copies = match settings.method {
+        GradientMethod::Pcgrad => most + 2,
+        GradientMethod::Famo => most + 1,
+    };
+    let passes = match extra_passes(training.recipe) {
+        0.0 => "no further passes".to_owned(),
+        1.0 => "one more forward pass of every step, about a third of it".to_owned(),
+        _ => "two more forward passes of every step, because of dropout: about two thirds of it"
+            .to_owned(),
+    };
+    Some(format!(
+        "`gradients: {}`: one gradient for each task of a step, of at most {most} tasks in micro-batches of their own; {passes}; {copies} \
+         copies of the gradient in memory, {}",
+        settings.method.name(),
+        bytes(copies as f64 * F32 * sizes.num_trained() as f64)
+    ))
 }
 
 fn scientific(number: f64) -> String {

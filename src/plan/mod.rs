@@ -4,6 +4,7 @@
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
+//! - `online`: weights of tasks that follow a reward.
 //! - `estimate`: memory and time; `warnings`: what to look at.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
@@ -12,6 +13,7 @@ mod estimate;
 mod evenness;
 mod facts;
 mod neighbours;
+mod online;
 mod page;
 mod probe;
 mod shares;
@@ -159,6 +161,7 @@ impl Plan {
         // What every step draws.
         let unknown = unknown(recipe, &corpus, &schedule, model);
         notes.extend(unknown_notes(&schedule, &unknown));
+        notes.extend(online::notes(&schedule));
         let compared = match &opened {
             Some((opened, dir)) => embed(
                 recipe,
@@ -299,7 +302,8 @@ impl Plan {
         let population = self.corpus.population();
         let stages = self.schedule.stages().iter().zip(&self.shares);
         let stages: Vec<serde_json::Value> = stages
-            .map(|(stage, shares)| {
+            .enumerate()
+            .map(|(index, (stage, shares))| {
                 let shares_of: Vec<serde_json::Value> = shares
                     .shares
                     .iter()
@@ -314,13 +318,17 @@ impl Plan {
                         })
                     })
                     .collect();
-                serde_json::json!({
+                let mut of_stage = serde_json::json!({
                     "name": stage.name,
                     "first_step": stage.start + 1,
                     "steps": stage.steps,
                     "total": shares.total.json(),
                     "shares": shares_of,
-                })
+                });
+                if self.schedule.follows_reward(index) {
+                    of_stage["depends_on_training"] = true.into();
+                }
+                of_stage
             })
             .collect();
         let estimates: serde_json::Map<String, serde_json::Value> = self

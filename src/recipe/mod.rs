@@ -61,6 +61,7 @@ use crate::task::task_files;
 use crate::train::CheckpointSettings;
 use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
+use crate::train::GradientSettings;
 use crate::train::MemorySettings;
 use crate::train::ProbeSettings;
 use crate::train::corpus::Corpus;
@@ -111,6 +112,9 @@ pub struct Recipe {
     /// AdamW and its learning rate.
     #[serde(default)]
     pub optimiser: optimiser::Settings,
+    /// Gradients of tasks, and how they become that of a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<GradientSettings>,
     /// Size of micro-batches, and what layers store.
     #[serde(default)]
     pub memory: MemorySettings,
@@ -344,6 +348,9 @@ impl Recipe {
         let evaluate = self.suite(tasks, &mut check)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
+        self.gradients
+            .as_ref()
+            .map_or(Ok(()), |gradients| gradients.check(&schedule))?;
         Ok(RecipeRows {
             corpus,
             augmentation,

@@ -272,6 +272,7 @@ impl Recipe {
             },
             dropout: self.lora.dropout,
             optimiser: self.optimiser.clone(),
+            gradients: self.gradients.clone(),
             memory,
             checkpoint: self.checkpoint.clone(),
             evaluate: rows.evaluate,

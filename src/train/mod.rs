@@ -7,17 +7,23 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
+mod gradient_settings;
+mod online;
 pub mod optimiser;
 mod probe;
 mod run;
 mod settings;
 mod step;
+mod surgery;
+mod task_gradients;
 mod tensorboard;
 mod trainer;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use gradient_settings::GradientSettings;
+pub use gradient_settings::Method as GradientMethod;
 pub use run::Observer;
 pub use run::Run;
 pub use run::learning_rate;
@@ -60,6 +66,7 @@ pub fn train(
     state.is_between = false;
     let log = files::AppendLog::open(&run.log_path())?;
     let logged = state.step;
+    let picks = online::open_picks(run, &schedule, logged)?;
     let schedule = Arc::new(schedule);
     let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
@@ -71,6 +78,7 @@ pub fn train(
         observer,
         stop,
         log,
+        picks,
         events: None,
         logged,
         saved,

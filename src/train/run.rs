@@ -23,6 +23,7 @@ use crate::records::scores::Scores;
 use crate::schedule::Schedule;
 use crate::train::corpus::Corpus;
 use crate::train::environment::Pace;
+use crate::train::gradient_settings::GradientSettings;
 use crate::train::optimiser;
 use crate::train::settings::CheckpointSettings;
 use crate::train::settings::EmbeddingSettings;
@@ -62,6 +63,8 @@ pub struct Run {
     pub dropout: f64,
     /// `optimiser:`.
     pub optimiser: optimiser::Settings,
+    /// `gradients:`.
+    pub gradients: Option<GradientSettings>,
     /// `memory:`.
     pub memory: MemorySettings,
     /// `checkpoint:`.

@@ -119,23 +119,36 @@ pub(super) const BAD_ROW_HINT: &str = "put a readable file in its place and cont
 pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<LoadedStep> {
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
+    let key = Key::new(run.seed, "step").with(step);
+    load_picks(run, stage, &picks, key, &format!("step {}", step + 1))
+}
+
+/// Reads picked rows, and weighs them as a step of a stage does. `key` is the stream of their random
+/// numbers, and `place` is what an error is about.
+pub(super) fn load_picks(
+    run: &Run,
+    stage: usize,
+    picks: &[Pick],
+    key: Key,
+    place: &str,
+) -> Result<LoadedStep> {
     let loss = &run.loss[stage];
 
     let read: Vec<Result<ReadRow>> = picks
         .par_iter()
         .enumerate()
-        .map(|(slot, pick)| {
-            let key = Key::new(run.seed, "step").with(step).with(slot as u64);
-            read_row(run, pick, loss.class_weights, key)
-        })
+        .map(|(slot, pick)| read_row(run, pick, loss.class_weights, key.with(slot as u64)))
         .collect();
-    let (rows, skipped) = readable(run, read).map_err(|e| e.at(format!("step {}", step + 1)))?;
+    let (mut rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
+    // Each task needs micro-batches of its own.
+    if run.gradients.is_some() {
+        rows.sort_by_key(|row| row.counted.task);
+    }
 
     if rows.is_empty() {
         let first = skipped.first().map(Error::message).unwrap_or_default();
         return Err(Error::input(format!(
-            "step {}: none of its {} rows can be read; the first: {first}",
-            step + 1,
+            "{place}: none of its {} rows can be read; the first: {first}",
             skipped.len()
         ))
         .hint("put readable files in their place and continue with --resume"));
@@ -148,12 +161,17 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
         .map(|counted| run.corpus.population().tasks[counted.task].clone())
         .collect();
     let mut examples: Vec<Loaded> = rows.into_iter().map(|row| row.example).collect();
-    for (example, weight) in examples.iter_mut().zip(weights(&counted, loss.normalise)) {
-        example.sequence.target_weight = weight;
+    let mut batches = Vec::new();
+    for group in groups(run, &counted) {
+        let weights = weights(&counted[group.clone()], loss.normalise);
+        for (example, weight) in examples[group.clone()].iter_mut().zip(weights) {
+            example.sequence.target_weight = weight;
+        }
+        batches.extend(packed(run, &examples, group)?);
     }
 
     Ok(LoadedStep {
-        batches: packed(run, &examples)?,
+        batches,
         examples,
         task_names,
         counted,
@@ -220,15 +238,36 @@ fn new_clips(run: &Run, rows: &[ReadRow]) -> Vec<Fingerprint> {
         .collect()
 }
 
-/// The examples packed into micro-batches, and which of them each holds.
-fn packed(run: &Run, examples: &[Loaded]) -> Result<Vec<(Range<usize>, Batch)>> {
-    let lengths: Vec<usize> = examples
+/// Examples that share micro-batches and whose weights sum to 1: all of the step, or those of each
+/// task where its gradient is needed.
+fn groups(run: &Run, counted: &[Counted]) -> Vec<Range<usize>> {
+    if run.gradients.is_none() {
+        return std::iter::once(0..counted.len()).collect();
+    }
+    let mut start = 0;
+    let by_task = counted.chunk_by(|a, b| a.task == b.task);
+    by_task
+        .map(|group| {
+            start += group.len();
+            start - group.len()..start
+        })
+        .collect()
+}
+
+/// Examples of a group packed into micro-batches, and which of them each holds.
+fn packed(
+    run: &Run,
+    examples: &[Loaded],
+    group: Range<usize>,
+) -> Result<Vec<(Range<usize>, Batch)>> {
+    let lengths: Vec<usize> = examples[group.clone()]
         .iter()
         .map(|example| example.sequence.tokens.len())
         .collect();
     micro_batches(&lengths, run.memory.pack_tokens)
         .into_iter()
         .map(|range| {
+            let range = group.start + range.start..group.start + range.end;
             let sequences: Vec<&Sequence> = examples[range.clone()]
                 .iter()
                 .map(|example| &example.sequence)

@@ -12,7 +12,9 @@ use crate::files::AppendLog;
 use crate::jsonl;
 use crate::jsonl::LastLine;
 use crate::records::log::EvalRecord;
+use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
+use crate::records::log::MixtureRecord;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
 use crate::train::environment::Pace;
@@ -132,6 +134,8 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Train(record) => (record.step, of_step(record)),
         Line::Eval(record) => (record.at_step, of_evaluation(record)),
         Line::Probe(record) => (record.at_step, of_probe(record)),
+        Line::Mixture(record) => (record.at_step, of_mixture(record)),
+        Line::Gradients(record) => (record.at_step, of_gradients(record)),
         Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
     };
     let finite = found.into_iter().filter(|(_, value)| value.is_finite());
@@ -169,6 +173,26 @@ fn of_probe(record: &ProbeRecord) -> Vec<(String, f64)> {
     norms
         .map(|(task, value)| (format!("probe/norms/{task}"), *value))
         .chain(cosines.map(|(pair, value)| (format!("probe/cosines/{pair}"), *value)))
+        .collect()
+}
+
+fn of_mixture(record: &MixtureRecord) -> Vec<(String, f64)> {
+    let weights = record.weights.iter();
+    let rewards = record.rewards.iter();
+    weights
+        .map(|(task, value)| (format!("mixture/weights/{task}"), *value))
+        .chain(rewards.map(|(task, value)| (format!("mixture/rewards/{task}"), *value)))
+        .collect()
+}
+
+fn of_gradients(record: &GradientsRecord) -> Vec<(String, f64)> {
+    let projected = record
+        .conflicts
+        .map(|[projected, _]| ("gradients/projections".to_owned(), projected as f64));
+    let factors = record.factors.iter();
+    factors
+        .map(|(task, value)| (format!("gradients/factors/{task}"), *value))
+        .chain(projected)
         .collect()
 }
 

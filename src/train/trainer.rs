@@ -26,6 +26,7 @@ use crate::parts::Training;
 use crate::records::checkpoint_state::Computed;
 use crate::records::checkpoint_state::State;
 use crate::records::log::DeviceRecord;
+use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
@@ -56,7 +57,8 @@ const BASE: &str = "base";
 
 pub(super) struct Trainer<'a> {
     pub run: &'a Run,
-    /// Shared with the reader of the next step while a stage runs; changed between stages alone.
+    /// Shared with the reader of the next step while steps run; changed between stages, and where
+    /// weights of tasks change.
     pub schedule: Arc<Schedule>,
     pub model: &'a mut AudioLlm,
     pub optimiser: &'a mut Optimiser,
@@ -64,6 +66,8 @@ pub(super) struct Trainer<'a> {
     pub observer: &'a mut dyn Observer,
     pub stop: &'a Stop,
     pub log: AppendLog,
+    /// Rows that were drawn, where they depend on training.
+    pub picks: Option<AppendLog>,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does
@@ -84,6 +88,7 @@ impl Trainer<'_> {
         for (&stage, &steps) in &self.state.stage_ends {
             unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
+        self.restore_weights()?;
         self.tell_device()?;
         self.prepare_base()?;
         match &self.run.evaluate {
@@ -119,10 +124,24 @@ impl Trainer<'_> {
 
     /// Steps of one stage, to its end or to where it ends early.
     fn run_stage(&mut self, stage: usize) -> Result<()> {
-        let run = self.run;
-        let first = self.state.step;
         let Stage { start, steps, .. } = self.schedule.stages()[stage];
         let last = start + steps;
+        while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+            // Steps are read ahead only as far as the weights of their tasks are known.
+            let end = self.weights_hold_until(stage);
+            self.run_steps(stage, end)?;
+            self.take_weights(stage)?;
+        }
+        if let Some(&steps) = self.state.stage_ends.get(&stage) {
+            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
+        }
+        Ok(())
+    }
+
+    /// Steps of a stage until `last` are finished, or until the stage ends early.
+    fn run_steps(&mut self, stage: usize, last: u64) -> Result<()> {
+        let run = self.run;
+        let first = self.state.step;
         let schedule = self.schedule.clone();
         std::thread::scope(|scope| {
             // One step is read ahead while the one before it is computed; dropping the receiver,
@@ -142,11 +161,7 @@ impl Trainer<'_> {
                 self.next_step(&mut steps)?;
             }
             Ok::<(), Error>(())
-        })?;
-        if let Some(&steps) = self.state.stage_ends.get(&stage) {
-            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
-        }
-        Ok(())
+        })
     }
 
     fn next_step(&mut self, steps: &mut Steps) -> Result<()> {
@@ -162,16 +177,25 @@ impl Trainer<'_> {
         }
         self.warn_of_long_audio(&loaded);
 
+        let first_weights = self.first_weights()?;
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
-        let record = self.step(loaded, audio, steps)?;
+        let (record, gradients) = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
+        let weights = self.update_weights(&record)?;
 
-        let mut lines = match probed {
-            Some(probed) => Line::Probe(probed).to_text()? + "\n",
-            None => String::new(),
-        };
-        lines += &Line::Train(record.clone()).to_text()?;
+        let mut lines = Vec::new();
+        lines.extend(first_weights.map(Line::Mixture));
+        lines.extend(probed.map(Line::Probe));
+        lines.push(Line::Train(record.clone()));
+        lines.extend(gradients.map(Line::Gradients));
+        lines.extend(weights.map(Line::Mixture));
+        let lines = lines
+            .iter()
+            .map(Line::to_text)
+            .collect::<Result<Vec<_>>>()?;
+        let lines = lines.join("\n");
+        self.write_picks(record.step)?;
         self.log.line(&lines)?;
         self.logged = record.step;
 
@@ -302,7 +326,7 @@ impl Trainer<'_> {
         }))
     }
 
-    fn pass(&self, stage: usize) -> Pass {
+    pub(super) fn pass(&self, stage: usize) -> Pass {
         Pass {
             save: self.run.memory.save,
             dropout: self.run.dropout,
@@ -326,7 +350,7 @@ impl Trainer<'_> {
         loaded: LoadedStep,
         mut audio: Option<AudioEmbeddings>,
         steps: &mut Steps,
-    ) -> Result<StepRecord> {
+    ) -> Result<(StepRecord, Option<GradientsRecord>)> {
         let run = self.run;
         let step = self.state.step;
         let (stage, _) = self.schedule.stage_of(step);
@@ -338,12 +362,20 @@ impl Trainer<'_> {
         // Loss and gradient.
         model.parameters.zero_gradients()?;
         let mut log_probabilities = Vec::with_capacity(loaded.batches.len());
-        let loss = Scalar::new(0.0, &model.device)?;
-        for (_, batch) in &loaded.batches {
-            self.check_stop()?;
-            let of_batch = model.train(batch, audio.take(), pass)?;
-            loss.add(&of_batch.loss)?;
-            log_probabilities.push(of_batch.log_probabilities);
+        let mut loss = Scalar::new(0.0, &model.device)?;
+        let mut combined = None;
+        if let Some(settings) = &run.gradients {
+            let found = self.combine(&loaded, audio.take(), settings)?;
+            log_probabilities.extend(found.log_probabilities.iter().cloned());
+            loss = found.loss.clone();
+            combined = Some(found);
+        } else {
+            for (_, batch) in &loaded.batches {
+                self.check_stop()?;
+                let of_batch = model.train(batch, audio.take(), pass)?;
+                loss.add(&of_batch.loss)?;
+                log_probabilities.push(of_batch.log_probabilities);
+            }
         }
 
         // Update.
@@ -369,10 +401,13 @@ impl Trainer<'_> {
         let grad_norm = numbers[1][0];
         refuse_not_finite(step, loss, grad_norm)?;
         self.state.step += 1;
+        let gradients = combined
+            .map(|combined| self.after_update(&loaded, combined))
+            .transpose()?;
 
         let tasks = task_records(&loaded, &numbers[2..]);
         let examples = &loaded.examples;
-        Ok(StepRecord {
+        let record = StepRecord {
             step: self.state.step,
             stage: self.schedule.stages()[stage].name.clone(),
             loss,
@@ -390,7 +425,8 @@ impl Trainer<'_> {
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
-        })
+        };
+        Ok((record, gradients))
     }
 
     /// Notes once that some audio is longer than what the official processor, and so other tools,
@@ -446,6 +482,7 @@ impl Trainer<'_> {
         }
         self.state.is_between = !self.is_checkpoint_due();
         self.log.sync()?;
+        self.picks.as_mut().map_or(Ok(()), AppendLog::sync)?;
         // Before the checkpoint: it must not know of a step whose clips are not recorded.
         let num_clips = self.run.inputs().num_clips;
         if self.recorded_clips != Some(num_clips) {
@@ -466,7 +503,7 @@ impl Trainer<'_> {
         checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
     }
 
-    fn check_stop(&self) -> Result<()> {
+    pub(super) fn check_stop(&self) -> Result<()> {
         check(self.stop)
     }
 }
@@ -508,14 +545,14 @@ fn task_records(
     tasks
 }
 
-/// The schedule to change it. Between stages no other thread has it.
-fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
+/// The schedule to change it. Between stages, and where weights change, no other thread has it.
+pub(super) fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
 /// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part
 /// that is frozen in it.
-fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
+pub(super) fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
     let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {
         let is_trained = |stage: usize| run.parts[stage].of(part) != Training::Frozen;

@@ -640,7 +640,9 @@ fn every_recipe_whose_data_ships_can_be_planned() {
     let place = Place::new();
     let cache = format!("embeddings.cache={}", place.path("cache").display());
     let shipped = ["curricula/first.yaml", "curricula/quickstart.yaml"].map(str::to_owned);
-    for recipe in recipes("curricula/sample").into_iter().chain(shipped) {
+    let adaptive = recipes("curricula/adaptive");
+    let sample = recipes("curricula/sample").into_iter().chain(adaptive);
+    for recipe in sample.chain(shipped) {
         let text = in_the_repository(&["plan", &recipe, "--set", &cache])
             .succeeds()
             .stdout;

@@ -40,6 +40,12 @@ pub struct State {
     /// Score that a stage with `early_stop` waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
+    /// Weights of stages with `mix: {online: ...}`, by the stage's place from 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mixtures: BTreeMap<usize, Mixture>,
+    /// Weights of tasks under `gradients: famo`, by name of the task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub famo: BTreeMap<String, FamoTask>,
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
@@ -61,6 +67,34 @@ pub struct Waiting {
     pub best: f64,
     /// Evaluations since then.
     pub evaluations: u64,
+}
+
+/// Weights of a stage's tasks, in the order of its tasks, and what they follow from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mixture {
+    /// The first step that they hold for, counted from 0 in the stage.
+    pub from: u64,
+    /// Weight of each task.
+    pub weights: Vec<f64>,
+    /// Moving average of each task's reward.
+    pub rewards: Vec<f64>,
+    /// Slots of each task before `from`.
+    pub counts: Vec<u64>,
+    /// Number of updates so far.
+    pub updates: u64,
+}
+
+/// Weight of a task under FAMO, with the state of its Adam.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FamoTask {
+    /// Logit: the softmax over the tasks of a step gives weights.
+    pub logit: f64,
+    /// Running mean of the logit's gradient.
+    pub first: f64,
+    /// Running mean of its square.
+    pub second: f64,
+    /// Number of updates so far.
+    pub updates: u64,
 }
 
 /// What computed a step.
@@ -99,6 +133,8 @@ impl State {
             inputs,
             stage_ends: BTreeMap::new(),
             waiting: None,
+            mixtures: BTreeMap::new(),
+            famo: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             is_between: false,
             computes: Computed::default(),

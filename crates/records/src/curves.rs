@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::log::EvalRecord;
+use crate::log::GradientsRecord;
 use crate::log::Line;
+use crate::log::MixtureRecord;
 use crate::log::ProbeRecord;
 use crate::log::StepRecord;
 use crate::log::each;
@@ -73,8 +75,33 @@ pub struct Log {
     pub norms: BTreeMap<String, Track>,
     /// Cosine between the gradients of two tasks, where they were probed.
     pub cosines: BTreeMap<(String, String), Track>,
+    /// Weight of each task, where it follows a reward.
+    pub weights: BTreeMap<String, Track>,
+    /// Moving average of each task's reward.
+    pub rewards: BTreeMap<String, Track>,
+    /// Weights of each stage that follow a reward, by stage and task.
+    pub mixtures: BTreeMap<String, BTreeMap<String, Weighted>>,
+    /// Share of pairs of tasks whose gradients PCGrad projected.
+    pub projected: Track,
+    /// Factor of each task's gradient under FAMO.
+    pub factors: BTreeMap<String, Track>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
+}
+
+/// Weights of a task over a stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weighted {
+    /// Weight before training.
+    pub first: f64,
+    /// Smallest weight.
+    pub least: f64,
+    /// Largest weight.
+    pub most: f64,
+    /// Weight so far.
+    pub last: f64,
+    /// Slots of the stage before the last update.
+    pub slots: u64,
 }
 
 impl Log {
@@ -94,6 +121,8 @@ impl Log {
             Line::Train(record) => self.train(&record)?,
             Line::Eval(record) => self.evaluations.push(record),
             Line::Probe(record) => self.probe(&record)?,
+            Line::Mixture(record) => self.mixture(&record),
+            Line::Gradients(record) => self.gradients(&record),
             Line::StageEnd(end) => {
                 let mut stages = self.stages.iter_mut().rev();
                 if let Some(stage) = stages.find(|stage| stage.name == end.stage) {
@@ -188,6 +217,45 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    fn gradients(&mut self, record: &GradientsRecord) {
+        if let Some([projected, pairs]) = record.conflicts.filter(|[_, pairs]| *pairs > 0) {
+            let share = projected as f64 / pairs as f64;
+            self.projected.add(record.at_step, share, 1.0);
+        }
+        for (task, factor) in &record.factors {
+            let track = self.factors.entry(task.clone()).or_default();
+            track.add(record.at_step, *factor, 1.0);
+        }
+    }
+
+    fn mixture(&mut self, record: &MixtureRecord) {
+        // The weights hold from the next step on.
+        let step = record.at_step + 1;
+        for (values, tracks) in [
+            (&record.weights, &mut self.weights),
+            (&record.rewards, &mut self.rewards),
+        ] {
+            for (task, value) in values {
+                let track = tracks.entry(task.clone()).or_default();
+                track.add(step, *value, 1.0);
+            }
+        }
+        let of_stage = self.mixtures.entry(record.stage.clone()).or_default();
+        for (task, &weight) in &record.weights {
+            let slots = record.counts.get(task).copied().unwrap_or_default();
+            let of_task = of_stage.entry(task.clone()).or_insert(Weighted {
+                first: weight,
+                least: weight,
+                most: weight,
+                last: weight,
+                slots,
+            });
+            of_task.least = of_task.least.min(weight);
+            of_task.most = of_task.most.max(weight);
+            (of_task.last, of_task.slots) = (weight, slots);
+        }
     }
 
     /// Everything seen, by task.
@@ -287,6 +355,45 @@ mod tests {
             ),
             (Some("no-audio"), 1.5)
         );
+    }
+
+    #[test]
+    fn weights_are_followed_with_their_range() {
+        let line = |at_step: u64, asr: f64, slots: u64| {
+            format!(
+                r#"{{"kind":"mixture","at_step":{at_step},"stage":"listen","weights":{{"asr":{asr},"emotion":{}}},"rewards":{{"asr":2.0}},"counts":{{"asr":{slots}}}}}"#,
+                1.0 - asr
+            )
+        };
+        let lines = [line(0, 0.5, 0), line(1, 0.75, 3), line(2, 0.625, 5)];
+        let log = read(&lines.join("\n")).unwrap();
+        assert_eq!(
+            log.mixtures["listen"]["asr"],
+            Weighted {
+                first: 0.5,
+                least: 0.5,
+                most: 0.75,
+                last: 0.625,
+                slots: 5
+            }
+        );
+        assert_eq!(
+            log.weights["emotion"].points(),
+            [(1.0, 0.5), (2.0, 0.25), (3.0, 0.375)]
+        );
+        assert_eq!(log.rewards["asr"].mean(), Some(2.0));
+    }
+
+    #[test]
+    fn projections_and_factors_are_followed() {
+        let lines = [
+            r#"{"kind":"gradients","at_step":1,"conflicts":[3,6]}"#,
+            r#"{"kind":"gradients","at_step":2,"conflicts":[0,0]}"#,
+            r#"{"kind":"gradients","at_step":3,"factors":{"asr":0.75,"emotion":0.25}}"#,
+        ];
+        let log = read(&lines.join("\n")).unwrap();
+        assert_eq!(log.projected.points(), [(1.0, 0.5)]);
+        assert_eq!(log.factors["emotion"].points(), [(3.0, 0.25)]);
     }
 
     #[test]

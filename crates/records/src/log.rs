@@ -27,6 +27,10 @@ pub enum Line {
     Eval(EvalRecord),
     /// A probe.
     Probe(ProbeRecord),
+    /// Weights of tasks that follow a reward.
+    Mixture(MixtureRecord),
+    /// How the gradients of tasks became that of a step.
+    Gradients(GradientsRecord),
     /// A stage that ended early.
     StageEnd(StageEnd),
     /// A device or precision that computes from here on.
@@ -128,6 +132,57 @@ pub struct ProbeRecord {
     pub cosines: BTreeMap<String, f64>,
 }
 
+/// Weights of a stage with `mix: {online: ...}`, by task. The first line of a stage has the weights
+/// before training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MixtureRecord {
+    /// Steps before it: the weights hold from the next step on.
+    pub at_step: u64,
+    /// Name of the stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Weights; they sum to 1.
+    #[serde(default, deserialize_with = "by_name")]
+    pub weights: BTreeMap<String, f64>,
+    /// Moving averages of the rewards that they follow from.
+    #[serde(default, deserialize_with = "by_name")]
+    pub rewards: BTreeMap<String, f64>,
+    /// Slots of the stage so far.
+    #[serde(default)]
+    pub counts: BTreeMap<String, u64>,
+    /// Losses on rows set aside before and after a look-ahead step on the task, nats per target
+    /// token.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lookahead: BTreeMap<String, [f64; 2]>,
+}
+
+/// How the gradients of the tasks of a step became its gradient, under `gradients:` of a recipe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GradientsRecord {
+    /// The step, from 1.
+    pub at_step: u64,
+    /// Name of its stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Under PCGrad: number of projections, and number of ordered pairs of tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<[u64; 2]>,
+    /// Under FAMO: weight of each task, before the step's update of them.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "by_name"
+    )]
+    pub weights: BTreeMap<String, f64>,
+    /// Under FAMO: factor of each task's gradient, which is its weight over its loss, normalised.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "by_name"
+    )]
+    pub factors: BTreeMap<String, f64>,
+}
+
 /// A stage that ended before its planned length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageEnd {
@@ -182,7 +237,7 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" => ("at_step", found.at_step),
+            "eval" | "probe" | "mixture" | "gradients" => ("at_step", found.at_step),
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -195,6 +250,8 @@ impl Line {
             "train" => Self::Train(json::parse_slice(text).map_err(place)?),
             "eval" => Self::Eval(json::parse_slice(text).map_err(place)?),
             "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
+            "mixture" => Self::Mixture(json::parse_slice(text).map_err(place)?),
+            "gradients" => Self::Gradients(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
             "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
@@ -239,6 +296,10 @@ mod tests {
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
+            r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":0.75,"emotion":0.25},"rewards":{"asr":1.5,"emotion":0.5},"counts":{"asr":6,"emotion":2}}"#,
+            r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25]}}"#,
+            r#"{"kind":"gradients","at_step":2,"stage":"listen","conflicts":[1,6]}"#,
+            r#"{"kind":"gradients","at_step":2,"stage":"listen","weights":{"asr":0.5},"factors":{"asr":0.25}}"#,
             r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];

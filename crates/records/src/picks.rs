@@ -1,4 +1,5 @@
-//! Rows that a schedule draws, step by step: the file of `maqam plan --picks`.
+//! Rows that a schedule draws, step by step: the file of `maqam plan --picks`, and `picks.jsonl` of
+//! a run whose picks depend on training.
 
 use std::path::Path;
 
@@ -18,6 +19,50 @@ pub struct StepPicks {
     pub stage: String,
     /// Ids of its rows, in the order of its slots.
     pub ids: Vec<String>,
+    /// Whether training may draw other rows, because picks follow from it. The rows of a plan are
+    /// then those that the weights before training give.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub depends_on_training: bool,
+}
+
+impl StepPicks {
+    /// The line as it stands in the file, without its end.
+    ///
+    /// # Errors
+    /// None but a bug of ours.
+    pub fn to_text(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(Error::bug_from)
+    }
+}
+
+/// Cuts the picks of a run, whose first line is of step `first`, back to those of its first `steps`
+/// steps. A missing file counts as empty.
+///
+/// # Errors
+/// A file that ends before.
+pub fn truncate(path: &Path, first: u64, steps: u64) -> Result<()> {
+    let mut kept = 0;
+    let mut last = 0;
+    if path.is_file() {
+        let text = files::read_text(path)?;
+        for line in text.split_inclusive('\n') {
+            let found: Option<StepPicks> = serde_json::from_str(line).ok();
+            let Some(found) = found.filter(|found| line.ends_with('\n') && found.step <= steps)
+            else {
+                break;
+            };
+            kept += line.len() as u64;
+            last = found.step;
+        }
+    }
+    if last < steps && steps >= first {
+        return Err(Error::input(format!(
+            "has the picks of {last} steps, the checkpoint was written after {steps}"
+        ))
+        .at_path(path)
+        .hint("put the file back as it was"));
+    }
+    files::truncate(path, kept)
 }
 
 /// Writes the file, whole or not at all.
@@ -27,7 +72,7 @@ pub struct StepPicks {
 pub fn write(path: &Path, steps: &[StepPicks]) -> Result<()> {
     let mut lines = String::new();
     for step in steps {
-        lines += &serde_json::to_string(step).map_err(Error::bug_from)?;
+        lines += &step.to_text()?;
         lines.push('\n');
     }
     files::write_atomic(path, lines.as_bytes())
@@ -47,19 +92,46 @@ mod tests {
                 step: 1,
                 stage: "listen".into(),
                 ids: vec!["b".into(), "a".into()],
+                depends_on_training: false,
             },
             StepPicks {
                 step: 2,
                 stage: "discern".into(),
                 ids: Vec::new(),
+                depends_on_training: true,
             },
         ];
         write(&path, &steps).unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
-            "{\"step\":1,\"stage\":\"listen\",\"ids\":[\"b\",\"a\"]}\n{\"step\":2,\"stage\":\"discern\",\"ids\":[]}\n"
+            "{\"step\":1,\"stage\":\"listen\",\"ids\":[\"b\",\"a\"]}\n{\"step\":2,\"stage\":\"discern\",\"ids\":[],\"depends_on_training\":true}\n"
         );
         let read = jsonl::read::<StepPicks>(&path).unwrap();
         assert!(read.into_iter().map(|(_, step)| step).eq(steps));
+    }
+
+    #[test]
+    fn picks_are_cut_back_to_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("picks.jsonl");
+        let step = |step| {
+            let picks = StepPicks {
+                step,
+                stage: "listen".into(),
+                ids: Vec::new(),
+                depends_on_training: true,
+            };
+            picks.to_text().unwrap() + "\n"
+        };
+        let whole = step(3) + &step(4) + &step(5);
+        std::fs::write(&path, format!("{whole}{{\"step\":6,\"sta")).unwrap();
+        truncate(&path, 3, 5).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+        truncate(&path, 3, 3).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), step(3));
+        let error = truncate(&path, 3, 4).unwrap_err().to_string();
+        assert!(error.contains("has the picks of 3 steps"), "{error}");
+        truncate(&path, 3, 2).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 }

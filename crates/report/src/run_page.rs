@@ -13,6 +13,7 @@ use crate::sections::curves;
 use crate::sections::gradients;
 use crate::sections::header;
 use crate::sections::mixture;
+use crate::sections::online;
 use crate::sections::provenance;
 use crate::sections::scores;
 use crate::sections::slices;
@@ -75,6 +76,7 @@ fn sections(
         scores::section(&chapter)?,
         curves::section(&chapter),
         mixture::section(&chapter),
+        online::section(&chapter),
         gradients::section(&chapter),
         answers::section(&chapter)?,
         slices::section(&chapter),

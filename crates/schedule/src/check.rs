@@ -30,7 +30,7 @@ pub(super) fn settings(settings: &Settings) -> Result<()> {
             Err(Error::input("`name` is that of an earlier stage")
                 .hint("give each stage a name of its own: logs tell stages apart by name"))
         } else {
-            of_stage(stage).and_then(|()| {
+            of_stage(stage, settings.batch).and_then(|()| {
                 if settings.shuffle {
                     beside_shuffle(stage)
                 } else {
@@ -43,9 +43,9 @@ pub(super) fn settings(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-fn of_stage(stage: &StageSettings) -> Result<()> {
+fn of_stage(stage: &StageSettings, batch: usize) -> Result<()> {
     match stage.draw {
-        Draw::Shuffled => mixing(stage)?,
+        Draw::Shuffled => mixing(stage, batch)?,
         Draw::Balanced | Draw::Diverse => owns_the_slots(stage)?,
     }
     needs_draw(stage)?;
@@ -61,8 +61,17 @@ fn of_stage(stage: &StageSettings) -> Result<()> {
 
 /// Refuses a temperature without `mix: temperature`, the reverse, and a replay share that leaves no
 /// slots to the stage's own tasks.
-fn mixing(stage: &StageSettings) -> Result<()> {
+fn mixing(stage: &StageSettings, batch: usize) -> Result<()> {
     let replay = stage.replay.unwrap_or(0.0);
+    if let Some(Mix::Online(online)) = stage.mix {
+        online.check(batch)?;
+        if stage.replay.is_some() {
+            return Err(Error::input(
+                "`replay` beside `mix: {online: ...}`, which divides all slots",
+            )
+            .hint("list the earlier tasks under `tasks`, and remove `replay`"));
+        }
+    }
     if !(0.0..1.0).contains(&replay) {
         return Err(Error::input(format!("`replay` is {replay}"))
             .hint("give the share of the slots as a number from 0 up to, not including, 1"));
@@ -159,6 +168,7 @@ fn beside_shuffle(stage: &StageSettings) -> Result<()> {
         ("learning_rate", stage.learning_rate.is_some()),
         ("train", stage.train != StageParts::default()),
         ("early_stop", stage.early_stop.is_some()),
+        ("mix.online", matches!(stage.mix, Some(Mix::Online(_)))),
         ("loss", stage.loss != loss_weights::StageSettings::default()),
     ];
     match keys.into_iter().find(|(_, is_written)| *is_written) {

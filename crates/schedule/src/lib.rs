@@ -1,8 +1,8 @@
 //! Schedule of examples: a curriculum of stages, slots of each stage that go to tasks and labels,
 //! and an order in every pool of rows.
 //!
-//! The picks of a step follow from the settings, the rows, the seed, the stages that ended early
-//! and, in a diverse stage, the embeddings. They do not depend on earlier calls. Webster's method
+//! The picks of a step follow from the settings, the rows, the seed, the stages that ended early,
+//! in a diverse stage the embeddings, and in a stage with `mix: {online: ...}` the weights so far. They do not depend on earlier calls. Webster's method
 //! gives a slot's pool by counting slots, without replaying them. A seeded order gives the pool's
 //! row at the number of draws that the pool has had in all stages so far. A diverse stage replays
 //! at most the steps of one block.
@@ -11,6 +11,7 @@
 //! - `population`: the available rows.
 //! - `plan`: the resolved stages; `balance`: the cells of stages with equal slots.
 //! - `slots`: the pool of a slot.
+//! - [`online`]: weights of tasks that follow a reward; `set_aside`: rows for that reward.
 //! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
 //! - `timeline`: start of stages in the run and in each pool, also after some ended early.
 //! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that
@@ -28,11 +29,13 @@ mod embeddings;
 pub mod loss_weights;
 pub use maqam_stats::kdpp;
 pub use maqam_stats::kmeans;
+pub mod online;
 mod order;
 pub use maqam_stats::pca;
 mod plan;
 mod population;
 mod select;
+mod set_aside;
 mod settings;
 mod slots;
 pub mod spread;
@@ -66,6 +69,9 @@ use crate::blocks::Origin;
 use crate::blocks::Source;
 use crate::draw::Pool;
 use crate::draw::Pools;
+use crate::online::OnlineSlots;
+use crate::online::Rule;
+use crate::online::Shares;
 use crate::order::Orders;
 use crate::plan::Planned;
 use crate::plan::Planner;
@@ -111,6 +117,8 @@ pub struct Stage {
     pub learning_rate: Option<f64>,
     /// Condition of an early end.
     pub early_stop: Option<EarlyStop>,
+    /// Rule of weights that follow a reward.
+    pub online: Option<Rule>,
     /// Training of the parts, where it differs from the recipe.
     pub train: StageParts,
     /// Loss settings, where they differ from the recipe.
@@ -166,6 +174,10 @@ pub struct Schedule {
     names: Arc<(Vec<String>, Vec<Vec<String>>)>,
     embeddings: Vec<Option<Arc<Embeddings>>>,
     last_block: LastBlock,
+    /// Slots of stages whose weights follow a reward.
+    online: Vec<Option<OnlineSlots>>,
+    /// Rows of each task that losses are measured on, in a seeded order.
+    set_aside: Arc<BTreeMap<usize, Vec<u32>>>,
 }
 
 impl Schedule {
@@ -176,7 +188,8 @@ impl Schedule {
     /// Settings that contradict each other or the data, naming the stage and the key.
     pub fn new(settings: &Settings, population: &Population, seed: u64) -> Result<Self> {
         check::settings(settings)?;
-        let cells = population.cells()?;
+        let mut cells = population.cells()?;
+        let set_aside = set_aside::take(settings, population, &mut cells, seed)?;
         let planner = Planner {
             batch: settings.batch,
             population,
@@ -205,9 +218,16 @@ impl Schedule {
             start += found.steps;
             planned.push(found);
         }
+        let slots = |(stage, planned): (usize, &Planned)| {
+            let key = Key::new(seed, "online slots").with(stage as u64);
+            let first = planned.online.as_ref()?.first_shares();
+            Some(OnlineSlots::new(first, key, settings.batch))
+        };
         let mut schedule = Self {
             batch: settings.batch,
             seed,
+            online: planned.iter().enumerate().map(slots).collect(),
+            set_aside: Arc::new(set_aside),
             embeddings: vec![None; stages.len()],
             stages,
             planned: planned.into(),
@@ -217,7 +237,7 @@ impl Schedule {
             names: Arc::new((population.tasks.clone(), population.labels.clone())),
             last_block: LastBlock::default(),
         };
-        schedule.place_stages();
+        schedule.place_stages()?;
         if settings.shuffle {
             schedule.shuffle();
         }
@@ -225,7 +245,7 @@ impl Schedule {
     }
 
     /// Sets the start of each stage to the end of the previous one, in the run and in the pools.
-    fn place_stages(&mut self) {
+    fn place_stages(&mut self) -> Result<()> {
         let mut start = 0;
         for stage in &mut self.stages {
             stage.start = start;
@@ -236,14 +256,22 @@ impl Schedule {
             .iter()
             .map(|stage| (stage.diverse, stage.steps))
             .unzip();
+        let mut drawn = Vec::with_capacity(self.stages.len());
+        for (slots, &steps) in self.online.iter().zip(&lengths) {
+            // The weights of a later stage may be known while an earlier one is placed.
+            let counts = |slots: &OnlineSlots| slots.counts(steps.max(slots.shares.from));
+            drawn.push(slots.as_ref().map(counts).transpose()?);
+        }
         self.timeline = Timeline::new(
             &self.planned,
             &diverse,
+            &drawn,
             &lengths,
             self.batch as u64,
             &self.pools,
         );
         self.last_block = LastBlock::default();
+        Ok(())
     }
 
     /// Makes one stage of all, whose slots are those of the others in a seeded order.
@@ -276,6 +304,7 @@ impl Schedule {
             1,
         )));
         (self.stages, self.embeddings) = (vec![whole], vec![None]);
+        self.online = vec![None];
     }
 
     /// Examples per optimiser step.
@@ -335,8 +364,106 @@ impl Schedule {
             )));
         }
         self.stages[stage].steps = steps_done;
-        self.place_stages();
+        self.place_stages()
+    }
+
+    /// Weights that hold in a stage from some step on; `None` for a stage with fixed weights.
+    pub fn shares(&self, stage: usize) -> Option<&Shares> {
+        Some(&self.online.get(stage)?.as_ref()?.shares)
+    }
+
+    /// Weights of a stage's prior, which sum to 1; `None` for a stage with fixed weights.
+    pub fn prior(&self, stage: usize) -> Option<&[f64]> {
+        Some(&self.planned.get(stage)?.online.as_ref()?.prior)
+    }
+
+    /// Slots of each task before a step of a stage whose weights follow a reward, counted from 0 in
+    /// the stage.
+    ///
+    /// # Errors
+    /// A bug if the stage has fixed weights, or if the step lies before the present ones.
+    pub fn slots_before(&self, stage: usize, step: u64) -> Result<Vec<u64>> {
+        self.online_slots(stage)?.counts(step)
+    }
+
+    fn online_slots(&self, stage: usize) -> Result<&OnlineSlots> {
+        let slots = self.online.get(stage).and_then(Option::as_ref);
+        slots.ok_or_else(|| Error::bug(format!("the weights of stage {stage} are fixed")))
+    }
+
+    /// Sets the weights that hold in a stage from some step on. Later stages keep their places in
+    /// the pools until [`Schedule::settle`].
+    ///
+    /// # Errors
+    /// A bug if the stage has fixed weights, or another number of tasks.
+    pub fn set_shares(&mut self, stage: usize, shares: Shares) -> Result<()> {
+        let slots = self.online_slots(stage)?;
+        let num_tasks = slots.shares.weights.len();
+        if shares.weights.len() != num_tasks || shares.counts.len() != num_tasks {
+            return Err(Error::bug(format!("stage {stage} has {num_tasks} tasks")));
+        }
+        self.online[stage] = Some(slots.with(shares));
         Ok(())
+    }
+
+    /// Places all stages in the pools anew, after weights of earlier ones have changed.
+    ///
+    /// # Errors
+    /// None but a bug.
+    pub fn settle(&mut self) -> Result<()> {
+        self.place_stages()
+    }
+
+    /// True if the picks of a stage depend on training through the weights of its tasks, or through
+    /// those of an earlier stage, whose rows come before its own.
+    pub fn follows_reward(&self, stage: usize) -> bool {
+        self.online.iter().take(stage + 1).any(Option::is_some)
+    }
+
+    /// Rows of each task of a stage that losses are measured on; none are trained on.
+    pub fn held_out(&self, stage: usize) -> Vec<Vec<u32>> {
+        let Some(Rule::Dynamix(dynamix)) = self.stages.get(stage).and_then(|stage| stage.online)
+        else {
+            return Vec::new();
+        };
+        let rows_of = |task: &usize| {
+            let mut rows = self.set_aside.get(task).cloned().unwrap_or_default();
+            rows.truncate(dynamix.held_out);
+            rows
+        };
+        self.planned[stage].tasks.iter().map(rows_of).collect()
+    }
+
+    /// Rows of a look-ahead step for each task of a stage: a draw without replacement from the rows
+    /// that the task can draw, by a hash of the number of the update. All rows if there are fewer.
+    pub fn lookahead_rows(&self, stage: usize, update: u64) -> Vec<Vec<u32>> {
+        let planned = self
+            .planned
+            .get(stage)
+            .and_then(|planned| planned.online.as_ref());
+        let Some((Rule::Dynamix(dynamix), planned)) =
+            planned.map(|planned| (planned.rule, planned))
+        else {
+            return Vec::new();
+        };
+        let key = Key::new(self.seed, "look-ahead")
+            .with(stage as u64)
+            .with(update);
+        let mut found = Vec::with_capacity(planned.inner.len());
+        for (task, slots) in planned.inner.iter().enumerate() {
+            let mut pools = Vec::new();
+            slots.add_pools(&mut pools);
+            let mut rows: Vec<u32> = pools
+                .iter()
+                .flat_map(|&pool| self.pools[pool].rows())
+                .copied()
+                .collect();
+            let key = key.with(task as u64);
+            rows.sort_unstable_by_key(|&row| (key.bits(u64::from(row)), row));
+            rows.truncate(dynamix.lookahead);
+            found.push(rows);
+        }
+        found
     }
 
     /// The model whose embeddings a stage compares; `None` if it needs none.
@@ -396,6 +523,7 @@ impl Schedule {
         let (stage, in_stage) = self.stage_of(step);
         match self.stages[stage].diverse.filter(Diverse::chooses) {
             Some(diverse) => self.chosen(stage, in_stage, diverse),
+            None if self.online[stage].is_some() => self.weighted(stage, in_stage),
             None => {
                 let mut cursor = self.planned[stage]
                     .slots
@@ -407,6 +535,21 @@ impl Schedule {
                 Ok((0..self.batch).map(|_| draw()).collect())
             }
         }
+    }
+
+    /// The picks of a step of a stage whose weights follow a reward.
+    fn weighted(&self, stage: usize, step: u64) -> Result<Vec<Pick>> {
+        let slots = self.online_slots(stage)?;
+        let planned = self.planned[stage].online.as_ref();
+        let planned = planned.ok_or_else(|| Error::bug("a stage with weights and no rule"))?;
+        let mut counts = slots.counts(step)?;
+        let mut picks = Vec::with_capacity(self.batch);
+        for task in slots.tasks(step) {
+            let (pool, in_stage) = planned.inner[task].at(counts[task]).next();
+            counts[task] += 1;
+            picks.push(self.timeline.pick(&self.pools, stage, pool, in_stage));
+        }
+        Ok(picks)
     }
 
     /// The pick of a slot counted over all planned stages.
@@ -515,6 +658,7 @@ fn stage(
         diverse: (written.draw == Draw::Diverse).then_some(diverse),
         learning_rate: written.learning_rate,
         early_stop: written.early_stop.clone(),
+        online: planned.online.as_ref().map(|online| online.rule),
         train: written.train,
         loss: written.loss.clone(),
     }

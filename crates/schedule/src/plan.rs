@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use crate::balance::BalanceCell;
 use crate::balance::Tree;
 use crate::draw::Pools;
+use crate::online::Online;
+use crate::online::OnlinePlan;
+use crate::online::normalised;
 use crate::population::Cell;
 use crate::population::Population;
 use crate::settings::Draw;
@@ -27,8 +30,10 @@ pub(super) struct Planned {
     pub(super) tasks: Vec<usize>,
     /// Places of the tasks it replays, rising.
     pub(super) replayed: Vec<usize>,
-    /// Assignment of the stage's slots to pools.
+    /// Assignment of the stage's slots to pools; before training if weights follow a reward.
     pub(super) slots: Slots,
+    /// Rule and pools of weights that follow a reward.
+    pub(super) online: Option<OnlinePlan>,
     /// The cells of its balance, in the order of tasks, labels and forms; none for a mixture.
     pub(super) cells: Vec<BalanceCell>,
     /// Most times that a row may be drawn.
@@ -69,7 +74,8 @@ impl Planner<'_> {
         seen: &[usize],
         pools: &mut Pools<'_>,
     ) -> Result<Planned> {
-        let (tasks, split) = self.listed(stage, stage.mix.unwrap_or_default())?;
+        let mix = stage.mix.unwrap_or_default();
+        let (tasks, split) = self.listed(stage, mix.before_training())?;
         let (replayed, replay) = self.replayed(stage, &tasks, seen)?;
         let num_rows: u64 = split
             .iter()
@@ -79,10 +85,16 @@ impl Planner<'_> {
             .sum();
         let steps = self.steps(stage, num_rows, 1.0 - replay)?;
 
-        let listed = level(split, pools);
+        let listed = of_tasks(split, pools);
+        let online = match mix {
+            Mix::Online(online) => Some(self.online(online, steps, &listed)?),
+            _ => None,
+        };
+        let listed = Slots::split(listed);
         let slots = match self.shares(&replayed, Mix::Proportional, 1.0) {
             again if replay > 0.0 => {
-                Slots::split(vec![(1.0 - replay, listed), (replay, level(again, pools))])
+                let again = Slots::split(of_tasks(again, pools));
+                Slots::split(vec![(1.0 - replay, listed), (replay, again)])
             }
             _ => listed,
         };
@@ -91,8 +103,32 @@ impl Planner<'_> {
             tasks,
             replayed,
             slots,
+            online,
             cells: Vec::new(),
             max_repeats: None,
+        })
+    }
+
+    /// The rule of a stage whose weights follow a reward, and the pools of its tasks.
+    fn online(&self, online: Online, steps: u64, tasks: &[(f64, Slots)]) -> Result<OnlinePlan> {
+        if tasks.len() < 2 {
+            return Err(Error::input(
+                "`mix: {online: ...}` divides slots among tasks, and the stage has one task",
+            )
+            .hint("list at least two tasks that have rows, or leave `mix` out"));
+        }
+        let floor = online.floor.unwrap_or(0.0);
+        if floor * tasks.len() as f64 > 1.0 {
+            return Err(Error::input(format!(
+                "`mix.floor` is {floor}, and the stage has {} tasks",
+                tasks.len()
+            ))
+            .hint("give at most one divided by the number of tasks"));
+        }
+        Ok(OnlinePlan {
+            rule: online.rule(steps, self.batch),
+            prior: normalised(tasks.iter().map(|(share, _)| *share).collect()),
+            inner: tasks.iter().map(|(_, slots)| slots.clone()).collect(),
         })
     }
 
@@ -128,6 +164,7 @@ impl Planner<'_> {
             tasks,
             replayed: Vec::new(),
             slots,
+            online: None,
             cells: tree.cells(),
             max_repeats,
         })
@@ -245,7 +282,7 @@ impl Planner<'_> {
         let largest = sums.iter().copied().fold(0.0, f64::max);
         let share = |sum: f64| match mix {
             _ if sum == 0.0 => 0.0,
-            Mix::Proportional | Mix::Uniform | Mix::Weights => sum,
+            Mix::Proportional | Mix::Uniform | Mix::Weights | Mix::Online(_) => sum,
             // Relative to the largest, so that a small T neither overflows nor takes the last slot
             // from a small task.
             Mix::Temperature => (sum / largest)
@@ -271,7 +308,7 @@ impl Planner<'_> {
                     vec![(1.0, cells)]
                 }
             }
-            Mix::Proportional | Mix::Temperature => {
+            Mix::Proportional | Mix::Temperature | Mix::Online(_) => {
                 // Rows of equal weight share a pool. The bits of positive floats sort as their
                 // values do.
                 let mut by_weight: BTreeMap<u64, (f64, Vec<usize>)> = BTreeMap::new();
@@ -371,12 +408,12 @@ impl Planner<'_> {
     }
 }
 
-/// Two levels of slots: among tasks, and among the pools of a task.
-fn level(tasks: Vec<(f64, TaskPools)>, pools: &mut Pools<'_>) -> Slots {
-    let mut of_tasks = Vec::with_capacity(tasks.len());
+/// Share and slots of each task, the slots split among its pools.
+fn of_tasks(tasks: Vec<(f64, TaskPools)>, pools: &mut Pools<'_>) -> Vec<(f64, Slots)> {
+    let mut found = Vec::with_capacity(tasks.len());
     for (share, of_task) in tasks {
         let pool = |(weight, cells)| (weight, Slots::Pool(pools.of(cells)));
-        of_tasks.push((share, Slots::split(of_task.into_iter().map(pool).collect())));
+        found.push((share, Slots::split(of_task.into_iter().map(pool).collect())));
     }
-    Slots::split(of_tasks)
+    found
 }

@@ -7,10 +7,15 @@ use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
 use serde::de::Error as _;
+use serde::de::MapAccess;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
+use serde::de::value::MapAccessDeserializer;
 
 use crate::loss_weights;
+use crate::online::Online;
+use crate::online::Prior;
+use crate::online::RuleName;
 use maqam_base::parts::StageParts;
 
 /// `schedule:` of a recipe.
@@ -62,7 +67,8 @@ pub struct StageSettings {
     /// pass is a number of slots: small tasks are drawn more often in it, and large ones less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`.
+    /// Division of slots among tasks; `proportional` by default. Only with `draw: shuffled`. Fields
+    /// with `online` let weights follow a reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mix: Option<Mix>,
     /// T of `mix: temperature`: 1 is proportional, large is uniform.
@@ -135,8 +141,7 @@ pub enum TaskList {
 }
 
 /// Division of slots among tasks, and inside a task among data entries of different weight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Mix {
     /// Slots by number of rows, times the weight of their data entry.
     #[default]
@@ -147,6 +152,8 @@ pub enum Mix {
     Temperature,
     /// Slots by the weight of the data entry alone, independent of the number of rows.
     Weights,
+    /// Slots by weights that follow a reward while the stage is trained.
+    Online(Online),
 }
 
 impl Mix {
@@ -157,7 +164,74 @@ impl Mix {
             Self::Uniform => "uniform",
             Self::Temperature => "temperature",
             Self::Weights => "weights",
+            Self::Online(Online {
+                online: RuleName::Odm,
+                ..
+            }) => "online odm",
+            Self::Online(Online {
+                online: RuleName::Dynamix,
+                ..
+            }) => "online dynamix",
         }
+    }
+
+    /// The mixture before training: itself, or the prior of one that is online.
+    pub(super) fn before_training(self) -> Self {
+        match self {
+            Self::Online(online) => match online.prior() {
+                Prior::Uniform => Self::Uniform,
+                Prior::Proportional => Self::Proportional,
+                Prior::Weights => Self::Weights,
+            },
+            fixed => fixed,
+        }
+    }
+}
+
+/// Mixtures that a word names.
+const NAMED: [Mix; 4] = [
+    Mix::Proportional,
+    Mix::Uniform,
+    Mix::Temperature,
+    Mix::Weights,
+];
+/// Their words.
+const NAMES: [&str; 4] = ["proportional", "uniform", "temperature", "weights"];
+
+impl Serialize for Mix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Online(online) => online.serialize(serializer),
+            named => serializer.serialize_str(named.name()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MixVisitor)
+    }
+}
+
+struct MixVisitor;
+
+impl<'de> Visitor<'de> for MixVisitor {
+    type Value = Mix;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a mixture, or fields with `online`")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Mix, E> {
+        let place = NAMES.iter().position(|name| *name == value);
+        match place {
+            Some(place) => Ok(NAMED[place]),
+            None => Err(E::unknown_variant(value, &NAMES)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Mix, A::Error> {
+        Online::deserialize(MapAccessDeserializer::new(map)).map(Mix::Online)
     }
 }
 
@@ -300,10 +374,11 @@ stages:
   - {tasks: all, draw: shuffled, epochs: 0.5, mix: uniform}
   - {draw: balanced, max_repeats: 4, steps: 10, early_stop: {score: words.wer, patience: 3, min_delta: 0.01}}
   - {draw: diverse, block: 4, select: kdpp, embeddings: current, steps: 10}
+  - {mix: {online: odm, reward_scale: 15}, steps: 10}
 ";
         let settings: Settings = yaml_serde::from_str(yaml).unwrap();
         assert_eq!(settings.batch, 8);
-        let [listen, discern, refine, level, spread] = &settings.stages[..] else {
+        let [listen, discern, refine, level, spread, online] = &settings.stages[..] else {
             panic!("{settings:?}")
         };
         assert_eq!(
@@ -344,6 +419,13 @@ stages:
         assert_eq!(
             (spread.select, spread.embeddings),
             (Some(Select::Kdpp), Some(EmbeddingSource::Current))
+        );
+        let Some(Mix::Online(odm)) = online.mix else {
+            panic!("{online:?}")
+        };
+        assert_eq!(
+            (odm.online, odm.reward_scale, odm.alpha),
+            (RuleName::Odm, Some(15.0), None)
         );
         let again: Settings =
             yaml_serde::from_str(&yaml_serde::to_string(&settings).unwrap()).unwrap();
@@ -401,6 +483,18 @@ stages:
             (
                 "{batch: 8, stages: [{mix: even}]}",
                 "unknown variant `even`",
+            ),
+            (
+                "{batch: 8, stages: [{mix: {online: exp4}}]}",
+                "unknown variant `exp4`, expected `odm` or `dynamix`",
+            ),
+            (
+                "{batch: 8, stages: [{mix: {online: odm, alfa: 1}}]}",
+                "unknown field `alfa`",
+            ),
+            (
+                "{batch: 8, stages: [{mix: {alpha: 1}}]}",
+                "missing field `online`",
             ),
             ("{batch: -1, stages: []}", "-1"),
             ("{stages: []}", "missing field `batch`"),

@@ -114,6 +114,14 @@ impl Slots {
         Self::Split(Webster::new(weights), children)
     }
 
+    /// Adds the pools that slots go to.
+    pub(super) fn add_pools(&self, pools: &mut Vec<usize>) {
+        match self {
+            Self::Pool(pool) => pools.push(*pool),
+            Self::Split(_, children) => children.iter().for_each(|child| child.add_pools(pools)),
+        }
+    }
+
     /// Position after the first `taken` slots.
     pub(super) fn at(&self, taken: u64) -> Cursor<'_> {
         match self {

@@ -34,10 +34,11 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// The positions of stages of the given lengths (`lengths[stage]` steps were or will be made in
-    /// it).
+    /// it). `counts` has the slots of each task in stages whose weights follow a reward.
     pub(super) fn new(
         planned: &[Planned],
         diverse: &[Option<Diverse>],
+        counts: &[Option<Vec<u64>>],
         lengths: &[u64],
         batch: u64,
         pools: &[Pool],
@@ -55,7 +56,14 @@ impl Timeline {
                 }
                 _ => lengths[stage],
             };
-            of_stage.slots.at(steps * batch).add_counts(&mut drawn);
+            match (&of_stage.online, &counts[stage]) {
+                (Some(online), Some(counts)) => {
+                    for (slots, &count) in online.inner.iter().zip(counts) {
+                        slots.at(count).add_counts(&mut drawn);
+                    }
+                }
+                _ => of_stage.slots.at(steps * batch).add_counts(&mut drawn),
+            }
         }
         timeline
     }

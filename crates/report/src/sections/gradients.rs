@@ -9,6 +9,7 @@ use crate::chart::heat::HeatMap;
 use crate::chart::lines::Level;
 use crate::chart::lines::LineChart;
 use crate::chart::lines::Series;
+use crate::chart::number::Unit;
 use crate::chart::scale::Axis;
 use crate::page::Block;
 use crate::page::Section;
@@ -41,6 +42,7 @@ pub fn section(chapter: &Chapter) -> Section {
             blocks.push(Block::Figure(cosines_by_step(chapter, log)));
             blocks.extend(cosines_by_stage(chapter, log).map(Block::Figure));
         }
+        blocks.extend(surgery(chapter, log).map(Block::Figure));
     }
     Section::new(chapter.id("gradients"), "Gradients", blocks)
 }
@@ -139,6 +141,42 @@ fn norm_axis(series: &[Series]) -> Axis {
 
 fn volatility_axis() -> Axis {
     Axis::new("standard deviation / mean").from_zero()
+}
+
+/// What `gradients:` of the recipe did to the gradients of tasks.
+fn surgery(chapter: &Chapter, log: &Log) -> Option<Figure> {
+    let window = window(log.steps);
+    let mut panels = Vec::new();
+    let projected = log.projected.smooth(window);
+    if !projected.is_empty() {
+        let axis = Axis::new("pairs of tasks").unit(Unit::Percent).from_zero();
+        let series = vec![Series::new("", projected, 0)];
+        panels.push((
+            "projected by PCGrad".to_owned(),
+            chart(chapter, axis, series),
+        ));
+    }
+    if !log.factors.is_empty() {
+        let axis = Axis::new("factor").unit(Unit::Percent).from_zero();
+        let series = log
+            .factors
+            .iter()
+            .map(|(task, track)| Series::new(task, track.smooth(window), chapter.colour(task)));
+        let series = series.collect();
+        panels.push(("factors of FAMO".to_owned(), chart(chapter, axis, series)));
+    }
+    let caption = format!(
+        "In windows of {}. A projection takes away the part of a task's gradient that points against another's. FAMO multiplies each task's gradient by a factor.",
+        steps(window)
+    );
+    (!panels.is_empty()).then(|| {
+        Figure::of_panels(
+            chapter.id("surgery"),
+            "Gradients of tasks into one",
+            caption,
+            panels,
+        )
+    })
 }
 
 /// Two tasks as the name of a curve.

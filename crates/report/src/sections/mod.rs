@@ -9,6 +9,7 @@ pub mod gradients;
 pub mod header;
 pub mod measure;
 pub mod mixture;
+pub mod online;
 pub mod provenance;
 pub mod scores;
 pub mod slices;

@@ -4,6 +4,7 @@ mod balanced;
 mod diverse;
 mod golden;
 mod mixtures;
+mod online;
 mod stages;
 
 use std::ops::Range;
