@@ -36,6 +36,7 @@ mod judge;
 mod layers;
 mod long_runs;
 mod manual;
+mod merge;
 mod metrics;
 mod metrics_command;
 mod old_run;

@@ -18,6 +18,7 @@ pub mod head;
 pub mod inputs;
 pub mod instructions;
 pub mod log;
+pub mod merged_adapter;
 mod numbers;
 pub mod picks;
 pub mod prediction;
