@@ -15,6 +15,7 @@ use crate::records::comparison::Contrast;
 use crate::records::log;
 use crate::records::log::Line;
 use crate::records::run_folder;
+use crate::train::optimiser;
 use crate::yaml;
 
 /// An experiment file.
@@ -241,7 +242,7 @@ impl Experiment {
                 ("train", a.train == b.train),
                 ("lora", a.lora == b.lora),
                 ("prompts", a.prompts == b.prompts),
-                ("optimiser", a.optimiser == b.optimiser),
+                ("optimiser", optimiser(a) == optimiser(b)),
                 ("evaluate", a.evaluate == b.evaluate),
                 ("data", entry.own_budget || rows(a) == rows(b)),
                 (
@@ -282,6 +283,14 @@ impl Experiment {
                 .hint("give them the same budget, or write `own_budget: true` beside a recipe that is there for another reason")),
             None => Ok(()),
         }
+    }
+}
+
+/// The optimiser of a recipe, but for `lora_plus`, which may be what is compared.
+fn optimiser(recipe: &Recipe) -> optimiser::Settings {
+    optimiser::Settings {
+        lora_plus: 1.0,
+        ..recipe.optimiser.clone()
     }
 }
 
