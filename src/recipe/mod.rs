@@ -62,6 +62,7 @@ use crate::train::CheckpointSettings;
 use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
+use crate::train::NeftuneSettings;
 use crate::train::ProbeSettings;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
@@ -106,6 +107,9 @@ pub struct Recipe {
     /// Weights of examples in the loss.
     #[serde(default)]
     pub loss: loss_weights::Settings,
+    /// Noise on the embeddings of tokens in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neftune: Option<NeftuneSettings>,
     /// Curriculum: the rows of each step.
     pub schedule: schedule::Settings,
     /// AdamW and its learning rate.
@@ -301,6 +305,7 @@ impl Recipe {
         self.audio_encoder.check()?;
         self.augment.check()?;
         self.optimiser.check()?;
+        self.neftune.iter().try_for_each(NeftuneSettings::check)?;
         self.loss.check()
     }
 
@@ -737,6 +742,8 @@ mod tests {
             ("checkpoint.keep=0", "checkpoint.keep"),
             ("name=a/b", "`name`"),
             ("max_audio_s=0", "max_audio_s"),
+            ("neftune.alpha=0", "neftune.alpha"),
+            ("optimiser.lora_plus=0", "optimiser.lora_plus"),
         ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -25,6 +25,7 @@ pub use settings::CheckpointSettings;
 pub use settings::EmbeddingSettings;
 pub use settings::EvaluateSettings;
 pub use settings::MemorySettings;
+pub use settings::NeftuneSettings;
 pub use settings::ProbeSettings;
 pub use trainer::check;
 

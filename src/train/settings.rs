@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::error::Error;
+use crate::error::Result;
+use crate::models::EmbeddingNoise;
 use crate::nn::saving::Save;
 use crate::records::scores::MEAN;
 
@@ -81,6 +84,42 @@ pub struct ProbeSettings {
     /// backward a second time, task by task, so `every: 50` costs about 2 % of the training time
     /// and a copy of the trained parameters for each task. A probe does not change the run.
     pub every: u64,
+}
+
+/// `neftune:` of a recipe: noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeftuneSettings {
+    /// Scale: the noise of a sequence of L tokens of width d is uniform in +- alpha / sqrt(L d).
+    pub alpha: f64,
+    /// Whether audio embeddings get noise, too.
+    #[serde(default)]
+    pub audio: bool,
+}
+
+impl NeftuneSettings {
+    /// Checks the settings; the message names the key.
+    ///
+    /// # Errors
+    /// A scale that is not above 0.
+    pub fn check(&self) -> Result<()> {
+        if self.alpha > 0.0 && self.alpha.is_finite() {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "`neftune.alpha` is {}, expected a number above 0",
+            self.alpha
+        ))
+        .hint("write 5, the smallest of the paper's values, or leave `neftune` out"))
+    }
+
+    /// The noise of a training pass.
+    pub fn noise(&self) -> EmbeddingNoise {
+        EmbeddingNoise {
+            alpha: self.alpha,
+            on_audio: self.audio,
+        }
+    }
 }
 
 /// `embeddings:` of a recipe: the cache of embeddings that `draw: diverse` compares.

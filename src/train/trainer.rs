@@ -307,6 +307,7 @@ impl Trainer<'_> {
             save: self.run.memory.save,
             dropout: self.run.dropout,
             label_smoothing: self.run.loss[stage].label_smoothing,
+            noise: self.run.noise,
         }
     }
 

@@ -39,6 +39,7 @@ mod manual;
 mod merge;
 mod metrics;
 mod metrics_command;
+mod neftune;
 mod old_run;
 mod parity;
 mod plan;

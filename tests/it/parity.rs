@@ -345,6 +345,7 @@ fn every_tensor_has_a_gradient_under_each_policy() {
                             save,
                             dropout: 0.1,
                             label_smoothing: 0.1,
+                            ..Pass::default()
                         },
                     )
                     .unwrap();
