@@ -290,10 +290,7 @@ impl Recipe {
         if self.memory.pack_tokens == 0 {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }
-        if self.checkpoint.keep == 0 {
-            return Err(Error::input("`checkpoint.keep` is 0")
-                .hint("write 1 or more: the last checkpoint is needed to resume from"));
-        }
+        self.checkpoint.check()?;
         if self
             .max_audio_s
             .is_some_and(|longest| !(longest.is_finite() && longest > 0.0))
@@ -740,6 +737,8 @@ mod tests {
         for (wrong, key) in [
             ("optimiser.learning_rate=-1", "optimiser.learning_rate"),
             ("checkpoint.keep=0", "checkpoint.keep"),
+            ("checkpoint.average=1", "checkpoint.average"),
+            ("checkpoint.average=4", "`checkpoint.keep` only 3"),
             ("name=a/b", "`name`"),
             ("max_audio_s=0", "max_audio_s"),
             ("neftune.alpha=0", "neftune.alpha"),

@@ -1,6 +1,7 @@
 //! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops
 //! cleanly, resumes exactly.
 
+pub mod average;
 pub mod checkpoint;
 pub mod corpus;
 mod embedding_cache;

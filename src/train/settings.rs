@@ -39,6 +39,41 @@ pub struct CheckpointSettings {
     pub every: u64,
     /// Number of checkpoints kept beside `best/`.
     pub keep: usize,
+    /// Number of last checkpoints whose average is written as the run ends; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub average: usize,
+}
+
+/// Whether a number is 0.
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl CheckpointSettings {
+    /// Checks the settings; the message names the key.
+    ///
+    /// # Errors
+    /// No checkpoint to resume from; an average of fewer than two checkpoints, or of more than are
+    /// kept.
+    pub fn check(&self) -> Result<()> {
+        if self.keep == 0 {
+            return Err(Error::input("`checkpoint.keep` is 0")
+                .hint("write 1 or more: the last checkpoint is needed to resume from"));
+        }
+        if self.average == 1 {
+            return Err(Error::input("`checkpoint.average` is 1").hint(
+                "write the number of last checkpoints to average, 2 or more, or leave it out",
+            ));
+        }
+        if self.average > self.keep {
+            return Err(Error::input(format!(
+                "`checkpoint.average` is {}, and `checkpoint.keep` only {}",
+                self.average, self.keep
+            ))
+            .hint("set `keep` to at least the number of checkpoints that are averaged"));
+        }
+        Ok(())
+    }
 }
 
 impl Default for CheckpointSettings {
@@ -46,6 +81,7 @@ impl Default for CheckpointSettings {
         Self {
             every: 200,
             keep: 3,
+            average: 0,
         }
     }
 }

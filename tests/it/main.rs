@@ -7,6 +7,7 @@
 mod audio;
 mod audio_tokens;
 mod augment;
+mod average;
 mod build;
 mod build_endpoints;
 mod build_local;
