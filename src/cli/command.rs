@@ -96,6 +96,7 @@ pub enum Command {
     /// Train several recipes with several seeds over one data set and one budget, and compare them.
     #[command(after_help = "Examples:
   maqam experiment order.yaml
+  maqam experiment order.yaml --power
   maqam experiment order.yaml --compare-only")]
     Experiment(experiment::Arguments),
     /// Evaluate a model and its adapters on a suite.

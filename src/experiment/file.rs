@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::experiment::power_settings;
 use crate::files;
 use crate::recipe::Recipe;
 use crate::records::comparison::Contrast;
@@ -44,6 +45,9 @@ pub struct Experiment {
     /// Resamples of each bootstrap.
     #[serde(default = "default_resamples")]
     pub resamples: usize,
+    /// Settings of `--power`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<power_settings::Settings>,
 }
 
 fn default_level() -> f64 {
@@ -156,7 +160,9 @@ impl Experiment {
                 "`level` is not between 0 and 1, or `resamples` is 0",
             ));
         }
-        Ok(())
+        self.power
+            .iter()
+            .try_for_each(power_settings::Settings::check)
     }
 
     /// Every run, seed after seed: an experiment that is stopped has whole seeds to compare.

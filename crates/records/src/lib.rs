@@ -21,6 +21,7 @@ pub mod log;
 pub mod merged_adapter;
 mod numbers;
 pub mod picks;
+pub mod power;
 pub mod prediction;
 pub mod recipe_keys;
 pub mod run_folder;
