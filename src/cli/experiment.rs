@@ -119,14 +119,7 @@ fn resolution(
     headers: &Headers,
     watch: Watch,
 ) -> Result<Power> {
-    let suite = |experiment: &Experiment, planned: &[Planned], watch: Watch| {
-        match (&experiment.test, planned.first()) {
-            (Some(path), Some(first)) => test_suite(path, first, headers, watch),
-            _ => Err(Error::input(format!("`{}` has no `test` suite", experiment.name))
-                .hint("name the suite whose rows the differences are measured on under `test`")),
-        }
-    };
-    let test = suite(experiment, planned, &mut *watch)?;
+    let test = suite_of(experiment, planned, headers, &mut *watch)?;
     let settings = experiment.power.as_ref();
     let Some(path) = settings.and_then(|settings| settings.pilot.as_ref()) else {
         let own = Pilot {
@@ -137,13 +130,29 @@ fn resolution(
         return power::of_experiment(experiment, &test, &own);
     };
     let (pilot, runs) = Experiment::load(path)?;
-    let pilot_test = suite(&pilot, &runs, watch)?;
+    let pilot_test = suite_of(&pilot, &runs, headers, watch)?;
     let pilot = Pilot {
         experiment: &pilot,
         planned: &runs,
         test: &pilot_test,
     };
     power::of_experiment(experiment, &test, &pilot)
+}
+
+/// The test suite of an experiment.
+fn suite_of(
+    experiment: &Experiment,
+    planned: &[Planned],
+    headers: &Headers,
+    watch: Watch,
+) -> Result<Suite> {
+    match (&experiment.test, planned.first()) {
+        (Some(path), Some(first)) => test_suite(path, first, headers, watch),
+        _ => Err(
+            Error::input(format!("`{}` has no `test` suite", experiment.name))
+                .hint("name the suite whose rows differences are measured on under `test`"),
+        ),
+    }
 }
 
 /// Prints and writes what an experiment can resolve.

@@ -160,7 +160,7 @@ fn of_pilot(pilot: &Pilot, contrast: &Contrast) -> Result<Source> {
     let mut found = Vec::new();
     let mut most_seeds = 0;
     for (first, second) in &pairs {
-        let mut differences = Vec::new();
+        let mut differences: Vec<Vec<f64>> = Vec::new();
         for runs in pilot.planned.chunks(names.len()) {
             let pair = [&runs[*first], &runs[*second]];
             if pair

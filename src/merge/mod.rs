@@ -273,16 +273,15 @@ fn merge_module(parts: &[Part], settings: &Settings) -> Result<(Pair, Squares)> 
         Rank::Of(rank) => rank.min(full),
         Rank::Full => full,
     };
+    let whole = square(&delta)?;
     if rank == full {
-        return Ok((low_rank::exact(&delta)?, Squares::default()));
+        let squares = Squares { whole, lost: 0.0 };
+        return Ok((low_rank::exact(&delta)?, squares));
     }
 
     let pair = low_rank::truncated(&delta, rank)?;
-    let squares = Squares {
-        whole: square(&delta)?,
-        lost: square(&(&delta - pair.product()?)?)?,
-    };
-    Ok((pair, squares))
+    let lost = square(&(&delta - pair.product()?)?)?;
+    Ok((pair, Squares { whole, lost }))
 }
 
 /// The weighted sum by concatenation of the ranks.

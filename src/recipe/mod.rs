@@ -385,6 +385,10 @@ impl Recipe {
                     "name a suite of role `dev`; evaluate on the test suite once, after training",
                 ));
         }
+        if settings.train_rows > 0 {
+            self.check_train_rows(&suite)
+                .map_err(|e| e.at_path(&settings.suite))?;
+        }
         check_score("evaluate.keep_best", &settings.keep_best, &suite)
             .map_err(|e| e.at_path(&settings.suite))?;
         for score in self.schedule.stages.iter().filter_map(waits) {
@@ -392,6 +396,17 @@ impl Recipe {
                 .map_err(|e| e.at_path(&settings.suite))?;
         }
         Ok(Some((settings.clone(), suite)))
+    }
+
+    /// Checks that training rows can be asked as a suite asks its own.
+    fn check_train_rows(&self, suite: &Suite) -> Result<()> {
+        if suite.is_language_forced {
+            return Err(Error::input(
+                "`evaluate.train_rows` is set, and `generation.language` of the suite forces a language on its own rows alone",
+            )
+            .hint("leave one of them out"));
+        }
+        Ok(())
     }
 
     /// Shape of the model: that of the checkpoint in `model_dir`, with the recipe's audio encoder.

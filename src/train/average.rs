@@ -8,38 +8,26 @@ use std::path::PathBuf;
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::files::StagedDir;
-use crate::json;
 use crate::models::speech;
 use crate::models::trained;
 use crate::nn::checkpoint::read_safetensors;
 use crate::nn::peft;
+use crate::records::averaged::Averaged;
 use crate::train::checkpoint;
 
 /// Name of the folder in that of the run.
 pub const FOLDER: &str = "average";
-
-/// The file that says which checkpoints it is the average of.
-const RECORD_FILE: &str = "average.json";
 
 /// Files of values that are averaged.
 const AVERAGED: [&str; 2] = [peft::TENSORS_FILE, trained::FILE];
 
 /// Files that are taken over from the last checkpoint.
 const COPIED: [&str; 2] = [peft::CONFIG_FILE, speech::FILE];
-
-/// Contents of [`RECORD_FILE`].
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    /// Steps of the checkpoints, rising.
-    steps: Vec<u64>,
-}
 
 /// Writes the uniform average of the trained values of the last `count` checkpoints of a finished
 /// run into its folder; returns their steps. The average of the same checkpoints is not computed
@@ -59,9 +47,9 @@ pub(super) fn write(run: &Path, checkpoints: &Path, count: usize) -> Result<Vec<
         return Err(Error::bug("a finished run without a checkpoint"));
     };
     let target = run.join(FOLDER);
-    let record = Record { steps };
-    if read_record(&target.join(RECORD_FILE))?.as_ref() == Some(&record) {
-        return Ok(record.steps);
+    let averaged = Averaged { steps };
+    if Averaged::read(&target)?.as_ref() == Some(&averaged) {
+        return Ok(averaged.steps);
     }
 
     let staged = StagedDir::new(&target)?;
@@ -76,25 +64,9 @@ pub(super) fn write(run: &Path, checkpoints: &Path, count: usize) -> Result<Vec<
             files::copy(&newest.join(name), &staged.path().join(name))?;
         }
     }
-    let text = serde_json::to_string(&record).map_err(Error::bug_from)?;
-    files::write_atomic(
-        &staged.path().join(RECORD_FILE),
-        format!("{text}\n").as_bytes(),
-    )?;
+    averaged.write(staged.path())?;
     staged.commit()?;
-    Ok(record.steps)
-}
-
-fn read_record(path: &Path) -> Result<Option<Record>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = files::read_text(path)?;
-    let found = json::parse(&text).map_err(|e| {
-        e.at_path(path)
-            .hint("remove the folder of the average and resume the run: it is written again")
-    })?;
-    Ok(Some(found))
+    Ok(averaged.steps)
 }
 
 /// The mean of the tensors of files, by name: summed in `f64` in the order of the files, in `f32`.

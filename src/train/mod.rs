@@ -15,6 +15,7 @@ mod settings;
 mod step;
 mod tensorboard;
 mod trainer;
+mod training_rows;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

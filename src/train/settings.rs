@@ -102,6 +102,10 @@ pub struct EvaluateSettings {
     /// the `best`.
     #[serde(default)]
     pub at_start: bool,
+    /// Number of training rows of each set's task that are evaluated like the set's own, after the
+    /// last step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub train_rows: usize,
 }
 
 fn default_every() -> u64 {

@@ -54,3 +54,4 @@ mod sample;
 mod schema;
 mod speech_encoder;
 mod support;
+mod training_rows;

@@ -5,6 +5,7 @@
 
 pub mod adapter_recipe;
 pub mod answers;
+pub mod averaged;
 pub mod by_name;
 pub mod checkpoint_state;
 pub mod codebook;
