@@ -35,6 +35,7 @@ pub use maqam_metrics as metrics;
 pub mod compose;
 pub mod endpoint;
 pub mod hub;
+pub mod merge;
 pub mod eval;
 pub mod train;
 pub mod recipe;

@@ -276,6 +276,7 @@ fn save_policies_change_no_bit() {
                     save,
                     dropout,
                     label_smoothing: 0.1,
+                    ..Pass::default()
                 },
             );
             (loss, gradients(&model))

@@ -20,6 +20,7 @@ use crate::cli::features;
 use crate::cli::generate;
 use crate::cli::instructions;
 use crate::cli::judge;
+use crate::cli::merge;
 use crate::cli::metrics;
 use crate::cli::new;
 use crate::cli::plan;
@@ -95,6 +96,7 @@ pub enum Command {
     /// Train several recipes with several seeds over one data set and one budget, and compare them.
     #[command(after_help = "Examples:
   maqam experiment order.yaml
+  maqam experiment order.yaml --power
   maqam experiment order.yaml --compare-only")]
     Experiment(experiment::Arguments),
     /// Evaluate a model and its adapters on a suite.
@@ -148,6 +150,11 @@ pub enum Command {
   maqam export --model M --adapter runs/mine/best --out merged --dtype bf16
   maqam export --model M --adapter runs/mine/best --out adapter --form peft")]
     Export(export::Arguments),
+    /// Merge adapters that were trained apart into one adapter.
+    #[command(after_help = "Examples:
+  maqam merge --model M --adapter runs/only-asr/best --adapter runs/only-emotion/best --out merged
+  maqam merge --model M --adapter a --adapter b --method ties --density 0.2 --rank 64 --out merged")]
+    Merge(merge::Arguments),
     /// Read, write and look at manifests.
     #[command(subcommand)]
     Data(data::Command),
@@ -210,6 +217,7 @@ impl Command {
             Self::Encoder(command) => encoder::run(&command, stop),
             Self::Compose(arguments) => compose::run(&arguments),
             Self::Export(arguments) => export::run(&arguments),
+            Self::Merge(arguments) => merge::run(&arguments, stop),
             Self::Data(command) => data::run(&command, stop),
             Self::Bench(command) => bench::run(command, stop),
             Self::Schema(arguments) => schema::run(&arguments),

@@ -18,19 +18,25 @@ use crate::cli::screen::tell_fit;
 use crate::cli::screen::tell_skipped;
 use crate::data::headers;
 use crate::data::headers::Headers;
+use crate::error::Error;
 use crate::error::Result;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::experiment::compare::compare;
+use crate::experiment::power;
+use crate::experiment::power::Pilot;
 use crate::experiment::prepare::prepare;
+use crate::experiment::prepare::test_suite;
 use crate::experiment::runner;
 use crate::experiment::runner::Models;
 use crate::experiment::runner::Watcher;
 use crate::experiment::write;
+use crate::featurise::rows::Watch;
 use crate::files;
 use crate::nn::precision::Precision;
 use crate::recipe::Begun;
+use crate::records::power::Power;
 use crate::records::scores::Scores;
 use crate::report;
 use crate::report::experiment::Declared;
@@ -45,6 +51,10 @@ pub struct Arguments {
     /// Compare the finished runs and train nothing.
     #[arg(long)]
     compare_only: bool,
+    /// Say how large a difference the planned seeds, speakers and rows can resolve, from finished
+    /// runs or stated deviations (`power`), and train nothing.
+    #[arg(long, conflicts_with = "compare_only")]
+    power: bool,
     #[command(flatten)]
     leakage: LeakageArguments,
     #[command(flatten)]
@@ -57,6 +67,16 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let (experiment, planned) = Experiment::load(&arguments.experiment)?;
     let headers = Headers::open(Path::new(headers::FOLDER));
     let mut stages = Stages::new(stop);
+    if arguments.power {
+        let watch = &mut |what, done, total| stages.tell(what, done, total);
+        let found = resolution(&experiment, &planned, &headers, watch);
+        stages.clear();
+        headers.keep();
+        return tell_power(
+            &experiment,
+            &found.map_err(|e| e.at_path(&arguments.experiment))?,
+        );
+    }
     let prepared = prepare(
         &experiment,
         &planned,
@@ -90,6 +110,59 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
             "no `test` suite: nothing is compared; `maqam compare` shows runs side by side",
         ),
     }
+}
+
+/// The smallest differences that an experiment can resolve.
+fn resolution(
+    experiment: &Experiment,
+    planned: &[Planned],
+    headers: &Headers,
+    watch: Watch,
+) -> Result<Power> {
+    let test = suite_of(experiment, planned, headers, &mut *watch)?;
+    let settings = experiment.power.as_ref();
+    let Some(path) = settings.and_then(|settings| settings.pilot.as_ref()) else {
+        let own = Pilot {
+            experiment,
+            planned,
+            test: &test,
+        };
+        return power::of_experiment(experiment, &test, &own);
+    };
+    let (pilot, runs) = Experiment::load(path)?;
+    let pilot_test = suite_of(&pilot, &runs, headers, watch)?;
+    let pilot = Pilot {
+        experiment: &pilot,
+        planned: &runs,
+        test: &pilot_test,
+    };
+    power::of_experiment(experiment, &test, &pilot)
+}
+
+/// The test suite of an experiment.
+fn suite_of(
+    experiment: &Experiment,
+    planned: &[Planned],
+    headers: &Headers,
+    watch: Watch,
+) -> Result<Suite> {
+    match (&experiment.test, planned.first()) {
+        (Some(path), Some(first)) => test_suite(path, first, headers, watch),
+        _ => Err(
+            Error::input(format!("`{}` has no `test` suite", experiment.name))
+                .hint("name the suite whose rows differences are measured on under `test`"),
+        ),
+    }
+}
+
+/// Prints and writes what an experiment can resolve.
+fn tell_power(experiment: &Experiment, found: &Power) -> Result<()> {
+    let written = found.write(&experiment.folder())?;
+    print::line(format_args!(
+        "{}\nwritten: {}",
+        power::markdown(experiment, found),
+        written.display()
+    ))
 }
 
 /// Nothing that cannot be printed keeps the runs from being trained; the comparison at the end is

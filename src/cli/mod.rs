@@ -24,6 +24,7 @@ mod generate;
 mod instructions;
 mod interrupt;
 mod judge;
+mod merge;
 mod metrics;
 mod new;
 mod plan;

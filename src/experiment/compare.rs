@@ -259,13 +259,14 @@ fn headlines(of_recipes: &[Vec<Measured>]) -> Vec<Vec<&Tally>> {
 }
 
 /// Places of the vectors of sets side by side in one.
-struct Places {
+pub(super) struct Places {
     ranges: Vec<Range<usize>>,
     width: usize,
 }
 
 impl Places {
-    fn of(tallies: &[&Tally]) -> Self {
+    /// The places of these tallies, one of each set.
+    pub(super) fn of(tallies: &[&Tally]) -> Self {
         let mut ranges = Vec::with_capacity(tallies.len());
         let mut width = 0;
         for tally in tallies {
@@ -277,7 +278,7 @@ impl Places {
     }
 
     /// The vectors of one run, each in the place of its set. `of_sets` are the tallies of that run.
-    fn units(&self, of_sets: &[&Tally]) -> Vec<Vec<f64>> {
+    pub(super) fn units(&self, of_sets: &[&Tally]) -> Vec<Vec<f64>> {
         let mut units = Vec::new();
         for (range, tally) in self.ranges.iter().zip(of_sets) {
             for unit in &tally.units {
@@ -290,7 +291,7 @@ impl Places {
     }
 
     /// The mean over sets of their goodness, from the sum of vectors.
-    fn mean(&self, sum: &[f64], tallies: &[&Tally]) -> f64 {
+    pub(super) fn mean(&self, sum: &[f64], tallies: &[&Tally]) -> f64 {
         let of_sets = self.ranges.iter().zip(tallies);
         let goodness =
             of_sets.map(|(range, tally)| tally.goodness(tally.score(&sum[range.clone()])));

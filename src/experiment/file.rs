@@ -9,12 +9,14 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::experiment::power_settings;
 use crate::files;
 use crate::recipe::Recipe;
 use crate::records::comparison::Contrast;
 use crate::records::log;
 use crate::records::log::Line;
 use crate::records::run_folder;
+use crate::train::optimiser;
 use crate::yaml;
 
 /// An experiment file.
@@ -43,6 +45,9 @@ pub struct Experiment {
     /// Resamples of each bootstrap.
     #[serde(default = "default_resamples")]
     pub resamples: usize,
+    /// Settings of `--power`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<power_settings::Settings>,
 }
 
 fn default_level() -> f64 {
@@ -155,7 +160,9 @@ impl Experiment {
                 "`level` is not between 0 and 1, or `resamples` is 0",
             ));
         }
-        Ok(())
+        self.power
+            .iter()
+            .try_for_each(power_settings::Settings::check)
     }
 
     /// Every run, seed after seed: an experiment that is stopped has whole seeds to compare.
@@ -241,7 +248,7 @@ impl Experiment {
                 ("train", a.train == b.train),
                 ("lora", a.lora == b.lora),
                 ("prompts", a.prompts == b.prompts),
-                ("optimiser", a.optimiser == b.optimiser),
+                ("optimiser", optimiser(a) == optimiser(b)),
                 ("evaluate", a.evaluate == b.evaluate),
                 ("data", entry.own_budget || rows(a) == rows(b)),
                 (
@@ -282,6 +289,14 @@ impl Experiment {
                 .hint("give them the same budget, or write `own_budget: true` beside a recipe that is there for another reason")),
             None => Ok(()),
         }
+    }
+}
+
+/// The optimiser of a recipe, but for `lora_plus`, which may be what is compared.
+fn optimiser(recipe: &Recipe) -> optimiser::Settings {
+    optimiser::Settings {
+        lora_plus: 1.0,
+        ..recipe.optimiser.clone()
     }
 }
 

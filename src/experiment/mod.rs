@@ -3,12 +3,15 @@
 //!
 //! - `file`: the experiment as written. - [`runner`]: what trains and judges. - [`compare`]:
 //!   scores, intervals, contrasts; [`budget`] and [`dynamics`]: what was seen and how it went. -
-//!   [`mod@write`]: the comparison as Markdown. `report` shows it as a page.
+//!   [`mod@write`]: the comparison as Markdown. `report` shows it as a page. - [`power`]: what the
+//!   plan can resolve, before anything is trained.
 
 pub mod budget;
 pub mod compare;
 pub mod dynamics;
 mod file;
+pub mod power;
+pub mod power_settings;
 pub mod prepare;
 pub mod runner;
 mod test_answers;

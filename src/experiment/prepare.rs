@@ -98,7 +98,10 @@ impl Told {
 
 /// The suite that every run is evaluated on, with the headers of its audio read: an experiment
 /// evaluates on it after hours.
-fn test_suite(path: &Path, first: &Planned, headers: &Headers, watch: Watch) -> Result<Suite> {
+///
+/// # Errors
+/// A suite that cannot be read, and rows that cannot be used.
+pub fn test_suite(path: &Path, first: &Planned, headers: &Headers, watch: Watch) -> Result<Suite> {
     let recipe = &first.recipe;
     let mut check = RowCheck::new(
         headers,

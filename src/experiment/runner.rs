@@ -1,5 +1,6 @@
-//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights and
-//! its best on dev evaluated once; finished runs are left as they are.
+//! Runs an experiment: every recipe with every seed, each trained to its end, its last weights (or
+//! the average of its last checkpoints) and its best on dev evaluated once; finished runs are left
+//! as they are.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::experiment::Experiment;
 use crate::experiment::Planned;
 use crate::files;
 use crate::files::Lock;
+use crate::models::trained;
 use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::records::checkpoint_state::State;
@@ -23,6 +25,7 @@ use crate::records::scores::ScoresFile;
 use crate::stop::Stop;
 use crate::train;
 use crate::train::Observer;
+use crate::train::average;
 use crate::train::checkpoint;
 
 /// Folder of a run's answers to the test suite, with its last weights.
@@ -169,13 +172,18 @@ fn run_one(
         format!("{{\"steps\": {}}}\n", state.step).as_bytes(),
     )?;
     let Some(suite) = test else { return Ok(()) };
+    let is_averaged = run.checkpoint.average > 0;
+    if is_averaged {
+        let average = run.folder.join(average::FOLDER);
+        trained::load_into(&average, &model).map_err(|e| e.at_path(&average))?;
+    }
     judge(&run, &model, suite, TEST_FOLDER, watcher, stop)?;
     let best = run.folder.join("best");
-    if best.is_dir() && State::read(&best)?.step != state.step {
+    if best.is_dir() && (is_averaged || State::read(&best)?.step != state.step) {
         checkpoint::load(&best, &model, &mut optimiser)?;
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }
-    // The last weights are the best: their answers are in the other folder.
+    // The last weights are the best, or there is no suite to tell it: their answers are in the other folder.
     let from = run.folder.join("eval").join(TEST_FOLDER);
     let to = run.folder.join("eval").join(BEST_FOLDER);
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));

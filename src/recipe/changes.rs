@@ -5,7 +5,12 @@ use yaml_serde::Value;
 /// Fields that may change when a run resumes, because they do not change training. `on_bad_row` may
 /// become `skip`: the start of the run decided which rows left the pool, and a row that fails later
 /// is then left out instead of ending the run.
-const MAY_CHANGE: [&str; 3] = ["evaluate.every", "checkpoint.every", "checkpoint.keep"];
+const MAY_CHANGE: [&str; 4] = [
+    "evaluate.every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.average",
+];
 
 /// The first field, as `a.b.0`, that differs between two recipes, with both values; fields that may
 /// change are ignored.

@@ -63,6 +63,7 @@ use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
 use crate::train::GradientSettings;
 use crate::train::MemorySettings;
+use crate::train::NeftuneSettings;
 use crate::train::ProbeSettings;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
@@ -107,6 +108,9 @@ pub struct Recipe {
     /// Weights of examples in the loss.
     #[serde(default)]
     pub loss: loss_weights::Settings,
+    /// Noise on the embeddings of tokens in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neftune: Option<NeftuneSettings>,
     /// Curriculum: the rows of each step.
     pub schedule: schedule::Settings,
     /// AdamW and its learning rate.
@@ -290,10 +294,7 @@ impl Recipe {
         if self.memory.pack_tokens == 0 {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }
-        if self.checkpoint.keep == 0 {
-            return Err(Error::input("`checkpoint.keep` is 0")
-                .hint("write 1 or more: the last checkpoint is needed to resume from"));
-        }
+        self.checkpoint.check()?;
         if self
             .max_audio_s
             .is_some_and(|longest| !(longest.is_finite() && longest > 0.0))
@@ -305,6 +306,7 @@ impl Recipe {
         self.audio_encoder.check()?;
         self.augment.check()?;
         self.optimiser.check()?;
+        self.neftune.iter().try_for_each(NeftuneSettings::check)?;
         self.loss.check()
     }
 
@@ -390,6 +392,10 @@ impl Recipe {
                     "name a suite of role `dev`; evaluate on the test suite once, after training",
                 ));
         }
+        if settings.train_rows > 0 {
+            self.check_train_rows(&suite)
+                .map_err(|e| e.at_path(&settings.suite))?;
+        }
         check_score("evaluate.keep_best", &settings.keep_best, &suite)
             .map_err(|e| e.at_path(&settings.suite))?;
         for score in self.schedule.stages.iter().filter_map(waits) {
@@ -397,6 +403,17 @@ impl Recipe {
                 .map_err(|e| e.at_path(&settings.suite))?;
         }
         Ok(Some((settings.clone(), suite)))
+    }
+
+    /// Checks that training rows can be asked as a suite asks its own.
+    fn check_train_rows(&self, suite: &Suite) -> Result<()> {
+        if suite.is_language_forced {
+            return Err(Error::input(
+                "`evaluate.train_rows` is set, and `generation.language` of the suite forces a language on its own rows alone",
+            )
+            .hint("leave one of them out"));
+        }
+        Ok(())
     }
 
     /// Shape of the model: that of the checkpoint in `model_dir`, with the recipe's audio encoder.
@@ -742,8 +759,12 @@ mod tests {
         for (wrong, key) in [
             ("optimiser.learning_rate=-1", "optimiser.learning_rate"),
             ("checkpoint.keep=0", "checkpoint.keep"),
+            ("checkpoint.average=1", "checkpoint.average"),
+            ("checkpoint.average=4", "`checkpoint.keep` only 3"),
             ("name=a/b", "`name`"),
             ("max_audio_s=0", "max_audio_s"),
+            ("neftune.alpha=0", "neftune.alpha"),
+            ("optimiser.lora_plus=0", "optimiser.lora_plus"),
         ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

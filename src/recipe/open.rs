@@ -16,6 +16,7 @@ use crate::machine;
 use crate::machine::Available;
 use crate::machine::available;
 use crate::models::AudioLlm;
+use crate::models::EmbeddingNoise;
 use crate::models::config::Config;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
@@ -271,6 +272,9 @@ impl Recipe {
                 variant: self.lora.variant,
             },
             dropout: self.lora.dropout,
+            noise: self
+                .neftune
+                .map_or_else(EmbeddingNoise::default, |neftune| neftune.noise()),
             optimiser: self.optimiser.clone(),
             gradients: self.gradients.clone(),
             memory,

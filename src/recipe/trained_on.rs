@@ -12,10 +12,12 @@ use crate::leakage::Allowed;
 use crate::leakage::Training;
 use crate::recipe::Recipe;
 use crate::records::adapter_recipe::recipe_of;
+use crate::records::merged_adapter::sources;
 use crate::records::suite_file::SuiteFile;
 
 /// Compares the rows of a suite with those that each adapter was trained on, if it lies in the
-/// folder of a run. `note` is given what the user should know.
+/// folder of a run; of a merged adapter, with those of its sources. `note` is given what the user
+/// should know.
 ///
 /// # Errors
 /// Leakage that is not allowed.
@@ -27,10 +29,16 @@ pub fn check<'a>(
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let mut compared: Vec<Vec<PathBuf>> = Vec::new();
+    let mut trained: Vec<(&str, PathBuf)> = Vec::new();
     for (name, folder) in adapters {
-        let Some(recipe) = recipe_of(folder) else {
+        let sources = sources(folder)?;
+        trained.extend(sources.into_iter().map(|source| (name, source)));
+    }
+    for (name, folder) in trained {
+        let Some(recipe) = recipe_of(&folder) else {
             note(&format!(
-                "{name} lies in no run's folder: what it was trained on is not known"
+                "{name} ({}) lies in no run's folder: what it was trained on is not known",
+                folder.display()
             ));
             continue;
         };

@@ -30,6 +30,7 @@ use crate::train::settings::EvaluateSettings;
 use crate::train::step::BAD_ROW_HINT;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::check;
+use crate::train::training_rows;
 
 impl Trainer<'_> {
     /// Evaluates the model as it stands; writes predictions, scores, the log's lines and, if it is
@@ -73,8 +74,9 @@ impl Trainer<'_> {
             || end
                 .as_ref()
                 .is_some_and(|end| end.stage + 1 == self.schedule.stages().len());
-        if is_last && !suite.controls.is_empty() {
-            lines.push(self.controls(suite, &folder)?);
+        let has_more = !suite.controls.is_empty() || settings.train_rows > 0;
+        if is_last && has_more {
+            lines.push(self.controls(suite, settings.train_rows, &folder)?);
         }
 
         if let Some(end) = &end {
@@ -163,19 +165,30 @@ impl Trainer<'_> {
         self.run.inputs().add(self.state.step, found);
     }
 
-    /// Asks the suite in the ways of its controls; returns their lines for the log.
-    fn controls(&mut self, suite: &Suite, folder: &Path) -> Result<String> {
+    /// Asks the suite in the ways of its controls, and training rows in its own; returns their lines
+    /// for the log.
+    fn controls(&mut self, suite: &Suite, train_rows: usize, folder: &Path) -> Result<String> {
         let run = self.run;
         let step = self.state.step;
         let stop = self.stop;
+        let mut asked = Vec::new();
+        for control in &suite.controls {
+            asked.push((control.name(), control::asked(*control, suite)?));
+        }
+        if train_rows > 0
+            && let Some(rows) = training_rows::suite(run, suite, train_rows)?
+        {
+            asked.push((scores::TRAINING_ROWS, rows));
+        }
+
         let mut lines = Vec::new();
         let mut by_control = scores::Controls::default();
-        for control in &suite.controls {
+        for (name, suite) in &asked {
             let observer = &mut *self.observer;
             let found = eval::evaluate(
                 self.model,
                 &run.loader,
-                &control::asked(*control, suite)?,
+                suite,
                 run.on_bad_row,
                 &mut |done, total| {
                     observer.evaluating(done, total);
@@ -184,9 +197,12 @@ impl Trainer<'_> {
             )
             .map_err(bad_row)?;
             self.tell_skipped(&found.skipped);
-            found.write_predictions(&folder.join(control.name()))?;
-            lines.push(eval_line(step, Some(control.name()), &found.scores)?);
-            *by_control.entry(control.name()) = found.scores;
+            if *name == scores::TRAINING_ROWS {
+                self.record_clips(suite, &found.skipped_places);
+            }
+            found.write_predictions(&folder.join(name))?;
+            lines.push(eval_line(step, Some(name), &found.scores)?);
+            *by_control.entry(name) = found.scores;
         }
         scores::write_controls(folder, &by_control)?;
         Ok(lines.join("\n"))

@@ -1,6 +1,7 @@
 //! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops
 //! cleanly, resumes exactly.
 
+pub mod average;
 pub mod checkpoint;
 pub mod corpus;
 mod embedding_cache;
@@ -18,6 +19,7 @@ mod surgery;
 mod task_gradients;
 mod tensorboard;
 mod trainer;
+mod training_rows;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub use settings::CheckpointSettings;
 pub use settings::EmbeddingSettings;
 pub use settings::EvaluateSettings;
 pub use settings::MemorySettings;
+pub use settings::NeftuneSettings;
 pub use settings::ProbeSettings;
 pub use trainer::check;
 

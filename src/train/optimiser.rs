@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
@@ -38,6 +39,14 @@ pub struct Settings {
     pub decay: f64,
     /// Largest gradient norm; a longer gradient is scaled down to it. 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// Learning rate of LoRA's B over that of A (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
+    #[serde(skip_serializing_if = "is_one")]
+    pub lora_plus: f64,
+}
+
+/// Whether a factor has no effect.
+fn is_one(factor: &f64) -> bool {
+    *factor == 1.0
 }
 
 impl Default for Settings {
@@ -52,6 +61,7 @@ impl Default for Settings {
             factors: Factors::default(),
             decay: 0.2,
             max_grad_norm: 1.0,
+            lora_plus: 1.0,
         }
     }
 }
@@ -157,6 +167,12 @@ impl Settings {
                 self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
                 "0 (never clip) or more",
             ),
+            (
+                "lora_plus",
+                self.lora_plus,
+                self.lora_plus > 0.0 && self.lora_plus.is_finite(),
+                "a number above 0, such as 16",
+            ),
         ];
         let factors = Part::ALL.map(|part| (part.name(), self.factors.of(part)));
 
@@ -175,6 +191,31 @@ impl Settings {
                 "`optimiser.{key}` is {value}, expected {expected}"
             ))),
             None => Ok(()),
+        }
+    }
+
+    /// Checks the settings of a training without adapters.
+    ///
+    /// # Errors
+    /// As [`Settings::check`]; settings of adapters alone.
+    pub fn check_without_adapters(&self) -> Result<()> {
+        if self.lora_plus != 1.0 {
+            return Err(Error::input(format!(
+                "`optimiser.lora_plus` is {}, and nothing is trained through adapters here",
+                self.lora_plus
+            ))
+            .hint("leave it out"));
+        }
+        self.check()
+    }
+
+    /// Factor of the learning rate of a tensor beside that of the step.
+    fn factor_of(&self, entry: &Entry) -> f64 {
+        let of_part = self.factors.of(entry.part);
+        if entry.is_up() {
+            of_part * self.lora_plus
+        } else {
+            of_part
         }
     }
 
@@ -256,7 +297,7 @@ impl Optimiser {
             .filter(|entry| update.counts.of(entry.part) > 0)
             .map(|entry| Segment {
                 range: entry.range.clone(),
-                learning_rate: update.learning_rate * self.settings.factors.of(entry.part),
+                learning_rate: update.learning_rate * self.settings.factor_of(entry),
                 decay: entry.decays(),
                 step: update.counts.of(entry.part),
             })
@@ -340,5 +381,12 @@ mod tests {
             .contains("`optimiser.learning_rate` is -1")
         );
         assert!(Settings::default().check().is_ok());
+        let plus = Settings {
+            lora_plus: 16.0,
+            ..Settings::default()
+        };
+        assert!(plus.check().is_ok());
+        let error = plus.check_without_adapters().unwrap_err().to_string();
+        assert!(error.contains("`optimiser.lora_plus` is 16"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use crate::eval::suite::Suite;
 use crate::featurise::Loader;
 use crate::featurise::augment::Augmentation;
 use crate::loss_weights;
+use crate::models::EmbeddingNoise;
 use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
@@ -61,6 +62,8 @@ pub struct Run {
     pub metadata: Metadata,
     /// Dropout of the adapters' inputs.
     pub dropout: f64,
+    /// `neftune:`, or none.
+    pub noise: EmbeddingNoise,
     /// `optimiser:`.
     pub optimiser: optimiser::Settings,
     /// `gradients:`.

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::error::Error;
+use crate::error::Result;
+use crate::models::EmbeddingNoise;
 use crate::nn::saving::Save;
 use crate::records::scores::MEAN;
 
@@ -36,6 +39,41 @@ pub struct CheckpointSettings {
     pub every: u64,
     /// Number of checkpoints kept beside `best/`.
     pub keep: usize,
+    /// Number of last checkpoints whose average is written as the run ends; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub average: usize,
+}
+
+/// Whether a number is 0.
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+impl CheckpointSettings {
+    /// Checks the settings; the message names the key.
+    ///
+    /// # Errors
+    /// No checkpoint to resume from; an average of fewer than two checkpoints, or of more than are
+    /// kept.
+    pub fn check(&self) -> Result<()> {
+        if self.keep == 0 {
+            return Err(Error::input("`checkpoint.keep` is 0")
+                .hint("write 1 or more: the last checkpoint is needed to resume from"));
+        }
+        if self.average == 1 {
+            return Err(Error::input("`checkpoint.average` is 1").hint(
+                "write the number of last checkpoints to average, 2 or more, or leave it out",
+            ));
+        }
+        if self.average > self.keep {
+            return Err(Error::input(format!(
+                "`checkpoint.average` is {}, and `checkpoint.keep` only {}",
+                self.average, self.keep
+            ))
+            .hint("set `keep` to at least the number of checkpoints that are averaged"));
+        }
+        Ok(())
+    }
 }
 
 impl Default for CheckpointSettings {
@@ -43,6 +81,7 @@ impl Default for CheckpointSettings {
         Self {
             every: 200,
             keep: 3,
+            average: 0,
         }
     }
 }
@@ -63,6 +102,10 @@ pub struct EvaluateSettings {
     /// the `best`.
     #[serde(default)]
     pub at_start: bool,
+    /// Number of training rows of each set's task that are evaluated like the set's own, after the
+    /// last step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub train_rows: usize,
 }
 
 fn default_every() -> u64 {
@@ -81,6 +124,42 @@ pub struct ProbeSettings {
     /// backward a second time, task by task, so `every: 50` costs about 2 % of the training time
     /// and a copy of the trained parameters for each task. A probe does not change the run.
     pub every: u64,
+}
+
+/// `neftune:` of a recipe: noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeftuneSettings {
+    /// Scale: the noise of a sequence of L tokens of width d is uniform in +- alpha / sqrt(L d).
+    pub alpha: f64,
+    /// Whether audio embeddings get noise, too.
+    #[serde(default)]
+    pub audio: bool,
+}
+
+impl NeftuneSettings {
+    /// Checks the settings; the message names the key.
+    ///
+    /// # Errors
+    /// A scale that is not above 0.
+    pub fn check(&self) -> Result<()> {
+        if self.alpha > 0.0 && self.alpha.is_finite() {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "`neftune.alpha` is {}, expected a number above 0",
+            self.alpha
+        ))
+        .hint("write 5, the smallest of the paper's values, or leave `neftune` out"))
+    }
+
+    /// The noise of a training pass.
+    pub fn noise(&self) -> EmbeddingNoise {
+        EmbeddingNoise {
+            alpha: self.alpha,
+            on_audio: self.audio,
+        }
+    }
 }
 
 /// `embeddings:` of a recipe: the cache of embeddings that `draw: diverse` compares.

@@ -35,6 +35,7 @@ use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
+use crate::train::average;
 use crate::train::checkpoint;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
@@ -102,6 +103,22 @@ impl Trainer<'_> {
             let (stage, _) = self.schedule.stage_of(self.state.step);
             self.prepare(stage)?;
             self.run_stage(stage)?;
+        }
+        self.average()
+    }
+
+    /// Writes the average of the last checkpoints, if the recipe asks for it.
+    fn average(&mut self) -> Result<()> {
+        let count = self.run.checkpoint.average;
+        if count == 0 {
+            return Ok(());
+        }
+        let steps = average::write(&self.run.folder, &self.run.checkpoints(), count)?;
+        if steps.len() < count {
+            self.observer.note(&format!(
+                "`checkpoint.average` is {count}, and there are {} checkpoints: the average is of those",
+                steps.len()
+            ));
         }
         Ok(())
     }
@@ -331,6 +348,7 @@ impl Trainer<'_> {
             save: self.run.memory.save,
             dropout: self.run.dropout,
             label_smoothing: self.run.loss[stage].label_smoothing,
+            noise: self.run.noise,
         }
     }
 

@@ -308,3 +308,101 @@ fn unfair_comparisons_are_refused() {
         );
     }
 }
+
+#[test]
+fn power_is_told_from_statements_and_from_finished_runs() {
+    let place = place();
+    let contrasts = "contrasts: [{recipe: balanced, against: uniform, score: moods.accuracy}, {recipe: uniform, against: alone, score: mean}]\n";
+    assert!(EXPERIMENT.ends_with(contrasts));
+
+    // Nothing is known before the first seeds are trained.
+    let power = ["experiment", "experiment.yaml", "--power"];
+    place.run(&power).fails(
+        2,
+        &["no two recipes have two finished seeds", "`power.pilot`"],
+    );
+
+    // Stated: one contrast over 6 rows of emotion, each its own cluster, and 2 seeds.
+    let one = EXPERIMENT.replace(
+        contrasts,
+        "contrasts: [{recipe: balanced, against: uniform, score: moods.accuracy}]\npower: {deviations: [{score: moods.accuracy, seeds: 0.1, clusters: 0.2}]}\n",
+    );
+    place.write("stated.yaml", &one);
+    let stated = ["experiment", "stated.yaml", "--power"];
+    let said = place.run(&stated).succeeds().stdout;
+    assert!(
+        said.contains("| balanced | uniform | moods.accuracy | 2 | 6 | 6 |"),
+        "{said}"
+    );
+    let found = place.json("runs/pairs/power.json");
+    let of = &found["contrasts"][0];
+    let variance = 0.1f64.powi(2) / 2.0 + 0.2f64.powi(2) / 6.0;
+    let error = of["standard_error"].as_f64().unwrap();
+    assert!((error - variance.sqrt()).abs() < 1e-12, "{found}");
+    let smallest = of["smallest"].as_f64().unwrap();
+    assert!(
+        smallest > 2.8 * error,
+        "at least the normal quantiles: {smallest}"
+    );
+    assert!(of["with_twice_the_seeds"].as_f64().unwrap() < smallest);
+
+    // Two contrasts halve the level, which 6 clusters cannot reach.
+    let two = EXPERIMENT.to_owned()
+        + "power: {deviations: [{score: moods.accuracy, seeds: 0.1}, {score: mean, clusters: 1}]}\n";
+    place.write("two.yaml", &two);
+    let said = place
+        .run(&["experiment", "two.yaml", "--power"])
+        .succeeds()
+        .stdout;
+    assert!(
+        said.contains("none of any size") && said.contains("not more seeds"),
+        "{said}"
+    );
+
+    place.write(
+        "odd.yaml",
+        one.replace(
+            "score: moods.accuracy, seeds",
+            "score: moods.acuracy, seeds",
+        ),
+    );
+    place.run(&["experiment", "odd.yaml", "--power"]).fails(
+        2,
+        &[
+            "gives no score `moods.acuracy`",
+            "did you mean `moods.accuracy`",
+        ],
+    );
+    place.write(
+        "none.yaml",
+        one.replace("seeds: 0.1, clusters: 0.2", "seeds: 0"),
+    );
+    place
+        .run(&["experiment", "none.yaml", "--power"])
+        .fails(2, &["names no deviation", "hint:"]);
+
+    // A pilot under another name, from its finished runs.
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    let before = place.json("runs/pairs/comparison.json");
+    place.run(&power).succeeds();
+    let own = place.json("runs/pairs/power.json");
+    assert_eq!(own["contrasts"][0]["pilot_seeds"], 2);
+    assert_eq!(own["contrasts"][1]["from"], "2 seeds of pairs");
+    assert_eq!(place.json("runs/pairs/comparison.json"), before);
+    let next = one.replace("name: pairs", "name: next").replace(
+        "{deviations: [{score: moods.accuracy, seeds: 0.1, clusters: 0.2}]}",
+        "{pilot: experiment.yaml, chance: 0.9}",
+    );
+    place.write("next.yaml", next);
+    place
+        .run(&["experiment", "next.yaml", "--power"])
+        .succeeds();
+    let next = place.json("runs/next/power.json");
+    assert_eq!(
+        next["contrasts"][0]["components"],
+        own["contrasts"][0]["components"]
+    );
+    assert_eq!(next["chance"], 0.9);
+}

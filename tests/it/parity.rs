@@ -181,7 +181,17 @@ fn settings_of(golden: &Golden) -> (Settings, f64) {
 
 /// The losses and gradient norms of training over all clips in every step.
 fn train(model: &AudioLlm, golden: &Golden, steps: usize, pass: Pass) -> Vec<(f64, f64)> {
-    let (settings, learning_rate) = settings_of(golden);
+    train_by(model, golden, steps, pass, settings_of(golden))
+}
+
+/// The same with an optimiser and a learning rate of its own.
+fn train_by(
+    model: &AudioLlm,
+    golden: &Golden,
+    steps: usize,
+    pass: Pass,
+    (settings, learning_rate): (Settings, f64),
+) -> Vec<(f64, f64)> {
     let mut optimiser = Optimiser::new(settings, &model.parameters).unwrap();
     let batch = pack(&with_equal_weights(golden.sequences()));
     (0..steps)
@@ -204,6 +214,32 @@ fn train(model: &AudioLlm, golden: &Golden, steps: usize, pass: Pass) -> Vec<(f6
             (found.loss.value().unwrap(), norm.value().unwrap())
         })
         .collect()
+}
+
+#[test]
+fn twenty_steps_of_lora_plus_follow_peft() {
+    let golden = Golden::load("qwen_omni");
+    let expected = golden::json(&golden::fixture("lora_plus.json"));
+    let learning_rate = expected["lr"].as_f64().unwrap();
+    let run = |lora_plus: f64| {
+        let model = golden.adapted("adapter_init");
+        let settings = Settings {
+            learning_rate,
+            lora_plus,
+            ..settings_of(&golden).0
+        };
+        let by = (settings, learning_rate);
+        train_by(&model, &golden, 20, Pass::default(), by)
+    };
+    let losses = numbers(&expected["step_losses"]);
+    let norms = numbers(&expected["grad_norms"]);
+    let found = run(expected["ratio"].as_f64().unwrap());
+    for (step, (loss, norm)) in found.iter().enumerate() {
+        assert_close(*loss, losses[step], 1e-3, &format!("loss of step {step}"));
+        assert_close(*norm, norms[step], 1e-2, &format!("norm of step {step}"));
+    }
+    let (plain, _) = run(1.0)[19];
+    assert!((plain / losses[19] - 1.0).abs() > 0.05, "the ratio matters");
 }
 
 #[test]
@@ -309,6 +345,7 @@ fn every_tensor_has_a_gradient_under_each_policy() {
                             save,
                             dropout: 0.1,
                             label_smoothing: 0.1,
+                            ..Pass::default()
                         },
                     )
                     .unwrap();

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::merged_adapter::sources;
 use crate::recipe_keys::RecipeKeys;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 
 /// The folder of task files that a command uses: `given`, or else the `prompts` of the recipes that
-/// trained the adapters; `None` where no recipe has any.
+/// trained the adapters, or those that they were merged of; `None` where no recipe has any.
 ///
 /// # Errors
 /// Recipes that name different folders; a folder that is not there; a recipe that is broken.
@@ -19,8 +20,12 @@ pub fn prompts_of<'a>(
     if given.is_some() {
         return Ok(given.map(Path::to_owned));
     }
-    let mut found: Option<(PathBuf, PathBuf)> = None;
+    let mut trained = Vec::new();
     for adapter in adapters {
+        trained.extend(sources(adapter)?);
+    }
+    let mut found: Option<(PathBuf, PathBuf)> = None;
+    for adapter in &trained {
         let Some(recipe) = recipe_of(adapter) else {
             continue;
         };

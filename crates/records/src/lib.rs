@@ -5,6 +5,7 @@
 
 pub mod adapter_recipe;
 pub mod answers;
+pub mod averaged;
 pub mod by_name;
 pub mod checkpoint_state;
 pub mod codebook;
@@ -18,8 +19,10 @@ pub mod head;
 pub mod inputs;
 pub mod instructions;
 pub mod log;
+pub mod merged_adapter;
 mod numbers;
 pub mod picks;
+pub mod power;
 pub mod prediction;
 pub mod recipe_keys;
 pub mod run_folder;

@@ -27,6 +27,8 @@ use maqam_stats::significance::Interval;
 pub const SCORES_FILE: &str = "scores.json";
 /// The file of the scores under controls, by control.
 pub const CONTROLS_FILE: &str = "controls.json";
+/// Name of the scores on training rows, which stand beside those under controls.
+pub const TRAINING_ROWS: &str = "training-rows";
 /// The file that says which suite the folder of an evaluation is about.
 pub const SUITE_FILE: &str = "suite.json";
 /// The key beside the scores of `scores.json`.

@@ -12,6 +12,7 @@ use crate::several::Line;
 use maqam_base::error::Result;
 use maqam_records::run_folder::Run;
 use maqam_records::scores::Scores;
+use maqam_records::scores::TRAINING_ROWS;
 
 /// Scores of a run under a control, or of a baseline, with a name for a column.
 type Beside = (String, Scores);
@@ -46,7 +47,14 @@ pub fn beside(runs: &[Run], names: &[String], lines: &[Line]) -> Result<Option<T
     }
     let mut heads = vec![Column::text("set"), Column::text("metric")];
     heads.extend(columns.iter().map(|(name, _)| Column::number(name)));
-    let caption = "Controls ask a run without audio or with another row's audio; baselines answer without a model.";
+    let mut caption = "Controls ask a run without audio or with another row's audio; baselines answer without a model.".to_owned();
+    let controls = runs
+        .iter()
+        .filter_map(Run::last)
+        .flat_map(|last| &last.controls);
+    if controls.into_iter().any(|(name, _)| name == TRAINING_ROWS) {
+        caption += " Training rows are asked like those of dev.";
+    }
     let mut table = Table::new("controls", "Controls and baselines", caption, heads);
     let mut before: Option<&Option<String>> = None;
     for line in lines {

@@ -9,15 +9,15 @@
 const MAX_PASSES: usize = 60;
 
 /// Eigenvalues with their vectors.
-pub(super) struct Eigen {
+pub struct Eigen {
     /// Rising.
-    pub(super) values: Vec<f64>,
+    pub values: Vec<f64>,
     /// `[n, n]`: a row is the vector of the value at its place, of length one.
-    pub(super) vectors: Vec<f64>,
+    pub vectors: Vec<f64>,
 }
 
 /// Decomposes a symmetric matrix, `[n, n]`.
-pub(super) fn symmetric(mut matrix: Vec<f64>, n: usize) -> Eigen {
+pub fn symmetric(mut matrix: Vec<f64>, n: usize) -> Eigen {
     let mut vectors = vec![0.0; n * n];
     (0..n).for_each(|i| vectors[i * n + i] = 1.0);
     (0..n.saturating_sub(2)).for_each(|column| reflect(&mut matrix, &mut vectors, n, column));

@@ -35,6 +35,7 @@ use crate::ops::device::to_host;
 use crate::ops::layout::Layout;
 use crate::ops::linear::AdapterDropout;
 use crate::ops::linear::Linear;
+use crate::ops::noise::Noise;
 use crate::ops::rotary::Rotary;
 use crate::ops::rows::gather;
 use crate::ops::rows::overwrite;
@@ -339,7 +340,8 @@ impl AudioLlm {
     }
 
     /// Embeddings of the tokens, with audio embeddings in the places of the audio tokens; and what
-    /// the backward of those needs where encoder or projector is trained.
+    /// the backward of those needs where encoder or projector is trained. In training they have the
+    /// noise of the pass, which adds nothing to a gradient.
     pub(crate) fn embed(
         &self,
         batch: &Batch,
@@ -348,6 +350,16 @@ impl AudioLlm {
         training: bool,
     ) -> Result<(Tensor, Option<EmbedderSaved>)> {
         let x = gather(&self.embeddings.value, &batch.tokens)?;
+        let noise = Noise {
+            alpha: pass.noise.alpha,
+            tokens: &batch.token_keys,
+            cu_seqlens: &batch.cu_seqlens,
+        };
+        let is_noisy = training && pass.noise.alpha > 0.0;
+        // Audio embeddings that are to have none are written over it.
+        if is_noisy && (batch.audio.is_none() || !pass.noise.on_audio) {
+            noise.add_to(&x)?;
+        }
         let (embeddings, saved) = match (ahead, &batch.audio) {
             (Some(AudioEmbeddings(embeddings)), _) => (embeddings, None),
             (None, None) => return Ok((x, None)),
@@ -360,6 +372,9 @@ impl AudioLlm {
             }
         };
         overwrite(&x, &batch.audio_rows, &embeddings)?;
+        if is_noisy && pass.noise.on_audio {
+            noise.add_to(&x)?;
+        }
         Ok((x, saved))
     }
 }

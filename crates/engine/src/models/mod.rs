@@ -42,5 +42,6 @@ pub use self::audio_llm::AudioLlm;
 pub use self::audio_llm::on_host;
 pub use self::build::token_rows_on_gpu;
 pub use self::fingerprint::Fingerprint;
+pub use self::pass::EmbeddingNoise;
 pub use self::pass::Pass;
 pub use self::pass::Phase;

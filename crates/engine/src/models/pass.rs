@@ -2,7 +2,7 @@
 
 use crate::nn::saving::Save;
 
-/// Settings of one training pass. Only dropout and label smoothing change a gradient.
+/// Settings of one training pass. All but `save` change a gradient.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pass {
     /// Amount that layers save for their backward.
@@ -11,6 +11,17 @@ pub struct Pass {
     pub dropout: f64,
     /// Share of each target's probability that is spread over the vocabulary.
     pub label_smoothing: f64,
+    /// Noise on the decoder's input embeddings.
+    pub noise: EmbeddingNoise,
+}
+
+/// Noise of NEFTune on the decoder's input embeddings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmbeddingNoise {
+    /// Scale: noise is uniform up to `alpha / sqrt(tokens of the sequence * width)`. 0 is none.
+    pub alpha: f64,
+    /// Whether audio embeddings get noise, too.
+    pub on_audio: bool,
 }
 
 /// The parts of a training pass, in their order.

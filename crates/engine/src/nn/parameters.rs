@@ -44,10 +44,18 @@ pub enum TensorKind {
     Rows,
 }
 
+/// End of the name of `lora_B`, as PEFT writes it.
+const UP: &str = ".lora_B.weight";
+
 impl Entry {
     /// Whether weight decay changes it: vectors never decay.
     pub fn decays(&self) -> bool {
         self.shape.len() > 1 && self.kind != TensorKind::Rows
+    }
+
+    /// Whether it is `lora_B` of an adapter, which maps from the rank to the output.
+    pub fn is_up(&self) -> bool {
+        self.kind == TensorKind::Adapter && self.name.ends_with(UP)
     }
 }
 

@@ -40,6 +40,7 @@ pub mod group_norm;
 pub mod grouped_convolution;
 pub mod layout;
 pub mod linear;
+pub mod noise;
 pub mod norm;
 pub mod notes;
 pub mod profile;

@@ -20,6 +20,7 @@ use crate::sections::chapter::Chapter;
 use crate::standing;
 use maqam_base::error::Result;
 use maqam_records::scores::Scores;
+use maqam_records::scores::TRAINING_ROWS;
 use maqam_stats::significance::Interval;
 
 /// Scores of one moment or one way to ask.
@@ -125,12 +126,14 @@ fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
             step => format!(" The best evaluation by {keep} was after {step} steps."),
         };
     }
-    if chapter
-        .run
-        .last()
-        .is_some_and(|last| !last.controls.is_empty())
-    {
+    let controls = chapter.run.last().map(|last| last.controls.as_slice());
+    let is_training = |(name, _): &&(String, Scores)| name == TRAINING_ROWS;
+    let controls = controls.unwrap_or_default();
+    if controls.iter().any(|control| !is_training(&control)) {
         text += " Controls ask the model after the last step without audio, or with the audio of another row.";
+    }
+    if controls.iter().any(|control| is_training(&control)) {
+        text += " Training rows are asked after the last step like those of dev: better scores than on dev show overfitting, and bad scores on both show that the task was not learnt.";
     }
     if let Some(method) = chapter.uncertainty.method().filter(|_| has_intervals) {
         text += &format!(" {method}");

@@ -60,6 +60,11 @@ impl Clusters {
         self.order.len()
     }
 
+    /// Utterances of a cluster.
+    pub(super) fn members(&self, cluster: usize) -> &[u32] {
+        &self.order[self.span(cluster)]
+    }
+
     /// Range of a cluster's utterances in the order by cluster.
     pub(super) fn span(&self, cluster: usize) -> std::ops::Range<usize> {
         cluster.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[cluster]

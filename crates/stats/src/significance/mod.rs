@@ -12,6 +12,7 @@
 //! - [`Hierarchical`]: systems trained with several seeds; seeds, clusters and utterances
 //!   resampled.
 //! - [`holm`], [`Verdict`]: significance after several tests.
+//! - [`power`]: the smallest difference that an experiment can resolve.
 //! - [`convergence`]: the step at which a learning curve reaches a score.
 //!
 //! Randomness is a counter hash, so results do not depend on the number of threads.
@@ -24,6 +25,7 @@ mod estimate;
 mod hierarchical;
 mod mapsswe;
 mod mcnemar;
+pub mod power;
 mod randomisation;
 mod replicates;
 mod verdict;
