@@ -146,6 +146,7 @@ impl Plan {
             corpus,
             augmentation,
             mut schedule,
+            audio_gap,
             ..
         } = rows;
 
@@ -224,6 +225,7 @@ impl Plan {
                     config: &opened.config,
                     plan: &opened.plan,
                     parts: &opened.parts,
+                    audio_gap: audio_gap.as_ref(),
                     embeddings: compared.as_deref().map_or(0.0, size_of_embeddings),
                     gpu_memory: *gpu_memory,
                 };

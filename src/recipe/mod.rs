@@ -63,6 +63,7 @@ use crate::train::EmbeddingSettings;
 use crate::train::EvaluateSettings;
 use crate::train::MemorySettings;
 use crate::train::ProbeSettings;
+use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
 use crate::train::optimiser;
@@ -117,7 +118,7 @@ pub struct Recipe {
     /// Evaluation while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<EvaluateSettings>,
-    /// Gradients of each task, measured during training.
+    /// Gradients of each task and the audio gap, measured during training.
     #[serde(default)]
     pub probe: ProbeSettings,
     /// Cache of the embeddings that `draw: diverse` compares.
@@ -342,6 +343,8 @@ impl Recipe {
         let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
+        let suite = evaluate.as_ref().map(|(_, suite)| suite);
+        let audio_gap = AudioGap::of(&self.probe, &corpus, suite)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         Ok(RecipeRows {
@@ -349,6 +352,7 @@ impl Recipe {
             augmentation,
             schedule,
             evaluate,
+            audio_gap,
             left_out,
         })
     }
@@ -536,6 +540,8 @@ pub struct RecipeRows {
     pub schedule: Schedule,
     /// `evaluate:`, with its suite read.
     pub evaluate: Option<(EvaluateSettings, Suite)>,
+    /// Rows that the audio gap is measured on, if it is.
+    pub audio_gap: Option<AudioGap>,
     /// Lines of rows that left the pool.
     pub left_out: LeftOut,
 }

@@ -276,6 +276,7 @@ impl Recipe {
             checkpoint: self.checkpoint.clone(),
             evaluate: rows.evaluate,
             probe: self.probe.clone(),
+            audio_gap: rows.audio_gap,
             embeddings: self.embeddings.clone(),
             on_bad_row: self.on_bad_row,
         };

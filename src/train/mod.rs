@@ -1,6 +1,7 @@
 //! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops
 //! cleanly, resumes exactly.
 
+pub mod audio_gap;
 pub mod checkpoint;
 pub mod corpus;
 mod embedding_cache;
@@ -77,6 +78,7 @@ pub fn train(
         told: BTreeSet::new(),
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
+        gap: None,
     };
     trainer.record_environment();
     let events = Events::start(&run.folder, &run.log_path());

@@ -21,6 +21,7 @@ use crate::records::run_folder::CHECKPOINTS;
 use crate::records::run_folder::LOG_FILE;
 use crate::records::scores::Scores;
 use crate::schedule::Schedule;
+use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 use crate::train::environment::Pace;
 use crate::train::optimiser;
@@ -70,6 +71,8 @@ pub struct Run {
     pub evaluate: Option<(EvaluateSettings, Suite)>,
     /// `probe:`.
     pub probe: ProbeSettings,
+    /// Rows that the audio gap is measured on, if it is.
+    pub audio_gap: Option<AudioGap>,
     /// `embeddings:`.
     pub embeddings: EmbeddingSettings,
     /// Treatment of audio that cannot be read.

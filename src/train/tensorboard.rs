@@ -11,6 +11,7 @@ use crate::files;
 use crate::files::AppendLog;
 use crate::jsonl;
 use crate::jsonl::LastLine;
+use crate::records::log::AudioGapRecord;
 use crate::records::log::EvalRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
@@ -132,6 +133,7 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Train(record) => (record.step, of_step(record)),
         Line::Eval(record) => (record.at_step, of_evaluation(record)),
         Line::Probe(record) => (record.at_step, of_probe(record)),
+        Line::AudioGap(record) => (record.at_step, of_audio_gap(record)),
         Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
     };
     let finite = found.into_iter().filter(|(_, value)| value.is_finite());
@@ -169,6 +171,15 @@ fn of_probe(record: &ProbeRecord) -> Vec<(String, f64)> {
     norms
         .map(|(task, value)| (format!("probe/norms/{task}"), *value))
         .chain(cosines.map(|(pair, value)| (format!("probe/cosines/{pair}"), *value)))
+        .collect()
+}
+
+fn of_audio_gap(record: &AudioGapRecord) -> Vec<(String, f64)> {
+    let sets = record.sets.iter();
+    let tasks = record.tasks.iter();
+    tasks
+        .map(|(task, found)| (format!("audio_gap/{task}"), found.gap))
+        .chain(sets.map(|(set, found)| (format!("audio_gap-dev/{set}"), found.gap)))
         .collect()
 }
 

@@ -25,6 +25,8 @@ use crate::parts::PerPart;
 use crate::parts::Training;
 use crate::records::checkpoint_state::Computed;
 use crate::records::checkpoint_state::State;
+use crate::records::inputs::fingerprint;
+use crate::records::log::AudioGapRecord;
 use crate::records::log::DeviceRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
@@ -34,6 +36,7 @@ use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
+use crate::train::audio_gap::LoadedGap;
 use crate::train::checkpoint;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
@@ -76,6 +79,8 @@ pub(super) struct Trainer<'a> {
     pub recorded_clips: Option<usize>,
     /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
+    /// Rows that the audio gap is measured on, read as the training begins.
+    pub gap: Option<LoadedGap>,
 }
 
 impl Trainer<'_> {
@@ -85,6 +90,7 @@ impl Trainer<'_> {
             unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
         self.tell_device()?;
+        self.prepare_audio_gap()?;
         self.prepare_base()?;
         match &self.run.evaluate {
             Some((settings, suite)) if self.state.step == 0 && settings.at_start => {
@@ -172,6 +178,9 @@ impl Trainer<'_> {
             None => String::new(),
         };
         lines += &Line::Train(record.clone()).to_text()?;
+        if let Some(gap) = self.audio_gap()? {
+            lines += &format!("\n{gap}");
+        }
         self.log.line(&lines)?;
         self.logged = record.step;
 
@@ -300,6 +309,51 @@ impl Trainer<'_> {
             norms,
             cosines,
         }))
+    }
+
+    /// Reads the rows that the audio gap is measured on, and measures it before the first step.
+    fn prepare_audio_gap(&mut self) -> Result<()> {
+        let run = self.run;
+        let Some(gap) = &run.audio_gap else {
+            return Ok(());
+        };
+        let (loaded, skipped) = gap.load(&run.loader, run.on_bad_row)?;
+        for error in &skipped {
+            let text = format!("row of the audio gap left out: {}", error.message());
+            self.observer.note(&text);
+        }
+        let new = run.inputs().new_among(gap.clips());
+        let found = new.iter().filter_map(|path| fingerprint(path).ok());
+        run.inputs().add(self.state.step, found.collect());
+        self.gap = Some(loaded);
+        if self.state.step == 0
+            && let Some(line) = self.audio_gap()?
+        {
+            self.log.line(&line)?;
+            self.tell_tensorboard(&line, None);
+        }
+        Ok(())
+    }
+
+    /// The log's line of the audio gap, if it is due after the steps so far.
+    fn audio_gap(&mut self) -> Result<Option<String>> {
+        let step = self.state.step;
+        let (Some(sample), Some(loaded)) = (&self.run.audio_gap, &self.gap) else {
+            return Ok(None);
+        };
+        if !is_due(step, sample.every, self.schedule.num_steps()) {
+            return Ok(None);
+        }
+        let memory = &self.run.memory;
+        let gaps = loaded.measure(self.model, self.run.framing, memory.pack_tokens)?;
+        let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
+        let record = AudioGapRecord {
+            at_step: step,
+            stage: self.schedule.stages()[stage].name.clone(),
+            tasks: gaps.tasks,
+            sets: gaps.sets,
+        };
+        Line::AudioGap(record).to_text().map(Some)
     }
 
     fn pass(&self, stage: usize) -> Pass {

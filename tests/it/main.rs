@@ -5,6 +5,7 @@
 //! run by themselves on a machine with a GPU or on an emulated driver.
 
 mod audio;
+mod audio_gap;
 mod audio_tokens;
 mod augment;
 mod build;

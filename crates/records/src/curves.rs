@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::log::AudioGapRecord;
 use crate::log::EvalRecord;
 use crate::log::Line;
 use crate::log::ProbeRecord;
@@ -73,6 +74,10 @@ pub struct Log {
     pub norms: BTreeMap<String, Track>,
     /// Cosine between the gradients of two tasks, where they were probed.
     pub cosines: BTreeMap<(String, String), Track>,
+    /// Audio gap of each task's training rows, at its steps.
+    pub gaps: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Audio gap of each set of the suite.
+    pub gaps_of_sets: BTreeMap<String, Vec<(f64, f64)>>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
 }
@@ -100,6 +105,7 @@ impl Log {
                     stage.end = Some(end.reason);
                 }
             }
+            Line::AudioGap(record) => self.audio_gap(&record),
             Line::Device(_) => {}
         }
         Ok(())
@@ -188,6 +194,19 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    fn audio_gap(&mut self, record: &AudioGapRecord) {
+        let at_step = record.at_step as f64;
+        for (curves, found) in [
+            (&mut self.gaps, &record.tasks),
+            (&mut self.gaps_of_sets, &record.sets),
+        ] {
+            for (name, found) in found.iter().filter(|(_, found)| found.gap.is_finite()) {
+                let points = curves.entry(name.clone()).or_default();
+                points.push((at_step, found.gap));
+            }
+        }
     }
 
     /// Everything seen, by task.

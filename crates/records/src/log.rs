@@ -27,6 +27,8 @@ pub enum Line {
     Eval(EvalRecord),
     /// A probe.
     Probe(ProbeRecord),
+    /// A measurement of the audio gap.
+    AudioGap(AudioGapRecord),
     /// A stage that ended early.
     StageEnd(StageEnd),
     /// A device or precision that computes from here on.
@@ -128,6 +130,46 @@ pub struct ProbeRecord {
     pub cosines: BTreeMap<String, f64>,
 }
 
+/// Audio gap of the model after some steps: losses of the same rows with their own audio and with
+/// that of other rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AudioGapRecord {
+    /// Steps before it; 0 for the model as the run starts.
+    pub at_step: u64,
+    /// Name of the last step's stage; of the first stage at step 0.
+    #[serde(default)]
+    pub stage: String,
+    /// Training rows, by task.
+    #[serde(default)]
+    pub tasks: BTreeMap<String, GapRecord>,
+    /// Rows of the recipe's suite, by set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sets: BTreeMap<String, GapRecord>,
+}
+
+/// Audio gap of some rows. Losses are sums over all target tokens divided by their number, in nats.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GapRecord {
+    /// Number of rows.
+    #[serde(default)]
+    pub rows: usize,
+    /// Their target tokens.
+    #[serde(default)]
+    pub target_tokens: usize,
+    /// Loss with the rows' own audio.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
+    /// Loss with the audio of other rows.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub wrong_loss: f64,
+    /// `wrong_loss` minus `loss`. Near 0 the model does not use the audio.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub gap: f64,
+    /// Number of rows whose own audio has the lower loss; half of them by chance.
+    #[serde(default)]
+    pub wins: usize,
+}
+
 /// A stage that ended before its planned length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageEnd {
@@ -182,7 +224,7 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" => ("at_step", found.at_step),
+            "eval" | "probe" | "audio_gap" => ("at_step", found.at_step),
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -195,6 +237,7 @@ impl Line {
             "train" => Self::Train(json::parse_slice(text).map_err(place)?),
             "eval" => Self::Eval(json::parse_slice(text).map_err(place)?),
             "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
+            "audio_gap" => Self::AudioGap(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
             "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
@@ -239,6 +282,8 @@ mod tests {
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
+            r#"{"kind":"audio_gap","at_step":2,"stage":"listen","tasks":{"asr":{"rows":2,"target_tokens":4,"loss":1.0,"wrong_loss":1.5,"gap":0.5,"wins":2}}}"#,
+            r#"{"kind":"audio_gap","at_step":0,"stage":"listen","tasks":{},"sets":{"words":{"rows":2,"target_tokens":4,"loss":1.5,"wrong_loss":1.0,"gap":-0.5,"wins":0}}}"#,
             r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];
