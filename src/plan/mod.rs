@@ -142,6 +142,7 @@ impl Plan {
             .collect();
         notes.extend(rows.check_leakage(&[], allowed, &headers)?);
         headers.keep();
+        let characters = rows.characters();
         let RecipeRows {
             corpus,
             augmentation,
@@ -152,7 +153,11 @@ impl Plan {
 
         // The model, as far as it is here.
         let opened = match model {
-            ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),
+            ModelPlace::Here(dir) => {
+                let mut opened = Opened::open(recipe, dir, &schedule)?;
+                opened.plan.ctc = characters;
+                Some((opened, *dir))
+            }
             ModelPlace::Elsewhere(..) => None,
         };
         notes.extend(without_model(model));

@@ -12,6 +12,7 @@ pub mod optimiser;
 mod probe;
 mod run;
 mod settings;
+pub mod spelling;
 mod step;
 mod tensorboard;
 mod trainer;

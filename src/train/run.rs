@@ -30,6 +30,7 @@ use crate::train::settings::EmbeddingSettings;
 use crate::train::settings::EvaluateSettings;
 use crate::train::settings::MemorySettings;
 use crate::train::settings::ProbeSettings;
+use crate::train::spelling::Spelling;
 
 /// A resolved run: everything that a step needs beside schedule, model and optimiser.
 pub struct Run {
@@ -57,6 +58,8 @@ pub struct Run {
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.
     pub loss: Vec<loss_weights::Settings>,
+    /// Units of the auxiliary CTC loss, if a stage has one.
+    pub spelling: Option<Spelling>,
     /// Fields of `adapter_config.json` that adapters are saved with.
     pub metadata: Metadata,
     /// Dropout of the adapters' inputs.

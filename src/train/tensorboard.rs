@@ -149,6 +149,8 @@ fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
         ("train/grad_norm".to_owned(), record.grad_norm),
         ("train/learning_rate".to_owned(), record.learning_rate),
     ];
+    let of_ctc = record.ctc.iter();
+    found.extend(of_ctc.map(|ctc| ("train/ctc".to_owned(), ctc.loss)));
     let by_task = record.tasks.iter();
     found.extend(by_task.map(|(task, record)| (format!("train/{task}/loss"), record.loss)));
     found

@@ -16,6 +16,7 @@ use crate::files::AppendLog;
 use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
 use crate::models::Pass;
+use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
@@ -27,6 +28,7 @@ use crate::records::checkpoint_state::Computed;
 use crate::records::checkpoint_state::State;
 use crate::records::inputs::fingerprint;
 use crate::records::log::AudioGapRecord;
+use crate::records::log::CtcRecord;
 use crate::records::log::DeviceRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
@@ -336,7 +338,8 @@ impl Trainer<'_> {
     }
 
     /// The log's line of the audio gap, if it is due after the steps so far.
-    fn audio_gap(&mut self) -> Result<Option<String>> {
+    fn audio_gap(&self) -> Result<Option<String>> {
+        let model = &*self.model;
         let step = self.state.step;
         let (Some(sample), Some(loaded)) = (&self.run.audio_gap, &self.gap) else {
             return Ok(None);
@@ -345,7 +348,7 @@ impl Trainer<'_> {
             return Ok(None);
         }
         let memory = &self.run.memory;
-        let gaps = loaded.measure(self.model, self.run.framing, memory.pack_tokens)?;
+        let gaps = loaded.measure(model, self.run.framing, memory.pack_tokens)?;
         let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
         let record = AudioGapRecord {
             at_step: step,
@@ -392,12 +395,15 @@ impl Trainer<'_> {
         // Loss and gradient.
         model.parameters.zero_gradients()?;
         let mut log_probabilities = Vec::with_capacity(loaded.batches.len());
+        let mut ctc = CtcRecord::default();
         let loss = Scalar::new(0.0, &model.device)?;
-        for (_, batch) in &loaded.batches {
+        for (range, batch) in &loaded.batches {
             self.check_stop()?;
-            let of_batch = model.train(batch, audio.take(), pass)?;
-            loss.add(&of_batch.loss)?;
-            log_probabilities.push(of_batch.log_probabilities);
+            let transcripts = loaded.transcripts_of(range.clone(), run.loss[stage].ctc);
+            let found = model.train_with_ctc(batch, audio.take(), pass, &transcripts)?;
+            loss.add(&found.loss.loss)?;
+            log_probabilities.push(found.loss.log_probabilities);
+            add_ctc(&mut ctc, &transcripts, &found.ctc);
         }
 
         // Update.
@@ -408,7 +414,9 @@ impl Trainer<'_> {
             learning_rate,
             counts: updates(&self.schedule, run, step),
         };
-        self.optimiser.step(&model.parameters, update)?;
+        let num_auxiliary = auxiliary_updates(&self.schedule, run, step);
+        self.optimiser
+            .step_with_auxiliary(&model.parameters, update, num_auxiliary)?;
 
         // Numbers for the log.
         let mut tensors: Vec<&Tensor> = vec![loss.tensor(), grad_norm.tensor()];
@@ -441,6 +449,7 @@ impl Trainer<'_> {
             seconds: examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),
             tasks,
+            ctc: (run.loss[stage].ctc > 0.0).then(|| mean_ctc(ctc)),
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
@@ -562,6 +571,27 @@ fn task_records(
     tasks
 }
 
+/// Adds the CTC losses of a micro-batch to those of a step, as a sum of nats.
+fn add_ctc(sum: &mut CtcRecord, transcripts: &[Transcript<'_>], nats: &[f64]) {
+    sum.clips += transcripts.len();
+    for (transcript, nats) in transcripts.iter().zip(nats) {
+        if nats.is_infinite() {
+            sum.too_short += 1;
+        } else {
+            sum.characters += transcript.units.len();
+            sum.loss += nats;
+        }
+    }
+}
+
+/// The CTC losses of a step, as a mean over characters.
+fn mean_ctc(sum: CtcRecord) -> CtcRecord {
+    CtcRecord {
+        loss: sum.loss / sum.characters.max(1) as f64,
+        ..sum
+    }
+}
+
 /// The schedule to change it. Between stages no other thread has it.
 fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
@@ -570,20 +600,32 @@ fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
 /// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part
 /// that is frozen in it.
 fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
-    let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {
         let is_trained = |stage: usize| run.parts[stage].of(part) != Training::Frozen;
-        if !is_trained(now) {
-            return 0;
-        }
-        let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
-        schedule.stages()[..=now]
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| is_trained(*i))
-            .map(|(_, stage)| done(stage))
-            .sum()
+        num_updates(schedule, step, is_trained)
     })
+}
+
+/// Number of updates that a CTC head has had after `step` (from 0), its own included; 0 if the
+/// step's stage has no CTC loss.
+fn auxiliary_updates(schedule: &Schedule, run: &Run, step: u64) -> u64 {
+    num_updates(schedule, step, |stage| run.loss[stage].ctc > 0.0)
+}
+
+/// Number of steps up to `step` (from 0), itself included, in stages that train something; 0 if
+/// the step's own does not.
+fn num_updates(schedule: &Schedule, step: u64, is_trained: impl Fn(usize) -> bool) -> u64 {
+    let (now, _) = schedule.stage_of(step);
+    if !is_trained(now) {
+        return 0;
+    }
+    let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+    schedule.stages()[..=now]
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| is_trained(*i))
+        .map(|(_, stage)| done(stage))
+        .sum()
 }
 
 /// Whether the user asked to stop.

@@ -19,6 +19,7 @@ mod cuda_kernels;
 mod data_check;
 mod data_formats;
 mod compose;
+mod ctc_loss;
 mod curricula;
 mod device;
 mod encoder;

@@ -72,6 +72,10 @@ pub struct StepRecord {
     /// Mean losses and numbers by task, without weights and label smoothing.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskRecord>,
+    /// Of a stage with an auxiliary CTC loss: that loss. It is not in `loss`; `grad_norm` is of
+    /// both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctc: Option<CtcRecord>,
     /// Of an encoder that learns ids: share of masked frames whose id was predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
@@ -81,6 +85,23 @@ pub struct StepRecord {
     /// Of an encoder that learns a teacher's features: mean cosine with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cosine: Option<f64>,
+}
+
+/// Auxiliary CTC loss of a step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CtcRecord {
+    /// Clips with a transcript.
+    #[serde(default)]
+    pub clips: usize,
+    /// Of these, clips with too few audio tokens to spell it: they are not learnt.
+    #[serde(default)]
+    pub too_short: usize,
+    /// Characters of the others.
+    #[serde(default)]
+    pub characters: usize,
+    /// Negative log-likelihood of their transcripts over their characters, nats, before the update.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
 }
 
 /// One task's part of a step.
@@ -278,6 +299,7 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         let lines = [
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
+            r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"ctc":{"clips":2,"too_short":1,"characters":3,"loss":1.5}}"#,
             r#"{"kind":"train","step":1,"stage":"iteration-1","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"masked_accuracy":0.5,"unmasked_accuracy":0.75,"cosine":0.25}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
