@@ -47,6 +47,7 @@ mod primitives;
 mod process;
 mod qwen2_audio;
 mod qwen3_asr;
+mod real_base;
 mod report;
 mod resume;
 mod sample;
