@@ -27,6 +27,7 @@ use crate::schedule::Schedule;
 use crate::text_table::count;
 use crate::text_table::duration;
 use crate::train::GradientMethod;
+use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 
 /// What a training reaches of the speed of one large product, whole steps with norms, loading and
@@ -58,6 +59,8 @@ pub struct Training<'a> {
     pub plan: &'a Plan,
     /// How each stage trains its parts.
     pub parts: &'a [Parts],
+    /// Rows that the audio gap is measured on, if it is.
+    pub audio_gap: Option<&'a AudioGap>,
     /// Bytes of the embeddings that stages compare.
     pub embeddings: f64,
     /// Memory of the GPU that it should fit, in bytes.
@@ -98,6 +101,16 @@ pub fn lines(
         ("time", time(training, &loads, speed)),
     ];
     lines.extend(surgery(training, &sizes, stages).map(|line| ("surgery", line)));
+    lines.extend(training.audio_gap.map(|gap| {
+        let seconds = audio_gap(training, &sizes, gap, stages, &loads) / (speed * EFFICIENCY);
+        let line = format!(
+            "about {} more for the audio gap: a forward of {} sequences before the first step, after every {} steps and after the last",
+            duration(seconds),
+            gap.num_sequences(),
+            gap.every
+        );
+        ("gap", line)
+    }));
     lines.extend(encoder(training.recipe, training.config, speed).map(|line| ("encoder", line)));
     lines.extend(training.gpu_memory.map(|gpu_memory| {
         (
@@ -487,6 +500,39 @@ fn surgery(training: &Training<'_>, sizes: &Sizes, stages: &[StageDraws]) -> Opt
         settings.method.name(),
         bytes(copies as f64 * F32 * sizes.num_trained() as f64)
     ))
+}
+
+/// Operations of all measurements of the audio gap. A sequence of its sample stands for the mean
+/// drawn example.
+fn audio_gap(
+    training: &Training<'_>,
+    sizes: &Sizes,
+    gap: &AudioGap,
+    stages: &[StageDraws],
+    loads: &[StageLoads],
+) -> f64 {
+    let steps: usize = stages.iter().map(|stage| stage.steps.len()).sum();
+    let examples: usize = stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .map(Vec::len)
+        .sum();
+    let mut total = Load::default();
+    for StageLoads { total: load, .. } in loads {
+        total.tokens += load.tokens;
+        total.squares += load.squares;
+        total.audio_tokens += load.audio_tokens;
+        total.targets += load.targets;
+    }
+    let model = Model {
+        config: training.config,
+        sizes,
+        parts: training.parts[0],
+        save: training.recipe.memory.save,
+    };
+    let per_example = model.forward(&total) / examples.max(1) as f64;
+    let measurements = 1.0 + (steps as f64 / gap.every as f64).ceil();
+    measurements * gap.num_sequences() as f64 * per_example
 }
 
 fn scientific(number: f64) -> String {

@@ -144,16 +144,22 @@ impl Plan {
             .collect();
         notes.extend(rows.check_leakage(&[], allowed, &headers)?);
         headers.keep();
+        let characters = rows.characters();
         let RecipeRows {
             corpus,
             augmentation,
             mut schedule,
+            audio_gap,
             ..
         } = rows;
 
         // The model, as far as it is here.
         let opened = match model {
-            ModelPlace::Here(dir) => Some((Opened::open(recipe, dir, &schedule)?, *dir)),
+            ModelPlace::Here(dir) => {
+                let mut opened = Opened::open(recipe, dir, &schedule)?;
+                opened.plan.ctc = characters;
+                Some((opened, *dir))
+            }
             ModelPlace::Elsewhere(..) => None,
         };
         notes.extend(without_model(model));
@@ -227,6 +233,7 @@ impl Plan {
                     config: &opened.config,
                     plan: &opened.plan,
                     parts: &opened.parts,
+                    audio_gap: audio_gap.as_ref(),
                     embeddings: compared.as_deref().map_or(0.0, size_of_embeddings),
                     gpu_memory: *gpu_memory,
                 };

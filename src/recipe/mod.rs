@@ -65,9 +65,11 @@ use crate::train::GradientSettings;
 use crate::train::MemorySettings;
 use crate::train::NeftuneSettings;
 use crate::train::ProbeSettings;
+use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
 use crate::train::optimiser;
+use crate::train::spelling::Spelling;
 use crate::yaml;
 
 /// A recipe file.
@@ -125,7 +127,7 @@ pub struct Recipe {
     /// Evaluation while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate: Option<EvaluateSettings>,
-    /// Gradients of each task, measured during training.
+    /// Gradients of each task and the audio gap, measured during training.
     #[serde(default)]
     pub probe: ProbeSettings,
     /// Cache of the embeddings that `draw: diverse` compares.
@@ -348,18 +350,42 @@ impl Recipe {
         let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
+        let suite = evaluate.as_ref().map(|(_, suite)| suite);
+        let audio_gap = AudioGap::of(&self.probe, &corpus, suite)?;
         let left_out = check.finish()?;
         let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         self.gradients
             .as_ref()
             .map_or(Ok(()), |gradients| gradients.check(&schedule))?;
+        let losses = self.losses(&schedule)?;
+        let has_ctc = losses.iter().any(|loss| loss.ctc > 0.0);
+        if has_ctc && self.gradients.is_some() {
+            return Err(Error::input(
+                "`gradients` and `loss.ctc` in one recipe: the CTC loss belongs to no task",
+            )
+            .hint("remove one of them"));
+        }
+        let spelling = has_ctc.then(|| Spelling::of(&corpus)).transpose()?;
         Ok(RecipeRows {
             corpus,
             augmentation,
             schedule,
             evaluate,
+            audio_gap,
+            spelling,
             left_out,
         })
+    }
+
+    /// `loss:` of each stage.
+    ///
+    /// # Errors
+    /// Values outside their range.
+    pub fn losses(&self, schedule: &Schedule) -> Result<Vec<loss_weights::Settings>> {
+        let stages = schedule.stages().iter();
+        let losses: Vec<_> = stages.map(|stage| stage.loss.or(&self.loss)).collect();
+        losses.iter().try_for_each(loss_weights::Settings::check)?;
+        Ok(losses)
     }
 
     /// The suite that the run evaluates on, if there is one.
@@ -457,6 +483,10 @@ impl Recipe {
                 "`audio_encoder.from` brings a fresh projector, and no stage trains it in full",
             )
             .hint("write `train: {projector: full}`"));
+        }
+        let losses = self.losses(schedule)?;
+        for (i, stage) in schedule.stages().iter().enumerate() {
+            check_ctc(&losses[i], &parts[i], &stage.name)?;
         }
         let mut plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
         if self.train.audio_tokens == TokenTraining::Full {
@@ -560,11 +590,21 @@ pub struct RecipeRows {
     pub schedule: Schedule,
     /// `evaluate:`, with its suite read.
     pub evaluate: Option<(EvaluateSettings, Suite)>,
+    /// Rows that the audio gap is measured on, if it is.
+    pub audio_gap: Option<AudioGap>,
+    /// Units of the auxiliary CTC loss, if a stage has one.
+    pub spelling: Option<Spelling>,
     /// Lines of rows that left the pool.
     pub left_out: LeftOut,
 }
 
 impl RecipeRows {
+    /// Characters that a CTC head spells; none if no stage has a CTC loss.
+    pub fn characters(&self) -> Vec<char> {
+        let spelling = self.spelling.as_ref();
+        spelling.map_or_else(Vec::new, |spelling| spelling.characters().to_vec())
+    }
+
     /// Faults of rows that are not used, and of rows that will be left out when they are drawn.
     pub fn skipped(&self) -> impl Iterator<Item = &Error> {
         let of_suite = self.evaluate.iter().flat_map(|(_, suite)| &suite.skipped);
@@ -612,6 +652,17 @@ fn encoder_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let preprocessor = dir.join(hubert::config::PREPROCESSOR_FILE);
     paths.extend(preprocessor.is_file().then_some(preprocessor));
     Ok(paths)
+}
+
+/// Checks that a stage with a CTC loss trains the projector, whose output it is computed on.
+fn check_ctc(loss: &loss_weights::Settings, parts: &Parts, stage: &str) -> Result<()> {
+    if loss.ctc > 0.0 && parts.projector == Training::Frozen {
+        return Err(Error::input(format!(
+            "`loss.ctc` is computed on the projector's output, and stage `{stage}` freezes the projector"
+        ))
+        .hint("set `projector` to `full` or `lora` under `train`, or `ctc` to 0 under the stage's `loss`"));
+    }
+    Ok(())
 }
 
 /// Checks that the embeddings of the tokens that open and close a clip can be trained as

@@ -20,6 +20,7 @@ use crate::models::EmbeddingNoise;
 use crate::models::config::Config;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
+use crate::models::ctc_on_gpu;
 use crate::models::encoded;
 use crate::models::fresh_projector;
 use crate::models::memory::Fit;
@@ -131,16 +132,11 @@ impl Recipe {
         if let Some((_, suite)) = &rows.evaluate {
             suite.check_language(&loader)?;
         }
-        let (parts, plan) =
+        let (parts, mut plan) =
             self.adapters(&config, Some(loader.codec().special()), &rows.schedule)?;
+        plan.ctc = rows.characters();
         self.check_init(&plan, &config)?;
-        let loss: Vec<loss_weights::Settings> = rows
-            .schedule
-            .stages()
-            .iter()
-            .map(|stage| stage.loss.or(&self.loss))
-            .collect();
-        loss.iter().try_for_each(loss_weights::Settings::check)?;
+        let loss = self.losses(&rows.schedule)?;
         let fit = match memory(device)? {
             Some(memory) => Some(self.fit(
                 &config,
@@ -266,6 +262,7 @@ impl Recipe {
             framing,
             parts,
             loss,
+            spelling: rows.spelling,
             metadata: Metadata {
                 base: self.model.path.clone(),
                 dropout: self.lora.dropout,
@@ -281,6 +278,7 @@ impl Recipe {
             checkpoint: self.checkpoint.clone(),
             evaluate: rows.evaluate,
             probe: self.probe.clone(),
+            audio_gap: rows.audio_gap,
             embeddings: self.embeddings.clone(),
             on_bad_row: self.on_bad_row,
         };
@@ -310,6 +308,9 @@ impl Recipe {
         }
         if !plan.tokens.is_empty() {
             return Err(token_rows_on_gpu());
+        }
+        if !plan.ctc.is_empty() {
+            return Err(ctc_on_gpu());
         }
         let sizes = Sizes::of(config, plan);
         let stages: Vec<Model> = parts

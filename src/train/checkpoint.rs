@@ -1,10 +1,12 @@
 //! Checkpoints of a run: what was trained, moments and position, in a folder that is there whole or
 //! not at all.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
 
 use candle_core::Device;
+use candle_core::Tensor;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -23,6 +25,8 @@ use crate::train::optimiser::Optimiser;
 /// Hint for a checkpoint that is not whole.
 const DAMAGED_HINT: &str = "remove the checkpoint's folder to continue from the one before";
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
+/// Head of the auxiliary CTC loss. It is no part of the model: adapters and exports have none.
+const CTC_FILE: &str = "ctc_head.safetensors";
 
 /// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the
 /// state.
@@ -35,6 +39,10 @@ pub fn save(
 ) -> Result<()> {
     let staged = StagedDir::new(target)?;
     trained::save(staged.path(), model, metadata)?;
+    let head = model.ctc_tensors()?;
+    if !head.is_empty() {
+        files::write_safetensors(&staged.path().join(CTC_FILE), head)?;
+    }
     let moments = [
         ("first", on_host(&optimiser.first)?),
         ("second", on_host(&optimiser.second)?),
@@ -51,14 +59,13 @@ pub fn save(
 pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<State> {
     let state = State::read(dir)?;
     trained::load_into(dir, model).map_err(|e| e.at_path(dir))?;
+    if !model.plan.ctc.is_empty() {
+        let path = dir.join(CTC_FILE);
+        let damaged = |e: Error| e.at_path(&path).hint(DAMAGED_HINT);
+        model.load_ctc(&read(&path)?).map_err(damaged)?;
+    }
     let path = dir.join(OPTIMISER_FILE);
-    let stored = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|e| {
-        Error::from(e)
-            .in_input()
-            .at("damaged")
-            .at_path(&path)
-            .hint(DAMAGED_HINT)
-    })?;
+    let stored = read(&path)?;
     for (name, moment) in [("first", &optimiser.first), ("second", &optimiser.second)] {
         let Some(values) = stored
             .get(name)
@@ -73,6 +80,17 @@ pub fn load(dir: &Path, model: &AudioLlm, optimiser: &mut Optimiser) -> Result<S
         write_stretch(moment, 0..values.elem_count(), &to_host(values)?)?;
     }
     Ok(state)
+}
+
+/// The tensors of a file of a checkpoint.
+fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| {
+        Error::from(e)
+            .in_input()
+            .at("damaged")
+            .at_path(path)
+            .hint(DAMAGED_HINT)
+    })
 }
 
 /// The folder of a step's checkpoint.

@@ -1,6 +1,7 @@
 //! Training: from a schedule's picks to an adapter, one optimiser step after the other; stops
 //! cleanly, resumes exactly.
 
+pub mod audio_gap;
 pub mod average;
 pub mod checkpoint;
 pub mod corpus;
@@ -14,6 +15,7 @@ pub mod optimiser;
 mod probe;
 mod run;
 mod settings;
+pub mod spelling;
 mod step;
 mod surgery;
 mod task_gradients;
@@ -88,6 +90,7 @@ pub fn train(
         told: BTreeSet::new(),
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
+        gap: None,
     };
     trainer.record_environment();
     let events = Events::start(&run.folder, &run.log_path());

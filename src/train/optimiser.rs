@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::Parameters;
+use crate::nn::parameters::TensorKind;
 use crate::ops::adamw::AdamW;
 use crate::ops::adamw::Buffers;
 use crate::ops::adamw::Clip;
@@ -284,6 +285,17 @@ impl Optimiser {
     /// One update, clipped, of which nothing is waited for on a GPU. Frozen parts keep values and
     /// moments; every part corrects its moments' bias by its own count.
     pub fn step(&mut self, parameters: &Parameters, update: Update) -> Result<()> {
+        self.step_with_auxiliary(parameters, update, 0)
+    }
+
+    /// As [`Optimiser::step`]; `num_auxiliary` is the number of updates that heads of auxiliary
+    /// losses have had with this one, 0 if they are not trained in it.
+    pub fn step_with_auxiliary(
+        &mut self,
+        parameters: &Parameters,
+        update: Update,
+        num_auxiliary: u64,
+    ) -> Result<()> {
         let Settings {
             betas: [beta1, beta2],
             eps,
@@ -291,15 +303,19 @@ impl Optimiser {
             max_grad_norm,
             ..
         } = self.settings;
+        let count = |entry: &Entry| match entry.kind {
+            TensorKind::Auxiliary => num_auxiliary,
+            _ => update.counts.of(entry.part),
+        };
         let segments: Vec<Segment> = parameters
             .entries
             .iter()
-            .filter(|entry| update.counts.of(entry.part) > 0)
+            .filter(|entry| count(entry) > 0)
             .map(|entry| Segment {
                 range: entry.range.clone(),
                 learning_rate: update.learning_rate * self.settings.factor_of(entry),
                 decay: entry.decays(),
-                step: update.counts.of(entry.part),
+                step: count(entry),
             })
             .collect();
 

@@ -22,6 +22,7 @@ use crate::records::run_folder::CHECKPOINTS;
 use crate::records::run_folder::LOG_FILE;
 use crate::records::scores::Scores;
 use crate::schedule::Schedule;
+use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 use crate::train::environment::Pace;
 use crate::train::gradient_settings::GradientSettings;
@@ -31,6 +32,7 @@ use crate::train::settings::EmbeddingSettings;
 use crate::train::settings::EvaluateSettings;
 use crate::train::settings::MemorySettings;
 use crate::train::settings::ProbeSettings;
+use crate::train::spelling::Spelling;
 
 /// A resolved run: everything that a step needs beside schedule, model and optimiser.
 pub struct Run {
@@ -58,6 +60,8 @@ pub struct Run {
     pub parts: Vec<Parts>,
     /// `loss:`, stage by stage.
     pub loss: Vec<loss_weights::Settings>,
+    /// Units of the auxiliary CTC loss, if a stage has one.
+    pub spelling: Option<Spelling>,
     /// Fields of `adapter_config.json` that adapters are saved with.
     pub metadata: Metadata,
     /// Dropout of the adapters' inputs.
@@ -76,6 +80,8 @@ pub struct Run {
     pub evaluate: Option<(EvaluateSettings, Suite)>,
     /// `probe:`.
     pub probe: ProbeSettings,
+    /// Rows that the audio gap is measured on, if it is.
+    pub audio_gap: Option<AudioGap>,
     /// `embeddings:`.
     pub embeddings: EmbeddingSettings,
     /// Treatment of audio that cannot be read.

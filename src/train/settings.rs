@@ -116,7 +116,7 @@ fn default_keep_best() -> String {
     MEAN.to_owned()
 }
 
-/// `probe:` of a recipe: gradients task by task.
+/// `probe:` of a recipe: gradients task by task, and the audio gap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbeSettings {
@@ -124,6 +124,14 @@ pub struct ProbeSettings {
     /// backward a second time, task by task, so `every: 50` costs about 2 % of the training time
     /// and a copy of the trained parameters for each task. A probe does not change the run.
     pub every: u64,
+    /// Steps from one measurement of the audio gap to the next; 0 for none. The model as the run
+    /// starts is measured too. A measurement does not change the run.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub audio_gap: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// `neftune:` of a recipe: noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914).

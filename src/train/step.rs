@@ -23,6 +23,7 @@ use crate::loss_weights::weights;
 use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
 use crate::models::Pass;
+use crate::models::Transcript;
 use crate::records::inputs::Fingerprint;
 use crate::records::inputs::fingerprint;
 use crate::records::log::TaskRecord;
@@ -42,6 +43,9 @@ pub(super) struct LoadedStep {
     pub clips: Vec<Fingerprint>,
     /// Errors of the rows that were left out.
     pub skipped: Vec<Error>,
+    /// Units of each example's transcript for the CTC loss; none of those without one, and in
+    /// stages without that loss.
+    pub transcripts: Vec<Vec<u32>>,
     /// The examples packed, and which of them each micro-batch holds.
     pub batches: Vec<(Range<usize>, Batch)>,
 }
@@ -56,6 +60,30 @@ impl LoadedStep {
             task.target_tokens += example.sequence.num_targets();
         }
         tasks
+    }
+
+    /// Transcripts of a micro-batch of these examples. `factor` is that of the CTC loss: the loss
+    /// of an example is its cross-entropy per target token plus `factor` times its CTC loss per
+    /// character, and examples weigh in both what they weigh in the first.
+    pub fn transcripts_of(&self, range: Range<usize>, factor: f64) -> Vec<Transcript<'_>> {
+        let mut found = Vec::new();
+        let mut clip = 0;
+        for (example, units) in self.examples[range.clone()]
+            .iter()
+            .zip(&self.transcripts[range])
+        {
+            let sequence = &example.sequence;
+            if !units.is_empty() {
+                let share = sequence.target_weight * sequence.num_targets() as f64;
+                found.push(Transcript {
+                    clip,
+                    units,
+                    weight: factor * share / units.len() as f64,
+                });
+            }
+            clip += sequence.audio.len();
+        }
+        found
     }
 }
 
@@ -154,6 +182,13 @@ pub(super) fn load_picks(
         .hint("put readable files in their place and continue with --resume"));
     }
 
+    let transcripts = rows
+        .iter()
+        .map(|row| match &run.spelling {
+            Some(spelling) if loss.ctc > 0.0 => spelling.units(&run.corpus, row.row),
+            _ => Ok(Vec::new()),
+        })
+        .collect::<Result<Vec<_>>>()?;
     let clips = new_clips(run, &rows);
     let counted: Vec<Counted> = rows.iter().map(|row| row.counted).collect();
     let task_names = counted
@@ -177,6 +212,7 @@ pub(super) fn load_picks(
         counted,
         clips,
         skipped,
+        transcripts,
     })
 }
 

@@ -11,6 +11,7 @@ use crate::files;
 use crate::files::AppendLog;
 use crate::jsonl;
 use crate::jsonl::LastLine;
+use crate::records::log::AudioGapRecord;
 use crate::records::log::EvalRecord;
 use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
@@ -136,6 +137,7 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Probe(record) => (record.at_step, of_probe(record)),
         Line::Mixture(record) => (record.at_step, of_mixture(record)),
         Line::Gradients(record) => (record.at_step, of_gradients(record)),
+        Line::AudioGap(record) => (record.at_step, of_audio_gap(record)),
         Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
     };
     let finite = found.into_iter().filter(|(_, value)| value.is_finite());
@@ -151,6 +153,8 @@ fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
         ("train/grad_norm".to_owned(), record.grad_norm),
         ("train/learning_rate".to_owned(), record.learning_rate),
     ];
+    let of_ctc = record.ctc.iter();
+    found.extend(of_ctc.map(|ctc| ("train/ctc".to_owned(), ctc.loss)));
     let by_task = record.tasks.iter();
     found.extend(by_task.map(|(task, record)| (format!("train/{task}/loss"), record.loss)));
     found
@@ -193,6 +197,15 @@ fn of_gradients(record: &GradientsRecord) -> Vec<(String, f64)> {
     factors
         .map(|(task, value)| (format!("gradients/factors/{task}"), *value))
         .chain(projected)
+        .collect()
+}
+
+fn of_audio_gap(record: &AudioGapRecord) -> Vec<(String, f64)> {
+    let sets = record.sets.iter();
+    let tasks = record.tasks.iter();
+    tasks
+        .map(|(task, found)| (format!("audio_gap/{task}"), found.gap))
+        .chain(sets.map(|(set, found)| (format!("audio_gap-dev/{set}"), found.gap)))
         .collect()
 }
 

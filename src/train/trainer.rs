@@ -16,6 +16,7 @@ use crate::files::AppendLog;
 use crate::models::AudioEmbeddings;
 use crate::models::AudioLlm;
 use crate::models::Pass;
+use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
 use crate::ops::scalar::Scalar;
@@ -25,6 +26,9 @@ use crate::parts::PerPart;
 use crate::parts::Training;
 use crate::records::checkpoint_state::Computed;
 use crate::records::checkpoint_state::State;
+use crate::records::inputs::fingerprint;
+use crate::records::log::AudioGapRecord;
+use crate::records::log::CtcRecord;
 use crate::records::log::DeviceRecord;
 use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
@@ -35,6 +39,7 @@ use crate::schedule::EmbeddingSource;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
+use crate::train::audio_gap::LoadedGap;
 use crate::train::average;
 use crate::train::checkpoint;
 use crate::train::embeddings;
@@ -81,6 +86,8 @@ pub(super) struct Trainer<'a> {
     pub recorded_clips: Option<usize>,
     /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
+    /// Rows that the audio gap is measured on, read as the training begins.
+    pub gap: Option<LoadedGap>,
 }
 
 impl Trainer<'_> {
@@ -91,6 +98,7 @@ impl Trainer<'_> {
         }
         self.restore_weights()?;
         self.tell_device()?;
+        self.prepare_audio_gap()?;
         self.prepare_base()?;
         match &self.run.evaluate {
             Some((settings, suite)) if self.state.step == 0 && settings.at_start => {
@@ -211,7 +219,10 @@ impl Trainer<'_> {
             .iter()
             .map(Line::to_text)
             .collect::<Result<Vec<_>>>()?;
-        let lines = lines.join("\n");
+        let mut lines = lines.join("\n");
+        if let Some(gap) = self.audio_gap()? {
+            lines += &format!("\n{gap}");
+        }
         self.write_picks(record.step)?;
         self.log.line(&lines)?;
         self.logged = record.step;
@@ -343,6 +354,52 @@ impl Trainer<'_> {
         }))
     }
 
+    /// Reads the rows that the audio gap is measured on, and measures it before the first step.
+    fn prepare_audio_gap(&mut self) -> Result<()> {
+        let run = self.run;
+        let Some(gap) = &run.audio_gap else {
+            return Ok(());
+        };
+        let (loaded, skipped) = gap.load(&run.loader, run.on_bad_row)?;
+        for error in &skipped {
+            let text = format!("row of the audio gap left out: {}", error.message());
+            self.observer.note(&text);
+        }
+        let new = run.inputs().new_among(gap.clips());
+        let found = new.iter().filter_map(|path| fingerprint(path).ok());
+        run.inputs().add(self.state.step, found.collect());
+        self.gap = Some(loaded);
+        if self.state.step == 0
+            && let Some(line) = self.audio_gap()?
+        {
+            self.log.line(&line)?;
+            self.tell_tensorboard(&line, None);
+        }
+        Ok(())
+    }
+
+    /// The log's line of the audio gap, if it is due after the steps so far.
+    fn audio_gap(&self) -> Result<Option<String>> {
+        let model = &*self.model;
+        let step = self.state.step;
+        let (Some(sample), Some(loaded)) = (&self.run.audio_gap, &self.gap) else {
+            return Ok(None);
+        };
+        if !is_due(step, sample.every, self.schedule.num_steps()) {
+            return Ok(None);
+        }
+        let memory = &self.run.memory;
+        let gaps = loaded.measure(model, self.run.framing, memory.pack_tokens)?;
+        let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
+        let record = AudioGapRecord {
+            at_step: step,
+            stage: self.schedule.stages()[stage].name.clone(),
+            tasks: gaps.tasks,
+            sets: gaps.sets,
+        };
+        Line::AudioGap(record).to_text().map(Some)
+    }
+
     pub(super) fn pass(&self, stage: usize) -> Pass {
         Pass {
             save: self.run.memory.save,
@@ -380,6 +437,7 @@ impl Trainer<'_> {
         // Loss and gradient.
         model.parameters.zero_gradients()?;
         let mut log_probabilities = Vec::with_capacity(loaded.batches.len());
+        let mut ctc = CtcRecord::default();
         let mut loss = Scalar::new(0.0, &model.device)?;
         let mut combined = None;
         if let Some(settings) = &run.gradients {
@@ -388,11 +446,13 @@ impl Trainer<'_> {
             loss = found.loss.clone();
             combined = Some(found);
         } else {
-            for (_, batch) in &loaded.batches {
+            for (range, batch) in &loaded.batches {
                 self.check_stop()?;
-                let of_batch = model.train(batch, audio.take(), pass)?;
-                loss.add(&of_batch.loss)?;
-                log_probabilities.push(of_batch.log_probabilities);
+                let transcripts = loaded.transcripts_of(range.clone(), run.loss[stage].ctc);
+                let found = model.train_with_ctc(batch, audio.take(), pass, &transcripts)?;
+                loss.add(&found.loss.loss)?;
+                log_probabilities.push(found.loss.log_probabilities);
+                add_ctc(&mut ctc, &transcripts, &found.ctc);
             }
         }
 
@@ -404,7 +464,9 @@ impl Trainer<'_> {
             learning_rate,
             counts: updates(&self.schedule, run, step),
         };
-        self.optimiser.step(&model.parameters, update)?;
+        let num_auxiliary = auxiliary_updates(&self.schedule, run, step);
+        self.optimiser
+            .step_with_auxiliary(&model.parameters, update, num_auxiliary)?;
 
         // Numbers for the log.
         let mut tensors: Vec<&Tensor> = vec![loss.tensor(), grad_norm.tensor()];
@@ -440,6 +502,7 @@ impl Trainer<'_> {
             seconds: examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),
             tasks,
+            ctc: (run.loss[stage].ctc > 0.0).then(|| mean_ctc(ctc)),
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
@@ -563,6 +626,27 @@ fn task_records(
     tasks
 }
 
+/// Adds the CTC losses of a micro-batch to those of a step, as a sum of nats.
+fn add_ctc(sum: &mut CtcRecord, transcripts: &[Transcript<'_>], nats: &[f64]) {
+    sum.clips += transcripts.len();
+    for (transcript, nats) in transcripts.iter().zip(nats) {
+        if nats.is_infinite() {
+            sum.too_short += 1;
+        } else {
+            sum.characters += transcript.units.len();
+            sum.loss += nats;
+        }
+    }
+}
+
+/// The CTC losses of a step, as a mean over characters.
+fn mean_ctc(sum: CtcRecord) -> CtcRecord {
+    CtcRecord {
+        loss: sum.loss / sum.characters.max(1) as f64,
+        ..sum
+    }
+}
+
 /// The schedule to change it. Between stages, and where weights change, no other thread has it.
 pub(super) fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
@@ -571,20 +655,32 @@ pub(super) fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
 /// Number of updates that each part has had after `step` (from 0), its own included; 0 for a part
 /// that is frozen in it.
 pub(super) fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
-    let (now, _) = schedule.stage_of(step);
     PerPart::from_fn(|part| {
         let is_trained = |stage: usize| run.parts[stage].of(part) != Training::Frozen;
-        if !is_trained(now) {
-            return 0;
-        }
-        let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
-        schedule.stages()[..=now]
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| is_trained(*i))
-            .map(|(_, stage)| done(stage))
-            .sum()
+        num_updates(schedule, step, is_trained)
     })
+}
+
+/// Number of updates that a CTC head has had after `step` (from 0), its own included; 0 if the
+/// step's stage has no CTC loss.
+fn auxiliary_updates(schedule: &Schedule, run: &Run, step: u64) -> u64 {
+    num_updates(schedule, step, |stage| run.loss[stage].ctc > 0.0)
+}
+
+/// Number of steps up to `step` (from 0), itself included, in stages that train something; 0 if
+/// the step's own does not.
+fn num_updates(schedule: &Schedule, step: u64, is_trained: impl Fn(usize) -> bool) -> u64 {
+    let (now, _) = schedule.stage_of(step);
+    if !is_trained(now) {
+        return 0;
+    }
+    let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+    schedule.stages()[..=now]
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| is_trained(*i))
+        .map(|(_, stage)| done(stage))
+        .sum()
 }
 
 /// Whether the user asked to stop.

@@ -5,6 +5,7 @@
 //! run by themselves on a machine with a GPU or on an emulated driver.
 
 mod audio;
+mod audio_gap;
 mod audio_tokens;
 mod augment;
 mod average;
@@ -19,6 +20,7 @@ mod cuda_kernels;
 mod data_check;
 mod data_formats;
 mod compose;
+mod ctc_loss;
 mod curricula;
 mod device;
 mod encoder;
@@ -50,6 +52,7 @@ mod primitives;
 mod process;
 mod qwen2_audio;
 mod qwen3_asr;
+mod real_base;
 mod report;
 mod resume;
 mod sample;

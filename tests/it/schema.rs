@@ -436,6 +436,8 @@ fn defaults_are_those_of_the_types() {
         "/augment/speed",
         "/instructions",
         "/lora/dropout_masks",
+        "/loss/ctc",
+        "/probe/audio_gap",
         "/schedule/shuffle",
         "/sets/0/instructions",
     ];

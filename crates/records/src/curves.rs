@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::log::AudioGapRecord;
 use crate::log::EvalRecord;
 use crate::log::GradientsRecord;
 use crate::log::Line;
@@ -85,6 +86,10 @@ pub struct Log {
     pub projected: Track,
     /// Factor of each task's gradient under FAMO.
     pub factors: BTreeMap<String, Track>,
+    /// Audio gap of each task's training rows, at its steps.
+    pub gaps: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Audio gap of each set of the suite.
+    pub gaps_of_sets: BTreeMap<String, Vec<(f64, f64)>>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
 }
@@ -129,6 +134,7 @@ impl Log {
                     stage.end = Some(end.reason);
                 }
             }
+            Line::AudioGap(record) => self.audio_gap(&record),
             Line::Device(_) => {}
         }
         Ok(())
@@ -255,6 +261,19 @@ impl Log {
             of_task.least = of_task.least.min(weight);
             of_task.most = of_task.most.max(weight);
             (of_task.last, of_task.slots) = (weight, slots);
+        }
+    }
+
+    fn audio_gap(&mut self, record: &AudioGapRecord) {
+        let at_step = record.at_step as f64;
+        for (curves, found) in [
+            (&mut self.gaps, &record.tasks),
+            (&mut self.gaps_of_sets, &record.sets),
+        ] {
+            for (name, found) in found.iter().filter(|(_, found)| found.gap.is_finite()) {
+                let points = curves.entry(name.clone()).or_default();
+                points.push((at_step, found.gap));
+            }
         }
     }
 

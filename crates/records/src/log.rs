@@ -31,6 +31,8 @@ pub enum Line {
     Mixture(MixtureRecord),
     /// How the gradients of tasks became that of a step.
     Gradients(GradientsRecord),
+    /// A measurement of the audio gap.
+    AudioGap(AudioGapRecord),
     /// A stage that ended early.
     StageEnd(StageEnd),
     /// A device or precision that computes from here on.
@@ -74,6 +76,10 @@ pub struct StepRecord {
     /// Mean losses and numbers by task, without weights and label smoothing.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskRecord>,
+    /// Of a stage with an auxiliary CTC loss: that loss. It is not in `loss`; `grad_norm` is of
+    /// both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctc: Option<CtcRecord>,
     /// Of an encoder that learns ids: share of masked frames whose id was predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
@@ -83,6 +89,23 @@ pub struct StepRecord {
     /// Of an encoder that learns a teacher's features: mean cosine with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cosine: Option<f64>,
+}
+
+/// Auxiliary CTC loss of a step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CtcRecord {
+    /// Clips with a transcript.
+    #[serde(default)]
+    pub clips: usize,
+    /// Of these, clips with too few audio tokens to spell it: they are not learnt.
+    #[serde(default)]
+    pub too_short: usize,
+    /// Characters of the others.
+    #[serde(default)]
+    pub characters: usize,
+    /// Negative log-likelihood of their transcripts over their characters, nats, before the update.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
 }
 
 /// One task's part of a step.
@@ -183,6 +206,46 @@ pub struct GradientsRecord {
     pub factors: BTreeMap<String, f64>,
 }
 
+/// Audio gap of the model after some steps: losses of the same rows with their own audio and with
+/// that of other rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AudioGapRecord {
+    /// Steps before it; 0 for the model as the run starts.
+    pub at_step: u64,
+    /// Name of the last step's stage; of the first stage at step 0.
+    #[serde(default)]
+    pub stage: String,
+    /// Training rows, by task.
+    #[serde(default)]
+    pub tasks: BTreeMap<String, GapRecord>,
+    /// Rows of the recipe's suite, by set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sets: BTreeMap<String, GapRecord>,
+}
+
+/// Audio gap of some rows. Losses are sums over all target tokens divided by their number, in nats.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GapRecord {
+    /// Number of rows.
+    #[serde(default)]
+    pub rows: usize,
+    /// Their target tokens.
+    #[serde(default)]
+    pub target_tokens: usize,
+    /// Loss with the rows' own audio.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub loss: f64,
+    /// Loss with the audio of other rows.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub wrong_loss: f64,
+    /// `wrong_loss` minus `loss`. Near 0 the model does not use the audio.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub gap: f64,
+    /// Number of rows whose own audio has the lower loss; half of them by chance.
+    #[serde(default)]
+    pub wins: usize,
+}
+
 /// A stage that ended before its planned length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageEnd {
@@ -237,7 +300,7 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" | "mixture" | "gradients" => ("at_step", found.at_step),
+            "eval" | "probe" | "mixture" | "gradients" | "audio_gap" => ("at_step", found.at_step),
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -252,6 +315,7 @@ impl Line {
             "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
             "mixture" => Self::Mixture(json::parse_slice(text).map_err(place)?),
             "gradients" => Self::Gradients(json::parse_slice(text).map_err(place)?),
+            "audio_gap" => Self::AudioGap(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
             "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
@@ -292,6 +356,7 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         let lines = [
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
+            r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"ctc":{"clips":2,"too_short":1,"characters":3,"loss":1.5}}"#,
             r#"{"kind":"train","step":1,"stage":"iteration-1","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"masked_accuracy":0.5,"unmasked_accuracy":0.75,"cosine":0.25}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
@@ -300,6 +365,8 @@ mod tests {
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25]}}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","conflicts":[1,6]}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","weights":{"asr":0.5},"factors":{"asr":0.25}}"#,
+            r#"{"kind":"audio_gap","at_step":2,"stage":"listen","tasks":{"asr":{"rows":2,"target_tokens":4,"loss":1.0,"wrong_loss":1.5,"gap":0.5,"wins":2}}}"#,
+            r#"{"kind":"audio_gap","at_step":0,"stage":"listen","tasks":{},"sets":{"words":{"rows":2,"target_tokens":4,"loss":1.5,"wrong_loss":1.0,"gap":-0.5,"wins":0}}}"#,
             r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];

@@ -17,6 +17,13 @@ pub struct Settings {
     pub label_smoothing: f64,
     /// Weights of labels in classification tasks.
     pub class_weights: ClassWeights,
+    /// Factor of the auxiliary CTC loss; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ctc: f64,
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// `loss:` of a stage, in place of the recipe's.
@@ -32,6 +39,9 @@ pub struct StageSettings {
     /// Weights of labels in classification tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class_weights: Option<ClassWeights>,
+    /// Factor of the auxiliary CTC loss; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctc: Option<f64>,
 }
 
 impl StageSettings {
@@ -41,6 +51,7 @@ impl StageSettings {
             normalise: self.normalise.unwrap_or(otherwise.normalise),
             label_smoothing: self.label_smoothing.unwrap_or(otherwise.label_smoothing),
             class_weights: self.class_weights.unwrap_or(otherwise.class_weights),
+            ctc: self.ctc.unwrap_or(otherwise.ctc),
         }
     }
 }
@@ -72,6 +83,12 @@ pub enum ClassWeights {
 impl Settings {
     /// Checks the settings; the message names the key.
     pub fn check(&self) -> Result<()> {
+        if !(self.ctc.is_finite() && self.ctc >= 0.0) {
+            return Err(Error::input(format!(
+                "`loss.ctc` is {}, expected a factor of 0 (no CTC loss) or more",
+                self.ctc
+            )));
+        }
         if (0.0..1.0).contains(&self.label_smoothing) {
             return Ok(());
         }

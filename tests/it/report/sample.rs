@@ -81,6 +81,20 @@ impl Sample {
                 )
                 .unwrap();
             }
+            if self.has_probes && step % 10 == 0 {
+                let gap = json!({"rows": 4, "target_tokens": 8, "loss": loss, "wrong_loss": 1.5 * loss, "gap": 0.5 * loss, "wins": 4});
+                let tasks: serde_json::Map<String, Value> = self
+                    .tasks
+                    .iter()
+                    .map(|task| (task.clone(), gap.clone()))
+                    .collect();
+                writeln!(
+                    log,
+                    "{}",
+                    json!({"kind": "audio_gap", "at_step": step, "stage": stage, "tasks": tasks, "sets": {"words": gap}})
+                )
+                .unwrap();
+            }
             if self.evaluations.contains(&step) {
                 writeln!(
                     log,

@@ -13,6 +13,9 @@ use crate::models::audio_embedder::AudioEmbedder;
 use crate::models::audio_embedder::EmbedderSaved;
 use crate::models::build;
 use crate::models::config::Config;
+use crate::models::ctc_head::CtcHead;
+use crate::models::ctc_head::CtcLosses;
+use crate::models::ctc_head::Transcript;
 use crate::models::encoded::EncodedCache;
 use crate::models::pass::Pass;
 use crate::models::pass::Phase;
@@ -61,6 +64,8 @@ pub struct AudioLlm {
     pub(crate) audio: AudioEmbedder,
     /// Embeddings of single tokens that are trained; they belong to the projector.
     pub(crate) token_embeddings: Option<TokenEmbeddings>,
+    /// Head of an auxiliary CTC loss, which training alone has; it belongs to the projector.
+    pub(crate) ctc: Option<CtcHead>,
     pub(crate) embeddings: Weight,
     pub(crate) decoder: Decoder,
     pub(crate) final_norm: RmsNorm,
@@ -72,6 +77,14 @@ pub struct AudioLlm {
 /// Audio embeddings of a batch, `[audio tokens, hidden]`, computed before the batch is trained on.
 /// They hold as long as encoder and projector are frozen.
 pub struct AudioEmbeddings(Tensor);
+
+/// Losses of a batch that was trained on.
+pub struct BatchLosses {
+    /// Cross-entropy of the targets.
+    pub loss: CrossEntropy,
+    /// CTC loss of each transcript, nats; infinite where its clip has too few audio tokens.
+    pub ctc: Vec<f64>,
+}
 
 impl AudioLlm {
     /// A model with its weights on a device; adapters are zero until they are initialised or
@@ -86,6 +99,7 @@ impl AudioLlm {
         let build::Built {
             audio,
             token_embeddings,
+            ctc,
             embeddings,
             decoder,
             final_norm,
@@ -99,6 +113,7 @@ impl AudioLlm {
             device: device.clone(),
             audio,
             token_embeddings,
+            ctc,
             embeddings,
             decoder,
             final_norm,
@@ -191,11 +206,39 @@ impl AudioLlm {
         pass: Pass,
         done: &mut dyn FnMut(Phase) -> Result<()>,
     ) -> Result<CrossEntropy> {
+        Ok(self.train_all(batch, ahead, pass, &[], done)?.loss)
+    }
+
+    /// As [`AudioLlm::train`], with the CTC losses of `transcripts` as well: the loss whose
+    /// gradient is added is the cross-entropy plus the sum of their weights times their negative
+    /// log-likelihoods.
+    ///
+    /// # Errors
+    /// Transcripts without a CTC head, or of clips that the batch does not have.
+    pub fn train_with_ctc(
+        &self,
+        batch: &Batch,
+        ahead: Option<AudioEmbeddings>,
+        pass: Pass,
+        transcripts: &[Transcript<'_>],
+    ) -> Result<BatchLosses> {
+        self.train_all(batch, ahead, pass, transcripts, &mut |_| Ok(()))
+    }
+
+    fn train_all(
+        &self,
+        batch: &Batch,
+        ahead: Option<AudioEmbeddings>,
+        pass: Pass,
+        transcripts: &[Transcript<'_>],
+        done: &mut dyn FnMut(Phase) -> Result<()>,
+    ) -> Result<BatchLosses> {
         let rotary = self.rotary(batch)?;
         let packing = packing(batch, &rotary, pass);
 
         // Forward.
         let (x, audio) = self.embed(batch, ahead, pass, true)?;
+        let ctc = self.ctc_losses(&x, batch, transcripts)?;
         done(Phase::Encoder)?;
         let (x, saved) = self
             .decoder
@@ -221,8 +264,10 @@ impl AudioLlm {
             || trained_tokens.is_some_and(TokenEmbeddings::is_trained);
         let dx = self.decoder.backward(dx, saved, &packing, want_input)?;
         done(Phase::Backward)?;
+        let nats = |ctc: Option<CtcLosses>| ctc.map(|ctc| ctc.nats).unwrap_or_default();
         let Some(dx) = dx else {
-            return Ok(loss);
+            let ctc = nats(ctc);
+            return Ok(BatchLosses { loss, ctc });
         };
 
         if let Some(gradient) = &self.embeddings.gradient {
@@ -236,12 +281,32 @@ impl AudioLlm {
 
         if let (Some(saved), Some(audio)) = (audio, &batch.audio) {
             let d_audio = gather(&dx, &batch.audio_rows)?;
+            if let Some(ctc) = &ctc {
+                scatter_add(&d_audio, &ctc.places, &ctc.d_embeddings)?;
+            }
             self.audio.backward(&d_audio, &saved, audio, pass)?;
         }
 
         self.parameters.clear_gaps()?;
         done(Phase::EncoderBackward)?;
-        Ok(loss)
+        let ctc = nats(ctc);
+        Ok(BatchLosses { loss, ctc })
+    }
+
+    /// CTC losses of transcripts, if there are any, with `x` as the input of the decoder.
+    fn ctc_losses(
+        &self,
+        x: &Tensor,
+        batch: &Batch,
+        transcripts: &[Transcript<'_>],
+    ) -> Result<Option<CtcLosses>> {
+        if transcripts.is_empty() {
+            return Ok(None);
+        }
+        let Some(head) = &self.ctc else {
+            return Err(Error::bug("transcripts for a model without a CTC head"));
+        };
+        Ok(Some(head.train(x, batch, transcripts)?))
     }
 
     /// Forward and backward of the decoder layers alone, from given hidden states and a given

@@ -11,6 +11,8 @@ use crate::models::audio_encoder::AudioEncoder;
 use crate::models::audio_encoder::sinusoids;
 use crate::models::clip_encoder::ClipEncoder;
 use crate::models::config::Config;
+use crate::models::ctc_head;
+use crate::models::ctc_head::CtcHead;
 use crate::models::front::Cells;
 use crate::models::front::Frames;
 use crate::models::front::Front;
@@ -50,6 +52,7 @@ use maqam_base::parts::Part;
 pub struct Built {
     pub audio: AudioEmbedder,
     pub token_embeddings: Option<TokenEmbeddings>,
+    pub ctc: Option<CtcHead>,
     pub embeddings: Weight,
     pub decoder: Decoder,
     pub final_norm: RmsNorm,
@@ -76,6 +79,10 @@ pub fn build(
         return Err(token_rows_on_gpu());
     }
 
+    if trained && !plan.ctc.is_empty() && !device.is_cpu() {
+        return Err(ctc_on_gpu());
+    }
+
     let groups = Groups::of(config);
     let mut declared = Declared::default();
     let places = declare_adapters(groups.all(), plan, &mut declared);
@@ -93,6 +100,17 @@ pub fn build(
         let shape = [plan.tokens.len(), config.text.hidden_size];
         let name = token_rows_key(&names.embeddings_module(), false);
         declared.declare(name, &shape, Part::Projector, TensorKind::Rows);
+    }
+
+    let head_of_ctc = declared.len();
+    let has_ctc = trained && !plan.ctc.is_empty();
+    if has_ctc {
+        let units = plan.ctc.len() + 1;
+        let shapes = [vec![units, config.text.hidden_size], vec![units]];
+        for (name, shape) in ctc_head::NAMES.into_iter().zip(shapes) {
+            let kind = TensorKind::Auxiliary;
+            declared.declare(name.to_owned(), &shape, Part::Projector, kind);
+        }
     }
 
     let mut parameters = declared.allocate(device)?;
@@ -168,9 +186,17 @@ pub fn build(
         });
     }
 
+    let mut ctc = None;
+    if has_ctc {
+        let weight = parameters.weight(head_of_ctc)?;
+        let bias = parameters.weight(head_of_ctc + 1)?;
+        ctc = Some(CtcHead::new(weight, bias, config.text.rms_norm_eps)?);
+    }
+
     Ok(Built {
         audio,
         token_embeddings,
+        ctc,
         embeddings,
         decoder,
         final_norm,
@@ -185,6 +211,12 @@ pub fn token_rows_on_gpu() -> Error {
         "`train.audio_tokens: full` has no kernels for the GPU: embeddings of single tokens are trained on the CPU alone",
     )
     .hint("leave `audio_tokens` out, or compute on the CPU with `--device cpu`")
+}
+
+/// The refusal to train with an auxiliary CTC loss on a GPU.
+pub fn ctc_on_gpu() -> Error {
+    Error::input("`loss.ctc` has no kernels for the GPU: it is computed on the CPU alone")
+        .hint("leave `ctc` out, or compute on the CPU with `--device cpu`")
 }
 
 fn encoder(config: &Config, builder: &Builder, groups: &Groups) -> Result<AudioEncoder> {

@@ -66,10 +66,31 @@ pub struct Model<'a> {
     pub save: Save,
 }
 
+/// Operations of the decoder's forward, by kind of product.
+struct DecoderProducts {
+    linear: f64,
+    attention: f64,
+    head: f64,
+    /// Of `linear`, the last product of each layer.
+    down: f64,
+}
+
 impl Model<'_> {
     /// Operations of a forward and a backward.
     pub fn operations(&self, load: &Load) -> f64 {
         self.decoder(load) + self.encoder(load) + self.projector(load) + self.adapters(load)
+    }
+
+    /// Operations of a forward alone.
+    pub fn forward(&self, load: &Load) -> f64 {
+        let DecoderProducts {
+            linear,
+            attention,
+            head,
+            ..
+        } = self.decoder_products(load);
+        let projector = PAIR * self.projector_products() * load.audio_tokens;
+        linear + attention + head + self.encoder_forward(load) + projector
     }
 
     /// Operations that a step of adapters over frozen weights cannot do without: every weight of
@@ -113,7 +134,8 @@ impl Model<'_> {
         self.parts.of(part) != Training::Frozen
     }
 
-    fn decoder(&self, load: &Load) -> f64 {
+    /// Operations of the decoder's forward.
+    fn decoder_products(&self, load: &Load) -> DecoderProducts {
         let text = &self.config.text;
         let dim = text.hidden_size as f64;
         let ffn = text.intermediate_size as f64;
@@ -123,15 +145,27 @@ impl Model<'_> {
         let width = heads.width() as f64;
         let into = dim * width;
         let rest = query * dim + 3.0 * dim * ffn;
-        let down = dim * ffn;
-        // The last layer goes on with the rows of targets alone.
-        let linear = PAIR
-            * (layers * into * load.tokens + rest * ((layers - 1.0) * load.tokens + load.targets));
-        // Causal: half of the scores, and of their products with the values.
-        let attention = layers * PAIR * query * load.squares;
-        let head = PAIR * dim * text.vocab_size as f64 * load.targets;
+        DecoderProducts {
+            // The last layer goes on with the rows of targets alone.
+            linear: PAIR
+                * (layers * into * load.tokens
+                    + rest * ((layers - 1.0) * load.tokens + load.targets)),
+            // Causal: half of the scores, and of their products with the values.
+            attention: layers * PAIR * query * load.squares,
+            head: PAIR * dim * text.vocab_size as f64 * load.targets,
+            down: PAIR * layers * dim * ffn * load.tokens,
+        }
+    }
+
+    fn decoder(&self, load: &Load) -> f64 {
+        let DecoderProducts {
+            linear,
+            attention,
+            head,
+            down,
+        } = self.decoder_products(load);
         let again = match self.save {
-            Save::Layer => linear + attention - PAIR * layers * down * load.tokens,
+            Save::Layer => linear + attention - down,
             Save::All | Save::Norms => 0.0,
         };
         // Gradients of inputs cost what the forward does; those of weights as much again.

@@ -1,6 +1,7 @@
 //! Parts of a model that a stage freezes for a time.
 
 use crate::models::AudioLlm;
+use crate::models::ctc_head::CtcHead;
 use crate::nn::decoder_layer::DecoderLayer;
 use crate::ops::weight::Weight;
 use maqam_base::parts::Part;
@@ -44,6 +45,7 @@ impl AudioLlm {
                 let of_projector = self.audio.projector.weights_mut().into_iter();
                 of_projector
                     .chain(tokens.map(|tokens| &mut tokens.weight))
+                    .chain(self.ctc.iter_mut().flat_map(CtcHead::weights_mut))
                     .collect()
             }
             Part::Decoder => {

@@ -17,7 +17,7 @@ pub struct Sizes {
     /// Parameters of its adapters.
     pub adapters: PerPart<usize>,
     /// Trained parameters: the adapters', or all weights of a part in full fine-tuning; with the
-    /// projector's, embeddings of single tokens.
+    /// projector's, embeddings of single tokens and a CTC head.
     pub trained: PerPart<usize>,
     /// Weights that stay as they are, which a training keeps beside those it trains.
     pub frozen: usize,
@@ -80,9 +80,10 @@ impl Sizes {
                 } else {
                     adapters.of(part)
                 };
-                // Embeddings of single tokens are trained with the projector.
+                // Embeddings of single tokens and a CTC head are trained with the projector.
+                let hidden = config.text.hidden_size;
                 match part {
-                    Part::Projector => of_part + plan.tokens.len() * config.text.hidden_size,
+                    Part::Projector => of_part + plan.tokens.len() * hidden + ctc(plan, hidden),
                     _ => of_part,
                 }
             }),
@@ -108,6 +109,14 @@ impl Sizes {
             .into_iter()
             .map(|part| self.trained.of(part))
             .sum()
+    }
+}
+
+/// Parameters of the CTC head of a plan: a blank and its characters.
+fn ctc(plan: &Plan, hidden: usize) -> usize {
+    match plan.ctc.len() {
+        0 => 0,
+        characters => (characters + 1) * (hidden + 1),
     }
 }
 
@@ -166,6 +175,15 @@ mod tests {
         assert_eq!(
             Sizes::of(&config, &full).frozen + sizes.weights.projector,
             sizes.frozen
+        );
+        // A head of a blank and two characters.
+        let with_head = Plan {
+            ctc: vec!['a', 'b'],
+            ..full.clone()
+        };
+        assert_eq!(
+            Sizes::of(&config, &with_head).num_trained(),
+            sizes.adapters.decoder + sizes.weights.projector + 3 * (3584 + 1)
         );
         // Embeddings of two tokens are trained with the projector, beside a table that stays.
         let of_tokens = Plan {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
+use candle_core::DType;
 use candle_core::Tensor;
 
 use crate::models::AudioLlm;
+use crate::models::ctc_head;
 use crate::nn::lora::Init;
 use crate::nn::parameters::Entry;
 use crate::nn::parameters::TensorKind;
@@ -16,6 +18,9 @@ use crate::ops::device::to_host;
 use crate::ops::rows::overwrite;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
+
+/// Name of the code points of a CTC head's characters in a checkpoint.
+const CHARACTERS: &str = "characters";
 
 impl AudioLlm {
     /// Starts fresh adapters; every tensor has its own stream of random numbers.
@@ -125,6 +130,44 @@ impl AudioLlm {
         Ok(())
     }
 
+    /// The CTC head with the code points of its characters, as a checkpoint stores them; none
+    /// without a head.
+    pub fn ctc_tensors(&self) -> Result<Vec<(String, Tensor)>> {
+        if self.ctc.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut tensors = ctc_head::NAMES
+            .into_iter()
+            .map(|name| Ok((name.to_owned(), self.value_of(name)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let characters = ctc_head::code_points(&self.plan.ctc)?;
+        tensors.push((CHARACTERS.to_owned(), characters));
+        Ok(tensors)
+    }
+
+    /// Takes the values of a CTC head that [`AudioLlm::ctc_tensors`] gave.
+    ///
+    /// # Errors
+    /// Tensors that are missing or of another shape; a head of other characters.
+    pub fn load_ctc(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let found = |name: &str| {
+            let tensor = tensors.get(name);
+            tensor.ok_or_else(|| Error::input(format!("there is no `{name}`")))
+        };
+        let characters = found(CHARACTERS)?.to_dtype(DType::U32)?;
+        let expected = ctc_head::code_points(&self.plan.ctc)?;
+        if characters.flatten_all()?.to_vec1::<u32>()? != expected.to_vec1::<u32>()? {
+            return Err(Error::input(
+                "the CTC head there spells other characters than the rows have",
+            ));
+        }
+        for name in ctc_head::NAMES {
+            self.parameters
+                .set_tensor(self.entry_of(name)?, found(name)?)?;
+        }
+        Ok(())
+    }
+
     /// Names of trained tensors (of parts that are not frozen for now) whose gradient is zero
     /// everywhere, after a backward.
     pub fn unreached(&self) -> Result<Vec<String>> {
@@ -156,12 +199,13 @@ impl AudioLlm {
     }
 
     fn value_of(&self, name: &str) -> Result<Tensor> {
-        let entry = self
-            .parameters
-            .entries
-            .iter()
+        self.parameters.value(self.entry_of(name)?)
+    }
+
+    fn entry_of(&self, name: &str) -> Result<&Entry> {
+        let mut entries = self.parameters.entries.iter();
+        entries
             .find(|entry| entry.name == name)
-            .ok_or_else(|| Error::bug(format!("no parameter `{name}`")))?;
-        self.parameters.value(entry)
+            .ok_or_else(|| Error::bug(format!("no parameter `{name}`")))
     }
 }

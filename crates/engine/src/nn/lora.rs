@@ -234,6 +234,8 @@ pub struct Plan {
     /// Ids of the tokens whose embeddings are trained, all different. The embeddings belong to the
     /// projector.
     pub tokens: Vec<u32>,
+    /// Characters that a CTC head on the projector's output spells; none without such a head.
+    pub ctc: Vec<char>,
     /// Share of the adapters' inputs that is dropped in training.
     pub dropout: f64,
     /// Which modules share a dropout mask.

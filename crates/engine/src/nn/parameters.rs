@@ -42,6 +42,9 @@ pub enum TensorKind {
     /// Rows of the table of token embeddings, `[tokens, width]`, saved as PEFT does. Vectors: their
     /// weights never decay.
     Rows,
+    /// A weight of a head that only training has. It is no part of the model, and neither adapters
+    /// nor exports have it.
+    Auxiliary,
 }
 
 /// End of the name of `lora_B`, as PEFT writes it.

@@ -9,6 +9,7 @@ use crate::chart::scale::Axis;
 use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
+use crate::sections::audio_gap;
 use crate::sections::chapter::Chapter;
 use crate::sections::chapter::steps_axis;
 use maqam_metrics::Family;
@@ -25,6 +26,7 @@ pub fn section(chapter: &Chapter) -> Section {
     let mut blocks = Vec::new();
     if let Some(log) = &chapter.run.log {
         blocks.extend(training_loss(chapter, log).map(Block::Figure));
+        blocks.extend(audio_gap::figure(chapter, log).map(Block::Figure));
     }
     blocks.extend(scores_by_step(chapter).map(Block::Figure));
     if let Some(log) = &chapter.run.log {

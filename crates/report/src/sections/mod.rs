@@ -2,6 +2,7 @@
 
 pub mod alignment;
 pub mod answers;
+pub mod audio_gap;
 pub mod chapter;
 pub mod curves;
 pub mod failures;
