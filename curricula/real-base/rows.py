@@ -32,7 +32,8 @@ def rows(folder, split):
 
 
 def spoken(row, folder, task, field):
-    kept = {key: row[key] for key in ("id", "duration", "language", "speaker", "group") if key in row}
+    # Without `duration`: that of an MP3 file may differ from the samples that it decodes to.
+    kept = {key: row[key] for key in ("id", "language", "speaker", "group") if key in row}
     return {**kept, "audio": str((folder / row["audio"]).resolve()), "task": task, field: row[field]}
 
 

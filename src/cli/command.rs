@@ -25,6 +25,7 @@ use crate::cli::metrics;
 use crate::cli::new;
 use crate::cli::plan;
 use crate::cli::print;
+use crate::cli::prompts;
 use crate::cli::report;
 use crate::cli::schema;
 use crate::cli::score;
@@ -104,6 +105,11 @@ pub enum Command {
   maqam eval eval/test.yaml --model Qwen/Qwen2.5-Omni-3B --adapter runs/mine/best
   maqam eval eval/test.yaml --model M --adapter a=runs/a/best --adapter b=runs/b/best --no-base")]
     Eval(eval::Arguments),
+    /// Find the instruction of each task that a model answers best, on a dev suite.
+    #[command(after_help = "Examples:
+  maqam prompts eval/dev.yaml --model M --out best-prompts
+  maqam eval eval/test.yaml --model M --prompts best-prompts --out runs/eval/base-best")]
+    Prompts(prompts::Arguments),
     /// Compute loss and log-probabilities of the targets in a manifest.
     #[command(after_help = "Example:
   maqam score --model M --adapter runs/mine/best --data dev.jsonl --task asr --out scores.jsonl")]
@@ -204,6 +210,7 @@ impl Command {
             Self::Plan(arguments) => plan::run(&arguments, stop),
             Self::Experiment(arguments) => experiment::run(&arguments, stop),
             Self::Eval(arguments) => eval::run(&arguments, stop),
+            Self::Prompts(arguments) => prompts::run(&arguments, stop),
             Self::Score(arguments) => score::run(&arguments, stop),
             Self::Generate(arguments) => generate::run(&arguments, stop),
             Self::Metrics(arguments) => metrics::run(&arguments),

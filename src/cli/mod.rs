@@ -30,6 +30,7 @@ mod new;
 mod plan;
 mod print;
 mod progress;
+mod prompts;
 mod report;
 mod schema;
 mod score;

@@ -6,6 +6,7 @@
 //! - `content`, `interview`: what an answer depends on, and the asking of those that were not given
 //!   before.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
+//! - `prompts`: the instruction of each task that a model answers best.
 //! - `slices`, `confidence`: rows put together, and how sure the scores are.
 //! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model
 //!   behind an endpoint.
@@ -28,6 +29,7 @@ pub mod majority;
 pub mod measure;
 pub mod outcome;
 pub mod prediction;
+pub mod prompts;
 pub mod question;
 pub mod results;
 pub mod rows;

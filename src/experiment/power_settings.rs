@@ -69,7 +69,10 @@ impl Deviations {
     fn check(&self) -> Result<()> {
         let named = self.named();
         let score = &self.score;
-        if let Some((key, value)) = named.iter().find(|(_, value)| !(*value >= 0.0)) {
+        if let Some((key, value)) = named
+            .iter()
+            .find(|(_, value)| !value.is_finite() || *value < 0.0)
+        {
             return Err(Error::input(format!(
                 "`power.deviations` of `{score}`: `{key}` is {value}, expected 0 or more"
             )));

@@ -183,7 +183,7 @@ fn run_one(
         checkpoint::load(&best, &model, &mut optimiser)?;
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }
-    // The last weights are the best, or there is no suite to tell it: their answers are in the other folder.
+    // The last weights are the best, or no suite tells: their answers are in the other folder.
     let from = run.folder.join("eval").join(TEST_FOLDER);
     let to = run.folder.join("eval").join(BEST_FOLDER);
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));

@@ -489,6 +489,9 @@ impl Recipe {
             check_ctc(&losses[i], &parts[i], &stage.name)?;
         }
         let mut plan = Plan::from_settings(&self.lora, &trained, &config.adaptable())?;
+        if plan.modules.is_empty() {
+            self.optimiser.check_without_adapters()?;
+        }
         if self.train.audio_tokens == TokenTraining::Full {
             check_audio_tokens(&trained)?;
             plan.tokens = match tokens {

@@ -162,8 +162,9 @@ impl Group {
 impl Pair {
     fn sequences(&self, loader: &Loader) -> Result<[Sequence; 2]> {
         let key = Key::new(0, "audio gap");
-        let load = |example: &Example| Ok(loader.load(example, Mode::Train, key)?.sequence);
-        Ok([load(&self.right)?, load(&self.wrong)?])
+        let right = loader.load(&self.right, Mode::Train, key)?;
+        let wrong = loader.load(&self.wrong, Mode::Train, key)?;
+        Ok([right.sequence, wrong.sequence])
     }
 }
 

@@ -165,8 +165,8 @@ impl Trainer<'_> {
         self.run.inputs().add(self.state.step, found);
     }
 
-    /// Asks the suite in the ways of its controls, and training rows in its own; returns their lines
-    /// for the log.
+    /// Asks the suite in the ways of its controls, and training rows in its own; returns their
+    /// lines for the log.
     fn controls(&mut self, suite: &Suite, train_rows: usize, folder: &Path) -> Result<String> {
         let run = self.run;
         let step = self.state.step;

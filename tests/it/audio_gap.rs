@@ -115,7 +115,7 @@ fn a_run_is_the_same_without_the_gap() {
     let place = place();
     place.run(&TRAIN).succeeds();
     let without = ["--set", "name=without", "--set", "probe.audio_gap=0"];
-    place.run(&[&TRAIN[..], &without].concat()).succeeds();
+    place.run(&[&TRAIN[..], &without[..]].concat()).succeeds();
     let log = place.text("runs/small/log.jsonl");
     let others: String = log
         .lines()
@@ -156,7 +156,7 @@ fn a_run_with_the_gap_resumes_byte_for_byte() {
             std::fs::remove_dir_all(resumed.path(&name)).unwrap();
         }
         resumed
-            .run(&[&TRAIN[..], &["--resume"]].concat())
+            .run(&[&TRAIN[..], &["--resume"][..]].concat())
             .succeeds();
         assert_eq!(
             resumed.text("runs/small/log.jsonl"),
@@ -190,7 +190,7 @@ fn bad_values_of_the_gap_are_refused() {
         ("probe.audio_gap=often", ["audio_gap", "often"]),
     ] {
         place
-            .run(&[&TRAIN[..], &["--set", set]].concat())
+            .run(&[&TRAIN[..], &["--set", set][..]].concat())
             .fails(2, &words);
     }
     place.write_rows(

@@ -50,6 +50,7 @@ mod parity;
 mod plan;
 mod primitives;
 mod process;
+mod prompts;
 mod qwen2_audio;
 mod qwen3_asr;
 mod real_base;

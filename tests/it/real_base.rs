@@ -45,16 +45,29 @@ fn copy(place: &Place, folder: &str) {
     }
 }
 
+/// Composes the fixtures to a base of this name.
+fn compose(place: &Place, name: &str) {
+    let encoder = fixture_text("compose/whisper");
+    let decoder = fixture_text("compose/qwen2");
+    let out = format!("data/models/{name}");
+    let arguments = [
+        "compose",
+        "--encoder",
+        &encoder,
+        "--decoder",
+        &decoder,
+        "--out",
+        &out,
+    ];
+    place.run(&arguments).succeeds();
+}
+
 /// The recipes, their suites, a tiny base, and rows of clips whose tone is given by `hz`.
 fn place(hz: impl Fn(usize) -> f64) -> Place {
     let place = Place::new();
     copy(&place, "curricula/real-base");
     copy(&place, "eval/real-base");
-    let encoder = fixture_text("compose/whisper");
-    let decoder = fixture_text("compose/qwen2");
-    let compose = ["compose", "--encoder", &encoder, "--decoder", &decoder];
-    let out = ["--out", "data/models/real-base"];
-    place.run(&[&compose[..], &out].concat()).succeeds();
+    compose(&place, "real-base");
     let mut rows = Vec::new();
     for (i, word) in WORDS.into_iter().enumerate() {
         let name = format!("clips/{i}.wav");
@@ -84,6 +97,7 @@ fn overfit(place: &Place) {
     let sets = [
         "train={audio_encoder: frozen, projector: full, decoder: full}",
         "optimiser.learning_rate=5e-3",
+        "optimiser.schedule=cosine",
     ];
     let mut arguments = vec![
         "train",
@@ -112,7 +126,8 @@ fn step_0_fails_where_the_audio_says_nothing() {
     overfit(&place);
     let (wer, gap) = outcome(&place, None);
     assert!(wer > 0.5, "word errors {wer}");
-    assert!(gap.abs() < 1e-6, "gap {gap}");
+    // The same clips in other places of a batch differ in the last digits of f32.
+    assert!(gap.abs() < 1e-4, "gap {gap}");
 }
 
 #[test]
@@ -173,7 +188,18 @@ fn every_recipe_of_the_guide_can_be_planned() {
         }
     }
     assert_eq!(planned, 11);
-    let experiment = "curricula/real-base/schedules/experiment.yaml";
-    let found = place.run(&["experiment", experiment, "--compare-only"]);
-    assert!(!found.stderr.contains("unknown"), "{}", found.stderr);
+
+    // The experiment agrees with its recipes on data and budget, and has no runs to compare.
+    compose(&place, "real-base-adapted");
+    let found = place.run(&[
+        "experiment",
+        "curricula/real-base/schedules/experiment.yaml",
+        "--compare-only",
+        "--allow-leakage",
+    ]);
+    let is_compared = found
+        .stderr
+        .contains("0 seeds are finished with every recipe");
+    assert!(found.code == Some(2) && is_compared, "{}", found.stderr);
+    assert!(found.stdout.contains("6 recipes, 3 seeds, 18 runs"));
 }

@@ -24,6 +24,7 @@ mod numbers;
 pub mod picks;
 pub mod power;
 pub mod prediction;
+pub mod prompt_search;
 pub mod recipe_keys;
 pub mod run_folder;
 pub mod scores;

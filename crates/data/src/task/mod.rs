@@ -34,6 +34,7 @@ pub use qwen3_asr::ForcedLanguage;
 pub use tasks::Tasks;
 pub use tasks::load_task;
 pub use tasks::task_files;
+pub use tasks::with_instructions;
 pub use template::QWEN2_AUDIO_TEMPLATE;
 pub use tokenise::Encoded;
 pub use tokenise::Mode;

@@ -12,6 +12,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::yaml;
+use yaml_serde::Value;
 
 /// The tasks of a run, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,40 @@ impl Tasks {
 pub fn load_task(path: &Path) -> Result<Task> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     file::parse(&name, &files::read_text(path)?, path)
+}
+
+/// The text of a task's file with other instructions, the same for training, dev and test.
+/// `prompts` is the folder that [`Tasks::load`] took.
+///
+/// # Errors
+/// Files that cannot be read; instructions that do not fit the task.
+pub fn with_instructions(
+    name: &str,
+    prompts: Option<&Path>,
+    by_language: &BTreeMap<String, Vec<String>>,
+) -> Result<String> {
+    let mut found: Option<(String, PathBuf)> = None;
+    for (known, path, contents) in BUILT_IN {
+        if known == name {
+            found = Some((contents.to_owned(), PathBuf::from(path)));
+        }
+    }
+    for path in prompts.map(task_files).transpose()?.unwrap_or_default() {
+        if path.file_stem().is_some_and(|stem| stem == name) {
+            found = Some((files::read_text(&path)?, path));
+        }
+    }
+    let Some((contents, path)) = found else {
+        return Err(Error::bug(format!("no file of task `{name}`")));
+    };
+    let mut tree: Value = yaml::parse(&contents, &path)?;
+    let instructions = yaml_serde::to_value(by_language).map_err(Error::bug_from)?;
+    if let Value::Mapping(fields) = &mut tree {
+        fields.insert(Value::String("instructions".to_owned()), instructions);
+    }
+    let text = yaml_serde::to_string(&tree).map_err(Error::bug_from)?;
+    file::parse(name, &text, &path)?;
+    Ok(text)
 }
 
 /// The task files of a folder, sorted.

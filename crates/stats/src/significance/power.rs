@@ -185,8 +185,8 @@ impl Components {
     }
 
     /// Standard error and degrees of freedom of the mean difference, as the test of
-    /// [`super::Hierarchical`] finds them on average. [`Inside::Resampled`] counts the spread inside
-    /// clusters again, but for the part that a cluster of n rows lacks, one n-th.
+    /// [`super::Hierarchical`] finds them on average. [`Inside::Resampled`] counts the spread
+    /// inside clusters again, but for the part that a cluster of n rows lacks, one n-th.
     pub fn student(&self, design: &Design, inside: Inside) -> Student {
         let rows = design.rows as f64;
         let counted = match inside {
@@ -207,7 +207,8 @@ impl Components {
 
     /// The smallest true difference that the test finds with a chance of `power` at the level of
     /// significance `level`, two-sided: t at the level times the standard error that the test
-    /// finds, and t at the power times the true one. `None` where no difference of any size is significant, because the clusters are too few.
+    /// finds, and t at the power times the true one. `None` where no difference of any size is
+    /// significant, because the clusters are too few.
     ///
     /// # Errors
     /// Fewer than two seeds or clusters, which give no test.
