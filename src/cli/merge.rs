@@ -88,7 +88,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
             .update(done as u64, "modules");
         Ok(())
     });
-    if let Some(mut progress) = progress {
+    if let Some(progress) = progress {
         progress.clear();
     }
     let merged = merged?;

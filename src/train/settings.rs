@@ -45,8 +45,8 @@ pub struct CheckpointSettings {
 }
 
 /// Whether a number is 0.
-fn is_zero(number: &usize) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 impl CheckpointSettings {
@@ -128,10 +128,6 @@ pub struct ProbeSettings {
     /// starts is measured too. A measurement does not change the run.
     #[serde(skip_serializing_if = "is_zero")]
     pub audio_gap: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// `neftune:` of a recipe: noise on embeddings in training (Jain et al. 2023, arXiv 2310.05914).
