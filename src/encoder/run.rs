@@ -360,6 +360,7 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> S
         seconds: outcome.seconds,
         skipped: 0,
         tasks: BTreeMap::new(),
+        difficulty: None,
         masked_accuracy: outcome.masked_accuracy(),
         unmasked_accuracy: outcome.unmasked_accuracy(),
         cosine: (!cosines.is_empty()).then_some(mean),

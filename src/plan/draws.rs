@@ -95,6 +95,9 @@ pub fn of_all(
     {
         (stage.select, stage.embeddings) = (Some(Select::Random), None);
     }
+    for stage in &mut settings.stages {
+        stage.difficulty = None;
+    }
     let unchosen = Schedule::new(&settings, corpus.population(), recipe.order_seed())?;
     let picks = |schedule: &Schedule, stage: &Stage| {
         stage
@@ -111,6 +114,8 @@ pub fn of_all(
         };
         let steps = match (&without, unknown) {
             (Some(without), Some(_)) => without.clone(),
+            // Without its difficulties, a stage draws the same slots in the seeded order.
+            (None, Some(_)) => picks(&unchosen, stage)?,
             _ => picks(schedule, stage)?,
         };
         Ok(StageDraws {

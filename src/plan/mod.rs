@@ -45,6 +45,7 @@ use crate::plan::table::Table;
 use crate::recipe::Recipe;
 use crate::recipe::RecipeRows;
 use crate::records::picks::StepPicks;
+use crate::schedule::DifficultyOrder;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
@@ -54,6 +55,7 @@ use crate::text_table::count;
 use crate::text_table::duration;
 use crate::text_table::wrapped;
 use crate::train::corpus::Corpus;
+use crate::train::difficulty;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 
@@ -427,8 +429,15 @@ fn without_model(model: &ModelPlace<'_>) -> Option<String> {
 fn unknown_notes(schedule: &Schedule, unknown: &[Option<String>]) -> Vec<String> {
     let note = |(stage, why): (&Stage, &Option<String>)| {
         let why = why.as_ref()?;
+        let (what, known) = match stage.difficulty {
+            Some(_) => ("the order of rows", "shares are"),
+            None => (
+                "which rows of a block share a batch",
+                "shares, coverage and repeats are",
+            ),
+        };
         Some(format!(
-            "stage `{}`: which rows of a block share a batch is not known: {why}; shares, coverage and repeats are",
+            "stage `{}`: {what} is not known: {why}; {known}",
             stage.name
         ))
     };
@@ -448,13 +457,14 @@ fn unknown(
     model: &ModelPlace<'_>,
 ) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
-        ModelPlace::Elsewhere(why, _) => schedule.embeddings_of(stage).map(|_| why.clone()),
+        ModelPlace::Elsewhere(why, _) => schedule.needs_model(stage).then(|| why.clone()),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
     (0..schedule.stages().len()).map(of_stage).collect()
 }
 
-/// Gives every stage whose picks can be known what it compares: the model as the run starts.
+/// Gives every stage whose picks can be known what it compares, or orders by: embeddings and losses
+/// of the model as the run starts.
 fn embed(
     recipe: &Recipe,
     corpus: &Corpus,
@@ -466,13 +476,30 @@ fn embed(
     let stages: Vec<usize> = (0..unknown.len())
         .filter(|&stage| schedule.embeddings_of(stage).is_some() && unknown[stage].is_none())
         .collect();
-    if stages.is_empty() {
+    let by_loss: Vec<usize> = difficulty::stages_by_loss(schedule)
+        .into_iter()
+        .filter(|&stage| unknown[stage].is_none())
+        .collect();
+    if stages.is_empty() && by_loss.is_empty() {
         return Ok(None);
     }
     let (_, mut model): (_, AudioLlm) =
         recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
     let seed = recipe.order_seed();
     let mut compared = None;
+    if !by_loss.is_empty() {
+        let mut embedder = Embedder {
+            model: &mut model,
+            loader: &opened.loader,
+            corpus,
+            cache: recipe.embeddings.cache.as_path(),
+            on_bad_row: recipe.on_bad_row,
+            seed,
+        };
+        let mut progress = |done, total| watch("losses of the base", done, total);
+        let losses = difficulty::base_losses(&mut embedder, schedule, &by_loss, &mut progress)?;
+        difficulty::give(schedule, &by_loss, &losses)?;
+    }
     // A snapshot holds the rows of the stages that share it: centring is over those, as it is in
     // training.
     for together in shared(schedule, &stages) {
@@ -530,6 +557,17 @@ fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
     ];
     if let Some(most) = written.and_then(|written| written.max_repeats) {
         words.push(format!("at most {most} draws a row"));
+    }
+    if let Some(difficulty) = &stage.difficulty {
+        let by = String::from(difficulty.by.clone());
+        words.push(match difficulty.order {
+            DifficultyOrder::Competence => format!(
+                "by competence over {by}, from {:.2} to {:.2}",
+                difficulty.competence(0, stage.planned_steps),
+                difficulty.competence(stage.planned_steps - 1, stage.planned_steps)
+            ),
+            order => format!("{} by {by}", order.name()),
+        });
     }
     if !stage.replayed.is_empty() {
         words.push(format!("replaying {}", stage.replayed.join(", ")));

@@ -65,6 +65,7 @@ use crate::train::MemorySettings;
 use crate::train::ProbeSettings;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
+use crate::train::difficulty;
 use crate::train::optimiser;
 use crate::yaml;
 
@@ -327,7 +328,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the
-    /// suite and [`Schedule::new`].
+    /// suite, [`Schedule::new`] and [`difficulty::set`].
     pub fn rows(
         &self,
         tasks: &Tasks,
@@ -343,7 +344,8 @@ impl Recipe {
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let left_out = check.finish()?;
-        let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
+        let mut schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
+        difficulty::set(&mut schedule, &corpus, headers)?;
         Ok(RecipeRows {
             corpus,
             augmentation,

@@ -142,6 +142,7 @@ mod tests {
             seconds: 6.0,
             skipped: 0,
             tasks: BTreeMap::new(),
+            difficulty: None,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,

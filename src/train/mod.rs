@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod corpus;
+pub mod difficulty;
 mod embedding_cache;
 pub mod embeddings;
 pub mod environment;

@@ -40,6 +40,8 @@ pub(super) struct LoadedStep {
     pub counted: Vec<Counted>,
     /// Files of the examples that the run has not used before.
     pub clips: Vec<Fingerprint>,
+    /// Mean difficulty of the picks, where the stage orders rows by it.
+    pub difficulty: Option<f64>,
     /// Errors of the rows that were left out.
     pub skipped: Vec<Error>,
     /// The examples packed, and which of them each micro-batch holds.
@@ -154,6 +156,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
 
     Ok(LoadedStep {
         batches: packed(run, &examples)?,
+        difficulty: schedule.mean_difficulty(step, &picks),
         examples,
         task_names,
         counted,

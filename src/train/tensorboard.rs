@@ -147,6 +147,11 @@ fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
         ("train/grad_norm".to_owned(), record.grad_norm),
         ("train/learning_rate".to_owned(), record.learning_rate),
     ];
+    found.extend(
+        record
+            .difficulty
+            .map(|value| ("train/difficulty".to_owned(), value)),
+    );
     let by_task = record.tasks.iter();
     found.extend(by_task.map(|(task, record)| (format!("train/{task}/loss"), record.loss)));
     found

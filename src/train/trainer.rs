@@ -35,6 +35,7 @@ use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
 use crate::train::checkpoint;
+use crate::train::difficulty;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 use crate::train::embeddings::PoolVectors;
@@ -53,6 +54,9 @@ use crate::train::tensorboard::Events;
 
 /// Name of the snapshot that is taken of the model as the run starts.
 const BASE: &str = "base";
+
+/// Name of the base's losses among the snapshots, which no stage has: it is hidden as a file.
+const LOSSES: &str = ".base_loss";
 
 pub(super) struct Trainer<'a> {
     pub run: &'a Run,
@@ -188,6 +192,7 @@ impl Trainer<'_> {
     /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or
     /// reads it again.
     fn prepare_base(&mut self) -> Result<()> {
+        self.prepare_losses()?;
         let stages: Vec<usize> = (0..self.schedule.stages().len())
             .filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base))
             .collect();
@@ -226,8 +231,47 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Computes the losses that stages order their rows by, of the model as the run starts, or reads
+    /// them again.
+    fn prepare_losses(&mut self) -> Result<()> {
+        let stages = difficulty::stages_by_loss(&self.schedule);
+        if stages.is_empty() {
+            return Ok(());
+        }
+        let run = self.run;
+        let path = run.folder.join("difficulty/base_loss.safetensors");
+        let losses = match self.state.snapshots.get(LOSSES) {
+            Some(hash) => difficulty::load(&path, hash)?,
+            None => {
+                let losses = self.base_losses(&stages)?;
+                let hash = difficulty::save(&path, &losses)?;
+                self.state.snapshots.insert(LOSSES.to_owned(), hash);
+                losses
+            }
+        };
+        difficulty::give(unshared(&mut self.schedule)?, &stages, &losses)
+    }
+
+    /// Losses of all rows that some stages can draw, of the model as it stands.
+    fn base_losses(&mut self, stages: &[usize]) -> Result<Vec<(u32, f32)>> {
+        let (mut embedder, schedule, mut progress) = self.embedder();
+        difficulty::base_losses(&mut embedder, schedule, stages, &mut progress)
+    }
+
     /// Vectors of all rows that some stages can draw, of the model as it stands.
     fn embed(&mut self, stages: &[usize]) -> Result<PoolVectors> {
+        let (embedder, schedule, mut progress) = self.embedder();
+        embeddings::of_stages(embedder, schedule, stages, &mut progress)
+    }
+
+    /// The model as it stands with what encodes rows for it, the schedule, and the progress of that.
+    fn embedder(
+        &mut self,
+    ) -> (
+        Embedder<'_>,
+        &Schedule,
+        impl FnMut(usize, usize) -> Result<()> + '_,
+    ) {
         let run = self.run;
         let embedder = Embedder {
             model: self.model,
@@ -239,11 +283,11 @@ impl Trainer<'_> {
         };
         let observer = &mut *self.observer;
         let stop = self.stop;
-        let mut progress = |done, total| {
+        let progress = move |done, total| {
             observer.embedding(done, total);
             check(stop)
         };
-        embeddings::of_stages(embedder, &self.schedule, stages, &mut progress)
+        (embedder, &*self.schedule, progress)
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
@@ -387,6 +431,7 @@ impl Trainer<'_> {
             seconds: examples.iter().map(|example| example.seconds).sum(),
             skipped: loaded.skipped.len(),
             tasks,
+            difficulty: loaded.difficulty,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,

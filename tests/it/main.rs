@@ -20,6 +20,7 @@ mod data_formats;
 mod compose;
 mod curricula;
 mod device;
+mod difficulty;
 mod encoder;
 mod endpoint;
 mod errors;

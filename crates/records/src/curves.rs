@@ -67,6 +67,8 @@ pub struct Log {
     pub grad_norm: Track,
     /// Learning rate of each step.
     pub learning_rate: Track,
+    /// Mean difficulty of each step's rows, where stages order rows by it.
+    pub difficulty: Track,
     /// Loss of each task, by target tokens.
     pub task_loss: BTreeMap<String, Track>,
     /// Length of each task's gradient, where it was probed.
@@ -120,6 +122,9 @@ impl Log {
         self.loss.add(step, record.loss, weight);
         self.grad_norm.add(step, record.grad_norm, 1.0);
         self.learning_rate.add(step, record.learning_rate, 1.0);
+        if let Some(difficulty) = record.difficulty {
+            self.difficulty.add(step, difficulty, 1.0);
+        }
         if self
             .stages
             .last()

@@ -70,6 +70,9 @@ pub struct StepRecord {
     /// Mean losses and numbers by task, without weights and label smoothing.
     #[serde(default)]
     pub tasks: BTreeMap<String, TaskRecord>,
+    /// Mean difficulty of the step's rows, in a stage that orders rows by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<f64>,
     /// Of an encoder that learns ids: share of masked frames whose id was predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
@@ -236,6 +239,7 @@ mod tests {
         let lines = [
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
             r#"{"kind":"train","step":1,"stage":"iteration-1","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"masked_accuracy":0.5,"unmasked_accuracy":0.75,"cosine":0.25}"#,
+            r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"difficulty":1.5}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,

@@ -12,6 +12,7 @@
 //! - `plan`: the resolved stages; `balance`: the cells of stages with equal slots.
 //! - `slots`: the pool of a slot.
 //! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
+//! - `difficulty`: rows by their difficulty, in place of that order.
 //! - `timeline`: start of stages in the run and in each pool, also after some ended early.
 //! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that
 //!   share a batch.
@@ -23,6 +24,7 @@
 mod balance;
 mod blocks;
 mod check;
+mod difficulty;
 mod draw;
 mod embeddings;
 pub mod loss_weights;
@@ -38,6 +40,9 @@ mod slots;
 pub mod spread;
 mod timeline;
 
+pub use difficulty::Difficulty;
+pub use difficulty::DifficultyOrder;
+pub use difficulty::Measure;
 pub use draw::Pick;
 pub use embeddings::Embeddings;
 pub use embeddings::PROJECT_ABOVE;
@@ -58,12 +63,14 @@ pub use settings::TaskList;
 pub use timeline::Diverse;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::blocks::LastBlock;
 use crate::blocks::Origin;
 use crate::blocks::Source;
+use crate::difficulty::Ranking;
 use crate::draw::Pool;
 use crate::draw::Pools;
 use crate::order::Orders;
@@ -107,6 +114,8 @@ pub struct Stage {
     pub draw: Draw,
     /// Settings of `draw: diverse`.
     pub diverse: Option<Diverse>,
+    /// Order of rows by their difficulty.
+    pub difficulty: Option<Difficulty>,
     /// Peak learning rate, if the stage has its own.
     pub learning_rate: Option<f64>,
     /// Condition of an early end.
@@ -165,6 +174,7 @@ pub struct Schedule {
     shuffled: Option<Arc<Orders>>,
     names: Arc<(Vec<String>, Vec<Vec<String>>)>,
     embeddings: Vec<Option<Arc<Embeddings>>>,
+    rankings: Vec<Option<Arc<Ranking>>>,
     last_block: LastBlock,
 }
 
@@ -209,6 +219,7 @@ impl Schedule {
             batch: settings.batch,
             seed,
             embeddings: vec![None; stages.len()],
+            rankings: vec![None; stages.len()],
             stages,
             planned: planned.into(),
             pools: pools.pools.into(),
@@ -275,7 +286,9 @@ impl Schedule {
             steps * self.batch as u64,
             1,
         )));
-        (self.stages, self.embeddings) = (vec![whole], vec![None]);
+        self.stages = vec![whole];
+        self.embeddings = vec![None];
+        self.rankings = vec![None];
     }
 
     /// Examples per optimiser step.
@@ -375,11 +388,88 @@ impl Schedule {
         Ok(())
     }
 
+    /// Measure of the difficulty by which a stage orders its rows; `None` if it does not.
+    pub fn measure_of(&self, stage: usize) -> Option<&Measure> {
+        let difficulty = self.stages.get(stage)?.difficulty.as_ref()?;
+        Some(&difficulty.by)
+    }
+
+    /// Returns whether the picks of a stage depend on the model, through embeddings or losses.
+    pub fn needs_model(&self, stage: usize) -> bool {
+        self.embeddings_of(stage).is_some() || self.measure_of(stage) == Some(&Measure::BaseLoss)
+    }
+
+    /// All rows that a stage can draw, rising.
+    pub fn rows_of(&self, stage: usize) -> Vec<u32> {
+        let pools = self.planned[stage].slots.pools();
+        let mut rows: Vec<u32> = pools
+            .iter()
+            .flat_map(|&pool| self.pools[pool].rows())
+            .copied()
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// Sets the difficulty of the rows that a stage can draw.
+    ///
+    /// # Errors
+    /// A bug if a row has no finite difficulty, or if the stage has no order by difficulty.
+    pub fn set_difficulty(&mut self, stage: usize, values: HashMap<u32, f64>) -> Result<()> {
+        if self.measure_of(stage).is_none() {
+            return Err(Error::bug(format!("stage {stage} has no `difficulty`")));
+        }
+        let is_known = |row: &u32| values.get(row).is_some_and(|value| value.is_finite());
+        if let Some(row) = self.rows_of(stage).iter().find(|row| !is_known(row)) {
+            return Err(Error::bug(format!("row {row} has no difficulty")));
+        }
+        let pools = self.planned[stage].slots.pools();
+        let ranking = Ranking::new(&pools, &self.pools, values, self.seed);
+        self.rankings[stage] = Some(Arc::new(ranking));
+        Ok(())
+    }
+
+    /// Mean difficulty of picks of a step, if its stage orders rows by difficulty.
+    pub fn mean_difficulty(&self, step: u64, picks: &[Pick]) -> Option<f64> {
+        let (stage, _) = self.stage_of(step);
+        let ranking = self.rankings[stage].as_ref()?;
+        let values = picks.iter().map(|pick| ranking.value(pick.row));
+        let sum: f64 = values.sum::<Option<f64>>()?;
+        Some(sum / picks.len().max(1) as f64)
+    }
+
+    /// The pick of a stage's draw from a pool, at a step of the stage.
+    fn pick(&self, stage: usize, step: u64, pool: usize, in_stage: u64) -> Result<Pick> {
+        let Stage {
+            difficulty: Some(difficulty),
+            planned_steps,
+            ..
+        } = &self.stages[stage]
+        else {
+            return Ok(self.timeline.pick(&self.pools, stage, pool, in_stage));
+        };
+        let draw = difficulty::Draw {
+            pool,
+            before: self.timeline.drawn_before(stage, pool),
+            in_stage,
+            key: Key::new(self.seed, "competence").with(stage as u64),
+        };
+        let competence = difficulty.competence(step, *planned_steps);
+        self.rankings[stage]
+            .as_ref()
+            .and_then(|ranking| ranking.pick(difficulty.order, competence, &draw))
+            .ok_or_else(|| {
+                let name = &self.stages[stage].name;
+                Error::bug(format!("stage `{name}` was given no difficulties"))
+            })
+    }
+
     /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return
     /// equal rows. After the end, the last stage continues.
     ///
     /// # Errors
-    /// A bug if the stage compares embeddings that were not set.
+    /// A bug if the stage compares embeddings, or orders rows by a difficulty, that were not set.
     pub fn picks(&self, step: u64) -> Result<Vec<Pick>> {
         if let Some(order) = &self.shuffled {
             let first = step.saturating_mul(self.batch as u64);
@@ -393,18 +483,18 @@ impl Schedule {
                 })
                 .collect());
         }
-        let (stage, in_stage) = self.stage_of(step);
+        let (stage, step_in_stage) = self.stage_of(step);
         match self.stages[stage].diverse.filter(Diverse::chooses) {
-            Some(diverse) => self.chosen(stage, in_stage, diverse),
+            Some(diverse) => self.chosen(stage, step_in_stage, diverse),
             None => {
                 let mut cursor = self.planned[stage]
                     .slots
-                    .at(in_stage.saturating_mul(self.batch as u64));
+                    .at(step_in_stage.saturating_mul(self.batch as u64));
                 let mut draw = || {
                     let (pool, in_stage) = cursor.next();
-                    self.timeline.pick(&self.pools, stage, pool, in_stage)
+                    self.pick(stage, step_in_stage, pool, in_stage)
                 };
-                Ok((0..self.batch).map(|_| draw()).collect())
+                (0..self.batch).map(|_| draw()).collect()
             }
         }
     }
@@ -513,6 +603,7 @@ fn stage(
         replayed: names(&planned.replayed),
         draw: written.draw,
         diverse: (written.draw == Draw::Diverse).then_some(diverse),
+        difficulty: written.difficulty.clone(),
         learning_rate: written.learning_rate,
         early_stop: written.early_stop.clone(),
         train: written.train,

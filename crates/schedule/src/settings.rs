@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
+use crate::difficulty::Difficulty;
 use crate::loss_weights;
 use maqam_base::parts::StageParts;
 
@@ -94,6 +95,11 @@ pub struct StageSettings {
     /// Embeddings that `draw: diverse` compares; `base` by default. `select: random` compares none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<EmbeddingSource>,
+    /// Order of rows by their difficulty, in place of the seeded order. Rows compete only with those
+    /// of their pool: of their task under `draw: shuffled`, of their task, label and form under
+    /// `draw: balanced`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<Difficulty>,
     /// Peak learning rate of the stage, in place of the optimiser's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,

@@ -114,6 +114,17 @@ impl Slots {
         Self::Split(Webster::new(weights), children)
     }
 
+    /// Numbers of the pools that get slots, rising.
+    pub(super) fn pools(&self) -> Vec<usize> {
+        let mut pools = match self {
+            Self::Pool(pool) => vec![*pool],
+            Self::Split(_, children) => children.iter().flat_map(Self::pools).collect(),
+        };
+        pools.sort_unstable();
+        pools.dedup();
+        pools
+    }
+
     /// Position after the first `taken` slots.
     pub(super) fn at(&self, taken: u64) -> Cursor<'_> {
         match self {

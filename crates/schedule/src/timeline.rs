@@ -85,6 +85,11 @@ impl Timeline {
             .unwrap_or(epoch)
     }
 
+    /// Draws from a pool before a stage.
+    pub(super) fn drawn_before(&self, stage: usize, pool: usize) -> u64 {
+        self.drawn_before[stage][pool]
+    }
+
     /// The pick from a pool after `in_stage` draws in this stage.
     pub(super) fn pick(&self, pools: &[Pool], stage: usize, pool: usize, in_stage: u64) -> Pick {
         let (epoch, place) = pools[pool].place(self.drawn_before[stage][pool] + in_stage);

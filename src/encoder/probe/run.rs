@@ -182,6 +182,7 @@ impl<'a> Session<'a> {
             seconds: drawn.iter().map(|&row| rows.items[row].seconds()).sum(),
             skipped: 0,
             tasks: BTreeMap::new(),
+            difficulty: None,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
