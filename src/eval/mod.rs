@@ -6,6 +6,7 @@
 //! - `content`, `interview`: what an answer depends on, and the asking of those that were not given
 //!   before.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
+//! - `halves`: one half of each set selects, the other is reported.
 //! - `slices`, `confidence`: rows put together, and how sure the scores are.
 //! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model
 //!   behind an endpoint.
@@ -21,6 +22,7 @@ pub mod comparison;
 pub mod confidence;
 pub mod content;
 pub mod control;
+pub mod halves;
 pub mod instructions;
 pub mod interview;
 pub mod judge;

@@ -51,10 +51,13 @@ pub fn unknown_until_trained(
     schedule: &Schedule,
     stage: usize,
 ) -> Option<String> {
+    let stages = schedule.stages();
+    if let Some(why) = unknown_after_msft(stages, stage) {
+        return Some(why);
+    }
     if schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {
         return None;
     }
-    let stages = schedule.stages();
     let rows = corpus.rows_of(stages[stage].tasks.iter());
     let has_text = rows.iter().any(|&row| !corpus.population().has_audio(row));
     let changes = |part: Part, training: Training| match part {
@@ -74,6 +77,15 @@ pub fn unknown_until_trained(
         "`embeddings: current` compares what the model hears then, and stage `{}` trains its {} before",
         earlier.name,
         part.name()
+    ))
+}
+
+/// Why the picks of a stage are not known where it, or a stage before it, ends by mSFT.
+pub fn unknown_after_msft(stages: &[Stage], stage: usize) -> Option<String> {
+    let by_msft = stages[..=stage].iter().find(|of| of.msft.is_some())?;
+    Some(format!(
+        "`end: msft` of stage `{}` leaves tasks out by their dev scores, and rolls back",
+        by_msft.name
     ))
 }
 
@@ -157,6 +169,7 @@ pub fn picks(draws: &[StageDraws], corpus: &Corpus) -> Result<Vec<StepPicks>> {
                 step: step + 1,
                 stage: stage.name.clone(),
                 ids: picks.iter().map(|pick| corpus.id(pick.row)).collect(),
+                depends_on_training: false,
             });
         }
     }

@@ -51,6 +51,7 @@ use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
+use crate::schedule::msft::EVALUATIONS;
 use crate::text_table::count;
 use crate::text_table::duration;
 use crate::text_table::wrapped;
@@ -241,8 +242,14 @@ impl Plan {
             .stages()
             .iter()
             .enumerate()
-            .map(|(i, stage)| describe(recipe, stage, i))
-            .collect();
+            .map(|(i, stage)| {
+                let rounds = stage
+                    .msft
+                    .as_ref()
+                    .map(|_| schedule.evaluation_interval(i, &[]));
+                Ok(describe(recipe, stage, i, rounds.transpose()?))
+            })
+            .collect::<Result<_>>()?;
 
         Ok(Self {
             corpus,
@@ -299,9 +306,12 @@ impl Plan {
     /// `is_sample` is true.
     pub fn json(&self) -> serde_json::Value {
         let population = self.corpus.population();
-        let stages = self.schedule.stages().iter().zip(&self.shares);
-        let stages: Vec<serde_json::Value> = stages
-            .map(|(stage, shares)| {
+        let all = self.schedule.stages();
+        let stages: Vec<serde_json::Value> = all
+            .iter()
+            .zip(&self.shares)
+            .enumerate()
+            .map(|(i, (stage, shares))| {
                 let shares_of: Vec<serde_json::Value> = shares
                     .shares
                     .iter()
@@ -316,13 +326,17 @@ impl Plan {
                         })
                     })
                     .collect();
-                serde_json::json!({
+                let mut told = serde_json::json!({
                     "name": stage.name,
                     "first_step": stage.start + 1,
                     "steps": stage.steps,
                     "total": shares.total.json(),
                     "shares": shares_of,
-                })
+                });
+                if draws::unknown_after_msft(all, i).is_some() {
+                    told["depends_on_training"] = true.into();
+                }
+                told
             })
             .collect();
         let estimates: serde_json::Map<String, serde_json::Value> = self
@@ -431,6 +445,10 @@ fn unknown_notes(schedule: &Schedule, unknown: &[Option<String>]) -> Vec<String>
         let why = why.as_ref()?;
         let (what, known) = match stage.difficulty {
             Some(_) => ("the order of rows", "shares are"),
+            None if stage.diverse.is_none() => (
+                "which rows are drawn",
+                "what is shown is the stage without that",
+            ),
             None => (
                 "which rows of a block share a batch",
                 "shares, coverage and repeats are",
@@ -457,7 +475,8 @@ fn unknown(
     model: &ModelPlace<'_>,
 ) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
-        ModelPlace::Elsewhere(why, _) => schedule.needs_model(stage).then(|| why.clone()),
+        ModelPlace::Elsewhere(why, _) => draws::unknown_after_msft(schedule.stages(), stage)
+            .or_else(|| schedule.needs_model(stage).then(|| why.clone())),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
     (0..schedule.stages().len()).map(of_stage).collect()
@@ -538,8 +557,9 @@ fn size_of_embeddings(embeddings: &Embeddings) -> f64 {
         * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
 }
 
-/// A stage in a line: where it stands and how it draws.
-fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
+/// A stage in a line: where it stands and how it draws. `rounds` is the number of steps between the
+/// evaluations of mSFT.
+fn describe(recipe: &Recipe, stage: &Stage, index: usize, rounds: Option<u64>) -> String {
     let written = recipe
         .schedule
         .stages
@@ -569,6 +589,13 @@ fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
             order => format!("{} by {by}", order.name()),
         });
     }
+    words.extend(rounds.map(|interval| {
+        format!(
+            "ends by mSFT: rounds of {} steps at first, tasks scored every {}",
+            count((interval * EVALUATIONS) as f64),
+            count(interval as f64)
+        )
+    }));
     if !stage.replayed.is_empty() {
         words.push(format!("replaying {}", stage.replayed.join(", ")));
     }

@@ -3,6 +3,7 @@
 
 mod begin;
 mod changes;
+mod msft;
 mod open;
 pub mod trained_on;
 pub(crate) mod overrides;
@@ -346,6 +347,7 @@ impl Recipe {
         let left_out = check.finish()?;
         let mut schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         difficulty::set(&mut schedule, &corpus, headers)?;
+        msft::check(&schedule, evaluate.as_ref())?;
         Ok(RecipeRows {
             corpus,
             augmentation,

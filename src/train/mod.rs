@@ -8,6 +8,7 @@ mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
+mod msft;
 pub mod optimiser;
 mod probe;
 mod run;
@@ -77,9 +78,11 @@ pub fn train(
         saved,
         told: BTreeSet::new(),
         recorded_clips: None,
+        picks: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
     };
     trainer.record_environment();
+    trainer.begin_picks()?;
     let events = Events::start(&run.folder, &run.log_path());
     trainer.keep(events);
     let outcome = trainer.train();

@@ -40,6 +40,8 @@ pub(super) struct LoadedStep {
     pub counted: Vec<Counted>,
     /// Files of the examples that the run has not used before.
     pub clips: Vec<Fingerprint>,
+    /// The rows that were drawn.
+    pub picks: Vec<Pick>,
     /// Mean difficulty of the picks, where the stage orders rows by it.
     pub difficulty: Option<f64>,
     /// Errors of the rows that were left out.
@@ -157,6 +159,7 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     Ok(LoadedStep {
         batches: packed(run, &examples)?,
         difficulty: schedule.mean_difficulty(step, &picks),
+        picks,
         examples,
         task_names,
         counted,

@@ -14,6 +14,7 @@ use crate::jsonl::LastLine;
 use crate::records::log::EvalRecord;
 use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
+use crate::records::log::RoundRecord;
 use crate::records::log::StepRecord;
 use crate::train::environment::Pace;
 
@@ -132,7 +133,8 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Train(record) => (record.step, of_step(record)),
         Line::Eval(record) => (record.at_step, of_evaluation(record)),
         Line::Probe(record) => (record.at_step, of_probe(record)),
-        Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
+        Line::Round(record) => (record.at_step, of_round(record)),
+        Line::StageEnd(_) | Line::RollBack(_) | Line::Device(_) => (0, Vec::new()),
     };
     let finite = found.into_iter().filter(|(_, value)| value.is_finite());
     (
@@ -165,6 +167,15 @@ fn of_evaluation(record: &EvalRecord) -> Vec<(String, f64)> {
     let scores = record.scores.iter();
     scores
         .map(|(name, value)| (format!("{stem}/{name}"), *value))
+        .collect()
+}
+
+fn of_round(record: &RoundRecord) -> Vec<(String, f64)> {
+    let selection = record.selection.iter();
+    let reported = record.reported.iter();
+    selection
+        .map(|(task, value)| (format!("msft/selection/{task}"), *value))
+        .chain(reported.map(|(task, value)| (format!("msft/reported/{task}"), *value)))
         .collect()
 }
 

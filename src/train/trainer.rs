@@ -30,7 +30,11 @@ use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
 use crate::records::log::TaskRecord;
+use crate::records::picks;
+use crate::records::picks::StepPicks;
+use crate::records::run_folder::PICKS_FILE;
 use crate::schedule::EmbeddingSource;
+use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
@@ -47,6 +51,7 @@ use crate::train::probe;
 use crate::train::run::Observer;
 use crate::train::run::Run;
 use crate::train::run::learning_rate;
+use crate::train::settings::EvaluateSettings;
 use crate::train::step::LoadedStep;
 use crate::train::step::Steps;
 use crate::train::step::load_step;
@@ -78,6 +83,8 @@ pub(super) struct Trainer<'a> {
     pub told: BTreeSet<String>,
     /// Number of clips in the inputs as they were written last.
     pub recorded_clips: Option<usize>,
+    /// Rows of steps whose draws follow from the training, where there are such stages.
+    pub picks: Option<AppendLog>,
     /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
 }
@@ -88,8 +95,12 @@ impl Trainer<'_> {
         for (&stage, &steps) in &self.state.stage_ends {
             unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
+        for (&stage, progress) in &self.state.msft {
+            unshared(&mut self.schedule)?.exclude(stage, &progress.excluded)?;
+        }
         self.tell_device()?;
         self.prepare_base()?;
+        self.roll_back()?;
         match &self.run.evaluate {
             Some((settings, suite)) if self.state.step == 0 && settings.at_start => {
                 self.evaluate(settings, suite)?
@@ -101,6 +112,10 @@ impl Trainer<'_> {
             let (stage, _) = self.schedule.stage_of(self.state.step);
             self.prepare(stage)?;
             self.run_stage(stage)?;
+            if self.is_roll_back_pending() {
+                self.roll_back()?;
+                self.finish_step()?;
+            }
         }
         Ok(())
     }
@@ -142,7 +157,10 @@ impl Trainer<'_> {
                 }
             });
             let mut steps = Steps::new(receive);
-            while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+            while self.state.step < last
+                && !self.state.stage_ends.contains_key(&stage)
+                && !self.is_roll_back_pending()
+            {
                 self.next_step(&mut steps)?;
             }
             Ok::<(), Error>(())
@@ -168,6 +186,7 @@ impl Trainer<'_> {
 
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
+        let picks = std::mem::take(&mut loaded.picks);
         let record = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
 
@@ -176,6 +195,7 @@ impl Trainer<'_> {
             None => String::new(),
         };
         lines += &Line::Train(record.clone()).to_text()?;
+        self.write_picks(&record, &picks)?;
         self.log.line(&lines)?;
         self.logged = record.step;
 
@@ -187,6 +207,37 @@ impl Trainer<'_> {
         self.tell_tensorboard(&lines, Some(pace));
         self.observer.step(&record, pace);
         self.finish_step()
+    }
+
+    /// Opens the file of picks, without what was drawn after the run's last checkpoint, if a stage's
+    /// draws follow from the training.
+    pub fn begin_picks(&mut self) -> Result<()> {
+        if !self.schedule.stages().iter().any(Stage::draws_by_training) {
+            return Ok(());
+        }
+        let path = self.run.folder.join(PICKS_FILE);
+        picks::forget_after(&path, self.state.step)?;
+        self.picks = Some(AppendLog::open(&path)?);
+        Ok(())
+    }
+
+    /// Writes the rows of a step, if its draws follow from the training.
+    fn write_picks(&mut self, record: &StepRecord, drawn: &[Pick]) -> Result<()> {
+        let (stage, _) = self.schedule.stage_of(record.step - 1);
+        let depends_on_training = self.schedule.stages()[stage].draws_by_training();
+        let corpus = &self.run.corpus;
+        match &mut self.picks {
+            Some(file) if depends_on_training => {
+                let line = StepPicks {
+                    step: record.step,
+                    stage: record.stage.clone(),
+                    ids: drawn.iter().map(|pick| corpus.id(pick.row)).collect(),
+                    depends_on_training,
+                };
+                file.line(&line.to_text()?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or
@@ -459,15 +510,26 @@ impl Trainer<'_> {
     fn finish_step(&mut self) -> Result<()> {
         let step = self.state.step;
         if let Some((settings, suite)) = &self.run.evaluate
-            && is_due(step, settings.every, self.schedule.num_steps())
+            && self.is_evaluation_due(settings)?
             && self.state.evaluated != Some(step)
         {
             self.evaluate(settings, suite)?;
         }
-        if self.is_checkpoint_due() {
+        if self.is_checkpoint_due() && !self.is_roll_back_pending() {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Whether the model is evaluated after the finished step. A stage that ends by mSFT says when
+    /// itself.
+    fn is_evaluation_due(&self, settings: &EvaluateSettings) -> Result<bool> {
+        let step = self.state.step;
+        let last = self.schedule.num_steps();
+        Ok(match self.is_round_scored()? {
+            Some(is_scored) => is_scored || step == last,
+            None => is_due(step, settings.every, last),
+        })
     }
 
     /// Whether the recipe has a checkpoint after the finished step.
@@ -508,7 +570,8 @@ impl Trainer<'_> {
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();
-        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
+        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)?;
+        self.forget_rounds()
     }
 
     fn check_stop(&self) -> Result<()> {
@@ -554,7 +617,7 @@ fn task_records(
 }
 
 /// The schedule to change it. Between stages no other thread has it.
-fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
+pub(super) fn unshared(schedule: &mut Arc<Schedule>) -> Result<&mut Schedule> {
     Arc::get_mut(schedule).ok_or_else(|| Error::bug("the schedule is read while it should change"))
 }
 
@@ -567,12 +630,15 @@ fn updates(schedule: &Schedule, run: &Run, step: u64) -> PerPart<u64> {
         if !is_trained(now) {
             return 0;
         }
-        let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+        let done = |place: usize, stage: &Stage| match place == now {
+            true => schedule.steps_that_count(place, step - stage.start) + 1,
+            false => schedule.steps_that_count(place, stage.steps),
+        };
         schedule.stages()[..=now]
             .iter()
             .enumerate()
             .filter(|(i, _)| is_trained(*i))
-            .map(|(_, stage)| done(stage))
+            .map(|(place, stage)| done(place, stage))
             .sum()
     })
 }

@@ -40,6 +40,7 @@ mod manual;
 mod metrics;
 mod metrics_command;
 mod old_run;
+mod msft;
 mod parity;
 mod plan;
 mod primitives;

@@ -7,6 +7,8 @@ use std::path::Path;
 use crate::log::EvalRecord;
 use crate::log::Line;
 use crate::log::ProbeRecord;
+use crate::log::RollBackRecord;
+use crate::log::RoundRecord;
 use crate::log::StepRecord;
 use crate::log::each;
 use crate::track::Track;
@@ -75,6 +77,10 @@ pub struct Log {
     pub norms: BTreeMap<String, Track>,
     /// Cosine between the gradients of two tasks, where they were probed.
     pub cosines: BTreeMap<(String, String), Track>,
+    /// Scores of the rounds of mSFT.
+    pub rounds: Vec<RoundRecord>,
+    /// Tasks that left their stage, with their roll-backs.
+    pub roll_backs: Vec<RollBackRecord>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
 }
@@ -102,6 +108,8 @@ impl Log {
                     stage.end = Some(end.reason);
                 }
             }
+            Line::Round(record) => self.rounds.push(record),
+            Line::RollBack(record) => self.roll_backs.push(record),
             Line::Device(_) => {}
         }
         Ok(())

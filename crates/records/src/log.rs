@@ -29,6 +29,10 @@ pub enum Line {
     Probe(ProbeRecord),
     /// A stage that ended early.
     StageEnd(StageEnd),
+    /// Scores of a round of mSFT.
+    Round(RoundRecord),
+    /// A task that left its stage, with the roll-back to its peak.
+    RollBack(RollBackRecord),
     /// A device or precision that computes from here on.
     Device(DeviceRecord),
 }
@@ -145,6 +149,43 @@ pub struct StageEnd {
     pub reason: String,
 }
 
+/// Scores of a stage that ends by mSFT, on two halves of dev.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// Name of the stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Score of each task on the half that selects.
+    #[serde(default, deserialize_with = "by_name")]
+    pub selection: BTreeMap<String, f64>,
+    /// Score of each task on the other half.
+    #[serde(default, deserialize_with = "by_name")]
+    pub reported: BTreeMap<String, f64>,
+}
+
+/// A task that left a stage at the peak of its score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RollBackRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// Step of the peak, whose parameters training continues with.
+    pub to_step: u64,
+    /// Name of the stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Name of the score.
+    #[serde(default)]
+    pub score: String,
+    /// The task.
+    #[serde(default)]
+    pub task: String,
+    /// Number of steps that are rolled back.
+    #[serde(default)]
+    pub steps: u64,
+}
+
 /// What computes the steps after this line, where it is something else than before. A log begins on
 /// the CPU, in `f32`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -185,7 +226,7 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" => ("at_step", found.at_step),
+            "eval" | "probe" | "round" | "roll_back" => ("at_step", found.at_step),
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -199,6 +240,8 @@ impl Line {
             "eval" => Self::Eval(json::parse_slice(text).map_err(place)?),
             "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
+            "round" => Self::Round(json::parse_slice(text).map_err(place)?),
+            "roll_back" => Self::RollBack(json::parse_slice(text).map_err(place)?),
             "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
         };
@@ -244,6 +287,8 @@ mod tests {
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
             r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
+            r#"{"kind":"round","at_step":2,"stage":"listen","selection":{"asr":0.5},"reported":{"asr":0.25}}"#,
+            r#"{"kind":"roll_back","at_step":4,"to_step":2,"stage":"listen","score":"words.wer","task":"asr","steps":2}"#,
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];
         for text in lines {

@@ -52,6 +52,7 @@ fn of_stage(stage: &StageSettings) -> Result<()> {
     }
     needs_draw(stage)?;
     difficulty(stage)?;
+    msft(stage)?;
     if let Some(rate) = stage
         .learning_rate
         .filter(|rate| !(rate.is_finite() && *rate > 0.0))
@@ -184,6 +185,37 @@ fn difficulty(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
+/// Refuses keys beside `end: msft` that it cannot roll back or that end the stage otherwise.
+fn msft(stage: &StageSettings) -> Result<()> {
+    if stage.end.is_none() {
+        return match stage.msft {
+            Some(_) => Err(
+                Error::input("`msft` without `end: msft`, on which it has no effect")
+                    .hint("write `end: msft`, or remove `msft`"),
+            ),
+            None => Ok(()),
+        };
+    }
+    let contradicts = [
+        ("draw: diverse", stage.draw == Draw::Diverse),
+        ("max_repeats", stage.max_repeats.is_some()),
+        ("replay", stage.replay.is_some_and(|replay| replay > 0.0)),
+        ("early_stop", stage.early_stop.is_some()),
+    ];
+    if let Some((key, _)) = contradicts.into_iter().find(|(_, is_written)| *is_written) {
+        return Err(Error::input(format!(
+            "`{key}` beside `end: msft`, which decides itself what is drawn and when the stage ends"
+        ))
+        .hint(format!("remove `{key}`, or `end`")));
+    }
+    let budget = stage.msft.as_ref().map_or(1.0, |msft| msft.budget);
+    if !(budget.is_finite() && budget > 0.0) {
+        return Err(Error::input(format!("`msft.budget` is {budget}"))
+            .hint("give the length of a round, in epochs of the smallest active task, above 0"));
+    }
+    Ok(())
+}
+
 fn early_stop(stage: &StageSettings) -> Result<()> {
     let Some(early_stop) = &stage.early_stop else {
         return Ok(());
@@ -216,6 +248,7 @@ fn beside_shuffle(stage: &StageSettings) -> Result<()> {
         ("learning_rate", stage.learning_rate.is_some()),
         ("train", stage.train != StageParts::default()),
         ("early_stop", stage.early_stop.is_some()),
+        ("end", stage.end.is_some()),
         ("loss", stage.loss != loss_weights::StageSettings::default()),
     ];
     match keys.into_iter().find(|(_, is_written)| *is_written) {

@@ -10,6 +10,7 @@
 //! - `settings`: the recipe's section as written; `check`: its invalid values.
 //! - `population`: the available rows.
 //! - `plan`: the resolved stages; `balance`: the cells of stages with equal slots.
+//! - [`msft`]: tasks that leave a stage, and its roll-backs.
 //! - `slots`: the pool of a slot.
 //! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
 //! - `difficulty`: rows by their difficulty, in place of that order.
@@ -28,6 +29,7 @@ mod difficulty;
 mod draw;
 mod embeddings;
 pub mod loss_weights;
+pub mod msft;
 pub use maqam_stats::kdpp;
 pub use maqam_stats::kmeans;
 mod order;
@@ -73,14 +75,20 @@ use crate::blocks::Source;
 use crate::difficulty::Ranking;
 use crate::draw::Pool;
 use crate::draw::Pools;
+use crate::msft::EVALUATIONS;
+use crate::msft::EndRule;
+use crate::msft::MsftSettings;
+use crate::msft::Segments;
 use crate::order::Orders;
 use crate::plan::Planned;
 use crate::plan::Planner;
+use crate::slots::Slots;
 use crate::timeline::Timeline;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::StageParts;
 use maqam_base::seed::Key;
+use maqam_stats::msft::Exclusion;
 
 /// The name of a shuffled run's one stage.
 const SHUFFLED: &str = "shuffled";
@@ -118,6 +126,8 @@ pub struct Stage {
     pub difficulty: Option<Difficulty>,
     /// Peak learning rate, if the stage has its own.
     pub learning_rate: Option<f64>,
+    /// Settings of mSFT, if the stage ends by it. Its steps count those that are rolled back.
+    pub msft: Option<MsftSettings>,
     /// Condition of an early end.
     pub early_stop: Option<EarlyStop>,
     /// Training of the parts, where it differs from the recipe.
@@ -127,6 +137,11 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Returns whether the draws follow from the training itself.
+    pub fn draws_by_training(&self) -> bool {
+        self.msft.is_some()
+    }
+
     /// The stage's steps, counted from 0 over the run.
     pub fn range(&self) -> Range<u64> {
         self.start..self.start + self.steps
@@ -175,6 +190,9 @@ pub struct Schedule {
     names: Arc<(Vec<String>, Vec<Vec<String>>)>,
     embeddings: Vec<Option<Arc<Embeddings>>>,
     rankings: Vec<Option<Arc<Ranking>>>,
+    segments: Vec<Segments>,
+    /// Task of each pool, by its place.
+    pool_tasks: Arc<[usize]>,
     last_block: LastBlock,
 }
 
@@ -220,6 +238,8 @@ impl Schedule {
             seed,
             embeddings: vec![None; stages.len()],
             rankings: vec![None; stages.len()],
+            segments: vec![Segments::default(); stages.len()],
+            pool_tasks: pool_tasks(&pools.pools, population),
             stages,
             planned: planned.into(),
             pools: pools.pools.into(),
@@ -251,6 +271,7 @@ impl Schedule {
             &self.planned,
             &diverse,
             &lengths,
+            &self.segments,
             self.batch as u64,
             &self.pools,
         );
@@ -289,6 +310,7 @@ impl Schedule {
         self.stages = vec![whole];
         self.embeddings = vec![None];
         self.rankings = vec![None];
+        self.segments = vec![Segments::default()];
     }
 
     /// Examples per optimiser step.
@@ -323,10 +345,10 @@ impl Schedule {
     }
 
     /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended
-    /// early.
+    /// early. Steps that were rolled back do not count.
     pub fn planned_step(&self, step: u64) -> u64 {
         let (stage, in_stage) = self.stage_of(step);
-        self.stages[stage].planned_start + in_stage
+        self.stages[stage].planned_start + self.segments[stage].place(in_stage)
     }
 
     /// Ends a stage after `steps_done` of its steps: the next stage begins there. Earlier picks do
@@ -350,6 +372,64 @@ impl Schedule {
         self.stages[stage].steps = steps_done;
         self.place_stages();
         Ok(())
+    }
+
+    /// Excludes tasks from a stage that ends by mSFT, and rolls back after each. Picks of computed
+    /// steps do not change. `excluded` has all exclusions of the stage so far.
+    ///
+    /// # Errors
+    /// A bug if there is no such stage, or if a roll-back goes to a step that was not computed.
+    pub fn exclude(&mut self, stage: usize, excluded: &[Exclusion]) -> Result<()> {
+        let is_possible = self.stages.get(stage).is_some_and(|of| of.msft.is_some());
+        if !is_possible {
+            return Err(Error::bug(format!("stage {stage} excludes no tasks")));
+        }
+        self.segments[stage] = match excluded {
+            [] => Segments::default(),
+            _ => Segments::new(
+                &self.planned[stage].slots,
+                self.batch as u64,
+                |pool| self.names.0[self.pool_tasks[pool]].clone(),
+                excluded,
+            )?,
+        };
+        self.place_stages();
+        Ok(())
+    }
+
+    /// Steps between two evaluations of a stage that ends by mSFT: a quarter of the steps in which
+    /// the active task with the fewest rows sees `budget` epochs, at least one.
+    ///
+    /// # Errors
+    /// A bug if the stage has no active task, or no such end.
+    pub fn evaluation_interval(&self, stage: usize, excluded: &[Exclusion]) -> Result<u64> {
+        let settings = self.stages.get(stage).and_then(|of| of.msft.as_ref());
+        let is_excluded = |pool: usize| {
+            let task = &self.names.0[self.pool_tasks[pool]];
+            excluded.iter().any(|exclusion| exclusion.task == *task)
+        };
+        let slots = self.planned[stage].slots.without(&is_excluded);
+        let (Some(settings), Some(slots)) = (settings, slots) else {
+            return Err(Error::bug(format!("stage {stage} has no rounds")));
+        };
+        let mut shares = vec![0.0; self.pools.len()];
+        slots.add_shares(1.0, &mut shares);
+        let mut tasks: BTreeMap<usize, (u64, f64)> = BTreeMap::new();
+        for pool in slots.pools() {
+            let of_task = tasks.entry(self.pool_tasks[pool]).or_default();
+            of_task.0 += self.pools[pool].num_rows();
+            of_task.1 += shares[pool];
+        }
+        let smallest = tasks.values().min_by_key(|(rows, _)| *rows);
+        let (rows, share) = smallest.copied().unwrap_or((0, 1.0));
+        let round = settings.budget * rows as f64 / (share * self.batch as f64);
+        Ok(((round / EVALUATIONS as f64).round() as u64).max(1))
+    }
+
+    /// Optimiser steps of a stage that count after `done` computed ones: without those that were
+    /// rolled back.
+    pub fn steps_that_count(&self, stage: usize, done: u64) -> u64 {
+        self.segments[stage].place(done)
     }
 
     /// The model whose embeddings a stage compares; `None` if it needs none.
@@ -487,16 +567,28 @@ impl Schedule {
         match self.stages[stage].diverse.filter(Diverse::chooses) {
             Some(diverse) => self.chosen(stage, step_in_stage, diverse),
             None => {
-                let mut cursor = self.planned[stage]
-                    .slots
-                    .at(step_in_stage.saturating_mul(self.batch as u64));
+                let (slots, first) = self.slots_of(stage, step_in_stage)?;
+                let mut cursor = slots.at(first);
+                let place = self.segments[stage].place(step_in_stage);
                 let mut draw = || {
                     let (pool, in_stage) = cursor.next();
-                    self.pick(stage, step_in_stage, pool, in_stage)
+                    self.pick(stage, place, pool, in_stage)
                 };
                 (0..self.batch).map(|_| draw()).collect()
             }
         }
+    }
+
+    /// The slots of a step of a stage, and the number of its first slot.
+    fn slots_of(&self, stage: usize, step: u64) -> Result<(&Slots, u64)> {
+        if self.segments[stage].is_empty() {
+            let first = step.saturating_mul(self.batch as u64);
+            return Ok((&self.planned[stage].slots, first));
+        }
+        self.segments[stage].slots(step).ok_or_else(|| {
+            let name = &self.stages[stage].name;
+            Error::bug(format!("all tasks have left stage `{name}`"))
+        })
     }
 
     /// The pick of a slot counted over all planned stages.
@@ -579,6 +671,14 @@ impl Schedule {
     }
 }
 
+/// Task of each pool, by its place.
+fn pool_tasks(pools: &[Pool], population: &Population) -> Arc<[usize]> {
+    pools
+        .iter()
+        .map(|pool| usize::from(population.row_task[pool.rows()[0] as usize]))
+        .collect()
+}
+
 /// A stage as written and planned.
 fn stage(
     written: &StageSettings,
@@ -605,6 +705,8 @@ fn stage(
         diverse: (written.draw == Draw::Diverse).then_some(diverse),
         difficulty: written.difficulty.clone(),
         learning_rate: written.learning_rate,
+        msft: (written.end == Some(EndRule::Msft))
+            .then(|| written.msft.clone().unwrap_or_default()),
         early_stop: written.early_stop.clone(),
         train: written.train,
         loss: written.loss.clone(),

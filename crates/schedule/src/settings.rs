@@ -12,6 +12,8 @@ use serde::de::Visitor;
 
 use crate::difficulty::Difficulty;
 use crate::loss_weights;
+use crate::msft::EndRule;
+use crate::msft::MsftSettings;
 use maqam_base::parts::StageParts;
 
 /// `schedule:` of a recipe.
@@ -107,6 +109,12 @@ pub struct StageSettings {
     /// the next step, and the learning rate continues at that stage's planned place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStop>,
+    /// Rule by which tasks leave the stage; by default none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<EndRule>,
+    /// Settings of `end: msft`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub msft: Option<MsftSettings>,
     /// Training of parts in this stage, in place of the recipe's `train`.
     #[serde(skip_serializing_if = "is_default")]
     pub train: StageParts,

@@ -114,6 +114,33 @@ impl Slots {
         Self::Split(Webster::new(weights), children)
     }
 
+    /// The slots without some pools, whose slots are passed over; `None` if no pool is left.
+    pub(super) fn without(&self, leaves: &impl Fn(usize) -> bool) -> Option<Self> {
+        match self {
+            Self::Pool(pool) => (!leaves(*pool)).then(|| self.clone()),
+            Self::Split(webster, children) => {
+                let mut left = Vec::with_capacity(children.len());
+                for (weight, child) in webster.weights.iter().zip(children) {
+                    left.extend(child.without(leaves).map(|child| (*weight, child)));
+                }
+                (!left.is_empty()).then(|| Self::split(left))
+            }
+        }
+    }
+
+    /// Adds each pool's share of the slots, of which all pools get `whole`, to `shares`.
+    pub(super) fn add_shares(&self, whole: f64, shares: &mut [f64]) {
+        match self {
+            Self::Pool(pool) => shares[*pool] += whole,
+            Self::Split(webster, children) => {
+                let total: f64 = webster.weights.iter().sum();
+                for (weight, child) in webster.weights.iter().zip(children) {
+                    child.add_shares(whole * weight / total, shares);
+                }
+            }
+        }
+    }
+
     /// Numbers of the pools that get slots, rising.
     pub(super) fn pools(&self) -> Vec<usize> {
         let mut pools = match self {
