@@ -1,12 +1,14 @@
 //! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones,
 //! leakage, cost.
 //!
+//! - `affinity`: how far tasks pull the same way, and stages that follow from it.
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
 //! - `estimate`: memory and time; `warnings`: what to look at.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
+mod affinity;
 mod draws;
 mod estimate;
 mod evenness;
@@ -18,6 +20,10 @@ mod shares;
 mod table;
 mod warnings;
 
+pub use affinity::Affinity;
+pub use affinity::By;
+pub use affinity::Settings as AffinitySettings;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +31,7 @@ use candle_core::Device;
 
 use crate::data::headers;
 use crate::data::headers::Headers;
+use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::Loader;
 use crate::featurise::rows::Pool;
@@ -76,6 +83,8 @@ pub struct Asked<'a> {
     pub device: &'a dyn Fn() -> Result<Device>,
     /// Bytes of the GPU that it should fit.
     pub gpu_memory: Option<f64>,
+    /// Settings of the affinity of tasks, if it is measured.
+    pub affinity: Option<AffinitySettings>,
     /// What training and evaluation may share.
     pub allowed: &'a Allowed,
 }
@@ -89,6 +98,7 @@ pub struct Plan {
     shares: Vec<StageShares>,
     evenness: Vec<(String, Evenness)>,
     probe: Option<(Table, Sample)>,
+    affinity: Option<Affinity>,
     estimates: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     notes: Vec<String>,
@@ -131,6 +141,7 @@ impl Plan {
             model,
             device,
             gpu_memory,
+            affinity,
             allowed,
         } = asked;
 
@@ -174,6 +185,15 @@ impl Plan {
             None => None,
         };
         let draws = draws::of_all(recipe, &corpus, &schedule, &unknown)?;
+        let affinity = match affinity {
+            Some(settings) => {
+                let (opened, dir) = opened.as_ref().ok_or_else(without_affinity)?;
+                let of_model = (opened, *dir, *device);
+                let found = affinity_of(recipe, &corpus, &schedule, of_model, *settings, watch)?;
+                Some(found)
+            }
+            None => None,
+        };
 
         // Lengths of what is drawn.
         let codec = opened.as_ref().map(|(opened, _)| {
@@ -259,6 +279,7 @@ impl Plan {
             shares,
             evenness,
             probe,
+            affinity,
             estimates,
             warnings,
             notes,
@@ -285,6 +306,9 @@ impl Plan {
         text += &wrapped(&self.totals(), "");
         for table in self.tables() {
             text += &format!("\n{}", table.text());
+        }
+        if let Some(affinity) = &self.affinity {
+            text += &format!("\n{}", affinity.text());
         }
         if !self.estimates.is_empty() {
             text.push('\n');
@@ -344,7 +368,7 @@ impl Plan {
             .iter()
             .map(|(label, line)| ((*label).to_owned(), line.as_str().into()))
             .collect();
-        serde_json::json!({
+        let mut told = serde_json::json!({
             "steps": self.schedule.num_steps(),
             "batch": self.schedule.batch(),
             "rows": self.corpus.len(),
@@ -354,7 +378,16 @@ impl Plan {
             "estimates": estimates,
             "warnings": self.warnings,
             "notes": self.notes,
-        })
+        });
+        if let Some(affinity) = &self.affinity {
+            told["affinity"] = affinity.json();
+        }
+        told
+    }
+
+    /// Affinity of the tasks, if it was measured.
+    pub fn affinity(&self) -> Option<&Affinity> {
+        self.affinity.as_ref()
     }
 
     /// Everything that is shown as a table, in the order of its reading.
@@ -480,6 +513,25 @@ fn unknown(
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
     (0..schedule.stages().len()).map(of_stage).collect()
+}
+
+fn without_affinity() -> Error {
+    Error::input("--affinity computes gradients, and the model is not on this machine")
+        .hint("name a folder under `model`, or download the model with `maqam train`")
+}
+
+/// Opens the model as the run starts, and measures the affinity of the recipe's tasks.
+fn affinity_of(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    schedule: &Schedule,
+    (opened, dir, device): (&Opened, &Path, &dyn Fn() -> Result<Device>),
+    settings: AffinitySettings,
+    watch: Watch<'_>,
+) -> Result<Affinity> {
+    let (_, model) = recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
+    let of_model = (&model, &opened.loader);
+    affinity::measure(recipe, corpus, schedule, of_model, settings, watch)
 }
 
 /// Gives every stage whose picks can be known what it compares, or orders by: embeddings and losses

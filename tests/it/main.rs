@@ -4,6 +4,7 @@
 //! `cuda_train` and `cuda_commands`: they are built with the feature `cuda` alone, packed up and
 //! run by themselves on a machine with a GPU or on an emulated driver.
 
+mod affinity;
 mod audio;
 mod audio_tokens;
 mod augment;

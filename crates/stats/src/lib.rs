@@ -1,5 +1,5 @@
 //! Statistics on plain arrays: significance tests, k-means, principal components, agreement of
-//! codes with labels, determinantal point processes, peaks of scores.
+//! codes with labels, determinantal point processes, peaks of scores, spectral groups.
 //!
 //! The crate promises no stable API.
 
@@ -15,3 +15,4 @@ pub mod pca_stream;
 pub mod codes;
 pub mod kdpp;
 pub mod msft;
+pub mod spectral;
