@@ -50,13 +50,13 @@ pub struct Reading {
     pub waited_s: Vec<f64>,
 }
 
-/// Reads the rows of the first `num_steps` steps as training does. Steps whose picks depend on
-/// embeddings are left out. `model_dir` is the folder of `model.path`; its weights are not read.
+/// Reads the rows of the first `num_steps` steps as training does. Steps whose picks depend on the
+/// model are left out. `model_dir` is the folder of `model.path`; its weights are not read.
 /// With `step_s`, the next step is read while one sleeps for that many seconds.
 ///
 /// # Errors
-/// Rows that cannot be used, unless the recipe skips them; a recipe whose every step depends on
-/// embeddings.
+/// Rows that cannot be used, unless the recipe skips them; a recipe whose every step depends on the
+/// model.
 pub fn measure(
     recipe: &Recipe,
     model_dir: &Path,
@@ -72,7 +72,7 @@ pub fn measure(
 
     let schedule = &rows.schedule;
     let steps: Vec<u64> = (0..schedule.num_steps())
-        .filter(|&step| schedule.embeddings_of(schedule.stage_of(step).0).is_none())
+        .filter(|&step| !schedule.needs_model(schedule.stage_of(step).0))
         .take(num_steps)
         .collect();
     if steps.is_empty() {

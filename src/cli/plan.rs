@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::ValueEnum;
 
 use crate::cli::arguments::device::DeviceArguments;
 use crate::cli::arguments::leakage::LeakageArguments;
@@ -13,7 +14,9 @@ use crate::error::Result;
 use crate::files;
 use crate::hub;
 use crate::models::shapes;
+use crate::plan::AffinitySettings;
 use crate::plan::Asked;
+use crate::plan::By;
 use crate::plan::ModelPlace;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
@@ -33,6 +36,19 @@ pub struct Arguments {
     /// Write the plan with figures to this file, as HTML.
     #[arg(long)]
     html: Option<PathBuf>,
+    /// Measure how far the gradients of tasks point the same way at the start of the run; print
+    /// distances, groups, a dendrogram, and stages that introduce the groups.
+    #[arg(long)]
+    affinity: bool,
+    /// What is compared: by default tasks, or manifests if there are fewer than three tasks.
+    #[arg(long, value_name = "SETS", requires = "affinity")]
+    affinity_by: Option<Sets>,
+    /// Number of groups; by default the eigenvalues choose it.
+    #[arg(long, value_name = "N", requires = "affinity")]
+    affinity_groups: Option<usize>,
+    /// Write the stages to this file, as the section `schedule` of a recipe.
+    #[arg(long, value_name = "FILE", requires = "affinity")]
+    affinity_stages: Option<PathBuf>,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -50,12 +66,35 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
+/// What `--affinity-by` takes.
+#[derive(Clone, Copy, ValueEnum)]
+enum Sets {
+    /// Rows of a task.
+    Task,
+    /// Rows of a data entry.
+    Manifest,
+}
+
+impl From<Sets> for By {
+    fn from(sets: Sets) -> Self {
+        match sets {
+            Sets::Task => Self::Task,
+            Sets::Manifest => Self::Manifest,
+        }
+    }
+}
+
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
 pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.set)?;
-    for path in arguments.picks.iter().chain(&arguments.html) {
+    let outputs = [
+        &arguments.picks,
+        &arguments.html,
+        &arguments.affinity_stages,
+    ];
+    for path in outputs.into_iter().flatten() {
         files::expect_writable(path)?;
     }
     let dir = hub::local_dir(&recipe.model.path)?;
@@ -85,6 +124,10 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         model,
         device: &|| arguments.device.open(),
         gpu_memory,
+        affinity: arguments.affinity.then(|| AffinitySettings {
+            by: arguments.affinity_by.map(By::from),
+            groups: arguments.affinity_groups,
+        }),
         allowed: &allowed,
     };
     let outcome = Plan::make(&recipe, &asked, &mut |what, done, total| {
@@ -94,6 +137,9 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let plan = outcome?;
     if let Some(path) = &arguments.picks {
         picks::write(path, &plan.picks()?)?;
+    }
+    if let (Some(path), Some(affinity)) = (&arguments.affinity_stages, plan.affinity()) {
+        files::write_atomic(path, affinity.stages_text()?.as_bytes())?;
     }
     if let Some(path) = &arguments.html {
         files::write_atomic(path, plan.page(&recipe.name).html().as_bytes())?;

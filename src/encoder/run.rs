@@ -361,6 +361,7 @@ fn record(iteration: usize, step: u64, pieces: &[Piece], outcome: &Outcome) -> S
         skipped: 0,
         tasks: BTreeMap::new(),
         ctc: None,
+        difficulty: None,
         masked_accuracy: outcome.masked_accuracy(),
         unmasked_accuracy: outcome.unmasked_accuracy(),
         cosine: (!cosines.is_empty()).then_some(mean),

@@ -7,6 +7,7 @@
 //!   before.
 //! - `prediction`, `measure`: answers beside what was due, and their tallies.
 //! - `prompts`: the instruction of each task that a model answers best.
+//! - `halves`: one half of each set selects, the other is reported.
 //! - `slices`, `confidence`: rows put together, and how sure the scores are.
 //! - `instructions`: whether a model does as it is told; `judge`: summaries graded by a model
 //!   behind an endpoint.
@@ -22,6 +23,7 @@ pub mod comparison;
 pub mod confidence;
 pub mod content;
 pub mod control;
+pub mod halves;
 pub mod instructions;
 pub mod interview;
 pub mod judge;

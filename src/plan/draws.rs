@@ -26,8 +26,8 @@ pub struct StageDraws {
     /// Why the picks of a step are not known, where only those of a whole block are; then `steps`
     /// is what `unchosen` would be.
     pub unknown: Option<String>,
-    /// Whether the picks follow from weights that training changes; `steps` are then those of the
-    /// weights before training.
+    /// Whether the picks follow from what training changes: weights of tasks, or tasks that leave.
+    /// `steps` are then those of the weights and tasks before training.
     pub depends_on_training: bool,
 }
 
@@ -54,10 +54,13 @@ pub fn unknown_until_trained(
     schedule: &Schedule,
     stage: usize,
 ) -> Option<String> {
+    let stages = schedule.stages();
+    if let Some(why) = unknown_after_msft(stages, stage) {
+        return Some(why);
+    }
     if schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {
         return None;
     }
-    let stages = schedule.stages();
     let rows = corpus.rows_of(stages[stage].tasks.iter());
     let has_text = rows.iter().any(|&row| !corpus.population().has_audio(row));
     let changes = |part: Part, training: Training| match part {
@@ -80,6 +83,15 @@ pub fn unknown_until_trained(
     ))
 }
 
+/// Why the picks of a stage are not known where it, or a stage before it, ends by mSFT.
+pub fn unknown_after_msft(stages: &[Stage], stage: usize) -> Option<String> {
+    let by_msft = stages[..=stage].iter().find(|of| of.msft.is_some())?;
+    Some(format!(
+        "`end: msft` of stage `{}` leaves tasks out by their dev scores, and rolls back",
+        by_msft.name
+    ))
+}
+
 /// The picks of every stage. `unknown[stage]` says why those of a stage that chooses are not known.
 ///
 /// # Errors
@@ -98,6 +110,9 @@ pub fn of_all(
     {
         (stage.select, stage.embeddings) = (Some(Select::Random), None);
     }
+    for stage in &mut settings.stages {
+        stage.difficulty = None;
+    }
     let unchosen = Schedule::new(&settings, corpus.population(), recipe.order_seed())?;
     let picks = |schedule: &Schedule, stage: &Stage| {
         stage
@@ -114,6 +129,8 @@ pub fn of_all(
         };
         let steps = match (&without, unknown) {
             (Some(without), Some(_)) => without.clone(),
+            // Without its difficulties, a stage draws the same slots in the seeded order.
+            (None, Some(_)) => picks(&unchosen, stage)?,
             _ => picks(schedule, stage)?,
         };
         Ok(StageDraws {
@@ -121,7 +138,7 @@ pub fn of_all(
             steps,
             unchosen: without.filter(|_| unknown.is_none()),
             unknown: unknown.clone(),
-            depends_on_training: schedule.follows_reward(index),
+            depends_on_training: schedule.depends_on_training(index),
         })
     };
     schedule

@@ -1,6 +1,7 @@
 //! A plan: what a recipe does, without doing it. Shares of tasks, batches beside random ones,
 //! leakage, cost.
 //!
+//! - `affinity`: how far tasks pull the same way, and stages that follow from it.
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
@@ -8,6 +9,7 @@
 //! - `estimate`: memory and time; `warnings`: what to look at.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
+mod affinity;
 mod draws;
 mod estimate;
 mod evenness;
@@ -20,6 +22,10 @@ mod shares;
 mod table;
 mod warnings;
 
+pub use affinity::Affinity;
+pub use affinity::By;
+pub use affinity::Settings as AffinitySettings;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +33,7 @@ use candle_core::Device;
 
 use crate::data::headers;
 use crate::data::headers::Headers;
+use crate::error::Error;
 use crate::error::Result;
 use crate::featurise::Loader;
 use crate::featurise::rows::Pool;
@@ -47,15 +54,18 @@ use crate::plan::table::Table;
 use crate::recipe::Recipe;
 use crate::recipe::RecipeRows;
 use crate::records::picks::StepPicks;
+use crate::schedule::DifficultyOrder;
 use crate::schedule::Draw;
 use crate::schedule::EmbeddingSource;
 use crate::schedule::Embeddings;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
+use crate::schedule::msft::EVALUATIONS;
 use crate::text_table::count;
 use crate::text_table::duration;
 use crate::text_table::wrapped;
 use crate::train::corpus::Corpus;
+use crate::train::difficulty;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 
@@ -75,6 +85,8 @@ pub struct Asked<'a> {
     pub device: &'a dyn Fn() -> Result<Device>,
     /// Bytes of the GPU that it should fit.
     pub gpu_memory: Option<f64>,
+    /// Settings of the affinity of tasks, if it is measured.
+    pub affinity: Option<AffinitySettings>,
     /// What training and evaluation may share.
     pub allowed: &'a Allowed,
 }
@@ -88,6 +100,7 @@ pub struct Plan {
     shares: Vec<StageShares>,
     evenness: Vec<(String, Evenness)>,
     probe: Option<(Table, Sample)>,
+    affinity: Option<Affinity>,
     estimates: Vec<(&'static str, String)>,
     warnings: Vec<String>,
     notes: Vec<String>,
@@ -130,6 +143,7 @@ impl Plan {
             model,
             device,
             gpu_memory,
+            affinity,
             allowed,
         } = asked;
 
@@ -180,6 +194,15 @@ impl Plan {
             None => None,
         };
         let draws = draws::of_all(recipe, &corpus, &schedule, &unknown)?;
+        let affinity = match affinity {
+            Some(settings) => {
+                let (opened, dir) = opened.as_ref().ok_or_else(without_affinity)?;
+                let of_model = (opened, *dir, *device);
+                let found = affinity_of(recipe, &corpus, &schedule, of_model, *settings, watch)?;
+                Some(found)
+            }
+            None => None,
+        };
 
         // Lengths of what is drawn.
         let codec = opened.as_ref().map(|(opened, _)| {
@@ -249,8 +272,14 @@ impl Plan {
             .stages()
             .iter()
             .enumerate()
-            .map(|(i, stage)| describe(recipe, stage, i))
-            .collect();
+            .map(|(i, stage)| {
+                let rounds = stage
+                    .msft
+                    .as_ref()
+                    .map(|_| schedule.evaluation_interval(i, &[]));
+                Ok(describe(recipe, stage, i, rounds.transpose()?))
+            })
+            .collect::<Result<_>>()?;
 
         Ok(Self {
             corpus,
@@ -260,6 +289,7 @@ impl Plan {
             shares,
             evenness,
             probe,
+            affinity,
             estimates,
             warnings,
             notes,
@@ -286,6 +316,9 @@ impl Plan {
         text += &wrapped(&self.totals(), "");
         for table in self.tables() {
             text += &format!("\n{}", table.text());
+        }
+        if let Some(affinity) = &self.affinity {
+            text += &format!("\n{}", affinity.text());
         }
         if !self.estimates.is_empty() {
             text.push('\n');
@@ -332,7 +365,7 @@ impl Plan {
                     "total": shares.total.json(),
                     "shares": shares_of,
                 });
-                if self.schedule.follows_reward(index) {
+                if self.schedule.depends_on_training(index) {
                     of_stage["depends_on_training"] = true.into();
                 }
                 of_stage
@@ -343,7 +376,7 @@ impl Plan {
             .iter()
             .map(|(label, line)| ((*label).to_owned(), line.as_str().into()))
             .collect();
-        serde_json::json!({
+        let mut told = serde_json::json!({
             "steps": self.schedule.num_steps(),
             "batch": self.schedule.batch(),
             "rows": self.corpus.len(),
@@ -353,7 +386,16 @@ impl Plan {
             "estimates": estimates,
             "warnings": self.warnings,
             "notes": self.notes,
-        })
+        });
+        if let Some(affinity) = &self.affinity {
+            told["affinity"] = affinity.json();
+        }
+        told
+    }
+
+    /// Affinity of the tasks, if it was measured.
+    pub fn affinity(&self) -> Option<&Affinity> {
+        self.affinity.as_ref()
     }
 
     /// Everything that is shown as a table, in the order of its reading.
@@ -442,8 +484,19 @@ fn without_model(model: &ModelPlace<'_>) -> Option<String> {
 fn unknown_notes(schedule: &Schedule, unknown: &[Option<String>]) -> Vec<String> {
     let note = |(stage, why): (&Stage, &Option<String>)| {
         let why = why.as_ref()?;
+        let (what, known) = match stage.difficulty {
+            Some(_) => ("the order of rows", "shares are"),
+            None if stage.diverse.is_none() => (
+                "which rows are drawn",
+                "what is shown is the stage without that",
+            ),
+            None => (
+                "which rows of a block share a batch",
+                "shares, coverage and repeats are",
+            ),
+        };
         Some(format!(
-            "stage `{}`: which rows of a block share a batch is not known: {why}; shares, coverage and repeats are",
+            "stage `{}`: {what} is not known: {why}; {known}",
             stage.name
         ))
     };
@@ -463,13 +516,34 @@ fn unknown(
     model: &ModelPlace<'_>,
 ) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
-        ModelPlace::Elsewhere(why, _) => schedule.embeddings_of(stage).map(|_| why.clone()),
+        ModelPlace::Elsewhere(why, _) => draws::unknown_after_msft(schedule.stages(), stage)
+            .or_else(|| schedule.needs_model(stage).then(|| why.clone())),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
     (0..schedule.stages().len()).map(of_stage).collect()
 }
 
-/// Gives every stage whose picks can be known what it compares: the model as the run starts.
+fn without_affinity() -> Error {
+    Error::input("--affinity computes gradients, and the model is not on this machine")
+        .hint("name a folder under `model`, or download the model with `maqam train`")
+}
+
+/// Opens the model as the run starts, and measures the affinity of the recipe's tasks.
+fn affinity_of(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    schedule: &Schedule,
+    (opened, dir, device): (&Opened, &Path, &dyn Fn() -> Result<Device>),
+    settings: AffinitySettings,
+    watch: Watch<'_>,
+) -> Result<Affinity> {
+    let (_, model) = recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
+    let of_model = (&model, &opened.loader);
+    affinity::measure(recipe, corpus, schedule, of_model, settings, watch)
+}
+
+/// Gives every stage whose picks can be known what it compares, or orders by: embeddings and losses
+/// of the model as the run starts.
 fn embed(
     recipe: &Recipe,
     corpus: &Corpus,
@@ -481,13 +555,30 @@ fn embed(
     let stages: Vec<usize> = (0..unknown.len())
         .filter(|&stage| schedule.embeddings_of(stage).is_some() && unknown[stage].is_none())
         .collect();
-    if stages.is_empty() {
+    let by_loss: Vec<usize> = difficulty::stages_by_loss(schedule)
+        .into_iter()
+        .filter(|&stage| unknown[stage].is_none())
+        .collect();
+    if stages.is_empty() && by_loss.is_empty() {
         return Ok(None);
     }
     let (_, mut model): (_, AudioLlm) =
         recipe.open_model(dir, opened.config.clone(), schedule, &device()?)?;
     let seed = recipe.order_seed();
     let mut compared = None;
+    if !by_loss.is_empty() {
+        let mut embedder = Embedder {
+            model: &mut model,
+            loader: &opened.loader,
+            corpus,
+            cache: recipe.embeddings.cache.as_path(),
+            on_bad_row: recipe.on_bad_row,
+            seed,
+        };
+        let mut progress = |done, total| watch("losses of the base", done, total);
+        let losses = difficulty::base_losses(&mut embedder, schedule, &by_loss, &mut progress)?;
+        difficulty::give(schedule, &by_loss, &losses)?;
+    }
     // A snapshot holds the rows of the stages that share it: centring is over those, as it is in
     // training.
     for together in shared(schedule, &stages) {
@@ -526,8 +617,9 @@ fn size_of_embeddings(embeddings: &Embeddings) -> f64 {
         * (embeddings.audio().values.len() + embeddings.text().values.len()) as f64
 }
 
-/// A stage in a line: where it stands and how it draws.
-fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
+/// A stage in a line: where it stands and how it draws. `rounds` is the number of steps between the
+/// evaluations of mSFT.
+fn describe(recipe: &Recipe, stage: &Stage, index: usize, rounds: Option<u64>) -> String {
     let written = recipe
         .schedule
         .stages
@@ -546,6 +638,24 @@ fn describe(recipe: &Recipe, stage: &Stage, index: usize) -> String {
     if let Some(most) = written.and_then(|written| written.max_repeats) {
         words.push(format!("at most {most} draws a row"));
     }
+    if let Some(difficulty) = &stage.difficulty {
+        let by = String::from(difficulty.by.clone());
+        words.push(match difficulty.order {
+            DifficultyOrder::Competence => format!(
+                "by competence over {by}, from {:.2} to {:.2}",
+                difficulty.competence(0, stage.planned_steps),
+                difficulty.competence(stage.planned_steps - 1, stage.planned_steps)
+            ),
+            order => format!("{} by {by}", order.name()),
+        });
+    }
+    words.extend(rounds.map(|interval| {
+        format!(
+            "ends by mSFT: rounds of {} steps at first, tasks scored every {}",
+            count((interval * EVALUATIONS) as f64),
+            count(interval as f64)
+        )
+    }));
     if !stage.replayed.is_empty() {
         words.push(format!("replaying {}", stage.replayed.join(", ")));
     }

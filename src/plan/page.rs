@@ -1,6 +1,7 @@
 //! What the page of a plan shows: see [`maqam_report::plan`].
 
 use crate::plan::Plan;
+use crate::plan::affinity::Affinity;
 use crate::plan::draws::StageDraws;
 use crate::plan::evenness;
 use crate::plan::evenness::Evenness;
@@ -11,6 +12,7 @@ use crate::plan::table::Table;
 use crate::report::chart::figure::slug;
 use crate::report::page::Page;
 use crate::report::page::table as page;
+use crate::report::plan as shown;
 use crate::report::plan::Amount;
 use crate::report::plan::Batches;
 use crate::report::plan::Embeddings;
@@ -40,6 +42,7 @@ impl Plan {
                 .probe
                 .as_ref()
                 .map(|(told, sample)| self.embeddings(told, sample)),
+            affinity: self.affinity.as_ref().map(affinity),
             estimates: self.estimates.clone(),
             warnings: self.warnings.clone(),
             notes: self.notes.clone(),
@@ -89,6 +92,19 @@ impl Plan {
             dims: sample.dims,
             values: sample.values.clone(),
         }
+    }
+}
+
+fn affinity(found: &Affinity) -> shown::Affinity {
+    let n = found.names.len();
+    let row = |row: &[f64]| row.iter().copied().map(Some).collect();
+    shown::Affinity {
+        table: table(&found.table()),
+        names: found.names.clone(),
+        cosines: found.cosines.chunks(n).map(row).collect(),
+        groups: (0..n).map(|member| found.group_of(member) - 1).collect(),
+        members: found.members(),
+        merges: found.merges.clone(),
     }
 }
 

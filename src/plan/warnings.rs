@@ -44,6 +44,11 @@ pub fn find(
                 .into_iter()
                 .map(|text| format!("stage `{name}`: {text}")),
         );
+        if stage.stage.msft.is_some() {
+            found.push(format!(
+                "stage `{name}` leaves tasks out as they peak and may end early; everything here counts all tasks over its planned steps, those that are rolled back among them"
+            ));
+        }
         if stage.stage.early_stop.is_some() {
             found.push(format!(
                 "stage `{name}` may end early; everything here counts its planned steps"

@@ -3,6 +3,7 @@
 
 mod begin;
 mod changes;
+mod msft;
 mod open;
 pub mod trained_on;
 pub(crate) mod overrides;
@@ -68,6 +69,7 @@ use crate::train::ProbeSettings;
 use crate::train::audio_gap::AudioGap;
 use crate::train::corpus::Corpus;
 use crate::train::corpus::EntrySettings;
+use crate::train::difficulty;
 use crate::train::optimiser;
 use crate::train::spelling::Spelling;
 use crate::yaml;
@@ -335,7 +337,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Rows that cannot be used, unless they are to be skipped; those of [`Corpus::load`], the
-    /// suite and [`Schedule::new`].
+    /// suite, [`Schedule::new`] and [`difficulty::set`].
     pub fn rows(
         &self,
         tasks: &Tasks,
@@ -353,7 +355,9 @@ impl Recipe {
         let suite = evaluate.as_ref().map(|(_, suite)| suite);
         let audio_gap = AudioGap::of(&self.probe, &corpus, suite)?;
         let left_out = check.finish()?;
-        let schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
+        let mut schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
+        difficulty::set(&mut schedule, &corpus, headers)?;
+        msft::check(&schedule, evaluate.as_ref())?;
         self.gradients
             .as_ref()
             .map_or(Ok(()), |gradients| gradients.check(&schedule))?;

@@ -167,7 +167,7 @@ impl Recipe {
     }
 
     /// Bytes of the largest micro-batch among the first steps of each stage, by the headers of
-    /// their clips. Stages whose picks depend on embeddings are left out.
+    /// their clips. Stages whose picks depend on the model are left out.
     fn first_batches(
         &self,
         rows: &RecipeRows,
@@ -177,7 +177,7 @@ impl Recipe {
     ) -> Result<f64> {
         let mut largest = 0f64;
         for (index, stage) in rows.schedule.stages().iter().enumerate() {
-            if rows.schedule.embeddings_of(index).is_some() {
+            if rows.schedule.needs_model(index) {
                 continue;
             }
             let model = Model {

@@ -2,6 +2,7 @@
 //! run that resumes has no other than one that was never stopped.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -31,15 +32,23 @@ const COPIED: [&str; 2] = [peft::CONFIG_FILE, speech::FILE];
 
 /// Writes the uniform average of the trained values of the last `count` checkpoints of a finished
 /// run into its folder; returns their steps. The average of the same checkpoints is not computed
-/// again.
+/// again. `rolled_back` has the steps that roll-backs went back over: see [`counted`].
 ///
 /// It is one of parameters, as of weights in full fine-tuning (Izmailov et al. 2018,
 /// arXiv 1803.05407): of A and of B, not of BA.
 ///
 /// # Errors
 /// Checkpoints that are damaged; an output that cannot be written.
-pub(super) fn write(run: &Path, checkpoints: &Path, count: usize) -> Result<Vec<u64>> {
+pub(super) fn write(
+    run: &Path,
+    checkpoints: &Path,
+    count: usize,
+    rolled_back: &[Range<u64>],
+) -> Result<Vec<u64>> {
     let mut last = checkpoint::list(checkpoints)?;
+    let all: Vec<u64> = last.iter().map(|(step, _)| *step).collect();
+    let counted = counted(&all, rolled_back);
+    last.retain(|(step, _)| counted.contains(step));
     last.drain(..last.len().saturating_sub(count));
     let steps: Vec<u64> = last.iter().map(|(step, _)| *step).collect();
     let folders: Vec<PathBuf> = last.into_iter().map(|(_, path)| path).collect();
@@ -67,6 +76,30 @@ pub(super) fn write(run: &Path, checkpoints: &Path, count: usize) -> Result<Vec<
     averaged.write(staged.path())?;
     staged.commit()?;
     Ok(averaged.steps)
+}
+
+/// Steps, of these, whose checkpoints are of the way to the last parameters. A roll-back that began
+/// at the end of a range restored the parameters of its start: checkpoints between them do not
+/// count. Those of start and end have the same parameters, and the later one counts.
+fn counted(steps: &[u64], rolled_back: &[Range<u64>]) -> Vec<u64> {
+    let is_kept = |step: u64| {
+        !rolled_back
+            .iter()
+            .any(|range| range.start < step && step < range.end)
+    };
+    let kept: Vec<u64> = steps
+        .iter()
+        .copied()
+        .filter(|&step| is_kept(step))
+        .collect();
+    let is_restored = |step: u64| {
+        let mut of_step = rolled_back.iter().filter(|range| range.start == step);
+        of_step.any(|range| kept.contains(&range.end))
+    };
+    kept.iter()
+        .copied()
+        .filter(|&step| !is_restored(step))
+        .collect()
 }
 
 /// The mean of the tensors of files, by name: summed in `f64` in the order of the files, in `f32`.
@@ -107,4 +140,27 @@ fn other_tensors(path: &Path) -> Error {
     Error::input("holds other tensors than the checkpoint before it")
         .at_path(path)
         .hint("leave `checkpoint.average` out, or train the run again from its start")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolled_back_checkpoints_do_not_count() {
+        let of = |steps: &[u64], ranges: &[[u64; 2]]| {
+            let ranges: Vec<Range<u64>> = ranges.iter().map(|[to, at]| *to..*at).collect();
+            counted(steps, &ranges)
+        };
+        let all = [2, 4, 6, 8, 10];
+        assert_eq!(of(&all, &[]), all);
+        // After 8 steps back to the second: 8 has the parameters of 2.
+        assert_eq!(of(&all, &[[2, 8]]), [8, 10]);
+        // No checkpoint after 9 steps, where the roll-back began.
+        assert_eq!(of(&all, &[[4, 9]]), [2, 4, 10]);
+        // Twice back to the second step.
+        assert_eq!(of(&all, &[[2, 6], [2, 10]]), [10]);
+        assert_eq!(of(&[2, 6, 12], &[[2, 6], [2, 10]]), [2, 12]);
+        assert_eq!(of(&all, &[[2, 4], [6, 8]]), [4, 8, 10]);
+    }
 }

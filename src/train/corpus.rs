@@ -308,6 +308,11 @@ impl Corpus {
         usize::from(self.row_manifest[row as usize])
     }
 
+    /// The manifest of the row, as the recipe names it.
+    pub fn manifest_name(&self, row: u32) -> String {
+        self.manifests[self.manifest_of(row)].display().to_string()
+    }
+
     /// The row's id, with its manifest in front where ids repeat over the manifests.
     pub fn id(&self, row: u32) -> String {
         let id = &self.rows[row as usize].id;

@@ -241,6 +241,15 @@ impl Embedder<'_> {
         Ok(self.gathered(rows, |row| cache.get(&row.key).unwrap_or_default()))
     }
 
+    /// Hashes of examples' clips: contents of their files and the parts that count.
+    pub fn clip_keys(&self, examples: &[Example]) -> Vec<RowKey> {
+        let files = hash_files(examples.iter().flat_map(|example| &example.clips));
+        examples
+            .iter()
+            .map(|example| clips_key(&example.clips, &files))
+            .collect()
+    }
+
     fn tokens_key(&self, example: &Example) -> Result<RowKey> {
         let bytes: Vec<u8> = self
             .loader
@@ -296,7 +305,8 @@ fn missing<'a>(rows: &'a [KeyedRow], cache: &Cache) -> Vec<&'a KeyedRow> {
 }
 
 fn keyed_by_clips(examples: Vec<(u32, Example)>) -> Vec<KeyedRow> {
-    let files = hash_files(&examples);
+    let clips = examples.iter().flat_map(|(_, example)| &example.clips);
+    let files = hash_files(clips);
     examples
         .into_iter()
         .map(|(row, example)| KeyedRow {
@@ -309,16 +319,12 @@ fn keyed_by_clips(examples: Vec<(u32, Example)>) -> Vec<KeyedRow> {
 
 /// BLAKE3 of every audio file; none for one that cannot be opened, which is refused with its place
 /// when it is decoded.
-fn hash_files(examples: &[(u32, Example)]) -> HashMap<PathBuf, Option<String>> {
+fn hash_files<'a>(clips: impl Iterator<Item = &'a Clip>) -> HashMap<PathBuf, Option<String>> {
     let path = |clip: &Clip| match &clip.source {
         AudioSource::File(path) => Some(path.to_path_buf()),
         AudioSource::Range { .. } | AudioSource::Embedded { .. } => None,
     };
-    let paths: BTreeSet<PathBuf> = examples
-        .iter()
-        .flat_map(|(_, example)| &example.clips)
-        .filter_map(path)
-        .collect();
+    let paths: BTreeSet<PathBuf> = clips.filter_map(path).collect();
     paths
         .into_par_iter()
         .map(|path| (path.clone(), files::hash(&path).ok()))

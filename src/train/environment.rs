@@ -143,6 +143,7 @@ mod tests {
             skipped: 0,
             tasks: BTreeMap::new(),
             ctc: None,
+            difficulty: None,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,

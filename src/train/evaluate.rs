@@ -11,7 +11,10 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::eval;
+use crate::eval::Evaluation;
 use crate::eval::control;
+use crate::eval::halves;
+use crate::eval::halves::Half;
 use crate::eval::suite::Suite;
 use crate::metrics;
 use crate::records::checkpoint_state::State;
@@ -53,7 +56,8 @@ impl Trainer<'_> {
         .map_err(bad_row)?;
         self.tell_skipped(&found.skipped);
         self.record_clips(suite, &found.skipped_places);
-        let score = found.scores.get(&settings.keep_best).ok_or_else(|| {
+        let selecting = self.selecting_scores(&found, suite)?;
+        let score = selecting.get(&settings.keep_best).ok_or_else(|| {
             Error::input(format!(
                 "`evaluate.keep_best`: there is no score `{}`; there are {}",
                 settings.keep_best,
@@ -66,6 +70,11 @@ impl Trainer<'_> {
                 .best
                 .is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
         let (waiting, end) = self.patience(&found.scores)?;
+        let round = self.score_round(&found, suite)?;
+        // The model that the run ends with is evaluated after the roll-back.
+        let rolls_back = round
+            .as_ref()
+            .is_some_and(|round| round.progress.pending.is_some());
         let folder = run_folder::evaluation(&run.folder, step);
         found.write_predictions(&folder)?;
         ScoresFile::of(found.scores.clone()).write(&folder)?;
@@ -75,7 +84,7 @@ impl Trainer<'_> {
                 .as_ref()
                 .is_some_and(|end| end.stage + 1 == self.schedule.stages().len());
         let has_more = !suite.controls.is_empty() || settings.train_rows > 0;
-        if is_last && has_more {
+        if is_last && !rolls_back && has_more {
             lines.push(self.controls(suite, settings.train_rows, &folder)?);
         }
 
@@ -88,6 +97,7 @@ impl Trainer<'_> {
             lines.push(line.to_text()?);
         }
 
+        lines.extend(round.iter().flat_map(|round| round.lines.clone()));
         let lines = lines.join("\n");
         let mut state = State {
             evaluated: Some(step),
@@ -102,6 +112,11 @@ impl Trainer<'_> {
         state
             .stage_ends
             .extend(end.as_ref().map(|end| (end.stage, end.steps)));
+
+        let round_note = round.as_ref().and_then(|round| round.note.clone());
+        state
+            .msft
+            .extend(round.map(|round| (round.stage, round.progress)));
 
         if is_best {
             // Before the log and the state know of the evaluation: if this fails, a resumed run
@@ -123,6 +138,9 @@ impl Trainer<'_> {
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
 
+        if let Some(note) = round_note {
+            self.observer.note(&note);
+        }
         if let Some(end) = end {
             self.observer.note(&format!(
                 "stage {} ends after {} steps: {}",
@@ -133,6 +151,16 @@ impl Trainer<'_> {
         }
 
         Ok(())
+    }
+
+    /// Scores that choose the best checkpoint: those of the half of dev that selects, if a stage
+    /// ends by mSFT, so that the other half selects nothing.
+    fn selecting_scores(&self, found: &Evaluation, suite: &Suite) -> Result<Scores> {
+        let mut stages = self.schedule.stages().iter();
+        match stages.any(|stage| stage.msft.is_some()) {
+            true => halves::scores(suite, found, Half::Selection),
+            false => Ok(found.scores.clone()),
+        }
     }
 
     /// Says which rows an evaluation left out, each once.

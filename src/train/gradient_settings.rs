@@ -43,8 +43,8 @@ impl Method {
 }
 
 impl GradientSettings {
-    /// Refuses values outside their range, keys of the other method, and a schedule whose steps
-    /// never have two tasks.
+    /// Refuses values outside their range, keys of the other method, a schedule whose steps never
+    /// have two tasks, and FAMO beside roll-backs.
     ///
     /// # Errors
     /// Such settings, by their key.
@@ -81,6 +81,16 @@ impl GradientSettings {
                 schedule.batch()
             ))
             .hint("write a batch of at least one row per task, or remove `gradients`"));
+        }
+        let mut stages = schedule.stages().iter();
+        if let Some(stage) = stages.find(|stage| stage.msft.is_some())
+            && self.method == Method::Famo
+        {
+            return Err(Error::input(format!(
+                "`gradients: famo` beside `end: msft` of stage `{}`, whose roll-backs do not restore FAMO's weights",
+                stage.name
+            ))
+            .hint("write `gradients: pcgrad`, which has no weights, or remove `gradients` or `end`"));
         }
         let is_mixed = |stage: &Stage| stage.tasks.len() + stage.replayed.len() > 1;
         if !schedule.stages().iter().any(is_mixed) {

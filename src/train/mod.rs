@@ -5,11 +5,13 @@ pub mod audio_gap;
 pub mod average;
 pub mod checkpoint;
 pub mod corpus;
+pub mod difficulty;
 mod embedding_cache;
 pub mod embeddings;
 pub mod environment;
 mod evaluate;
 mod gradient_settings;
+mod msft;
 mod online;
 pub mod optimiser;
 mod probe;
@@ -44,6 +46,8 @@ use crate::error::Result;
 use crate::files;
 use crate::models::AudioLlm;
 use crate::records::checkpoint_state::State;
+use crate::records::picks;
+use crate::records::run_folder::PICKS_FILE;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::train::environment::Recorder;
@@ -71,7 +75,7 @@ pub fn train(
     state.is_between = false;
     let log = files::AppendLog::open(&run.log_path())?;
     let logged = state.step;
-    let picks = online::open_picks(run, &schedule, logged)?;
+    let picks = open_picks(run, &schedule, logged)?;
     let schedule = Arc::new(schedule);
     let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
@@ -113,4 +117,17 @@ pub fn train(
     let written = trainer.environment.end(&outcome);
     trainer.tell_environment(written);
     outcome
+}
+
+/// Opens the file of picks, cut back to the finished steps; `None` for a run whose picks a plan
+/// knows.
+fn open_picks(run: &Run, schedule: &Schedule, finished: u64) -> Result<Option<files::AppendLog>> {
+    let stages = schedule.stages().iter().enumerate();
+    let mut dependent = stages.filter(|(stage, _)| schedule.depends_on_training(*stage));
+    let Some((_, first)) = dependent.next() else {
+        return Ok(None);
+    };
+    let path = run.folder.join(PICKS_FILE);
+    picks::truncate(&path, first.start + 1, finished)?;
+    files::AppendLog::open(&path).map(Some)
 }

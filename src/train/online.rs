@@ -1,5 +1,4 @@
-//! Stages with `mix: {online: ...}`: updates of the tasks' weights, look-ahead steps, and the record
-//! of the rows that were drawn.
+//! Stages with `mix: {online: ...}`: updates of the weights of tasks, and look-ahead steps.
 //!
 //! Weights are part of the run's state and change after a step, before its line is logged. The
 //! schedule takes them over once no other thread reads it.
@@ -9,7 +8,6 @@ use std::collections::BTreeMap;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
-use crate::files::AppendLog;
 use crate::models::AudioLlm;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
@@ -17,40 +15,18 @@ use crate::ops::scalar::Scalar;
 use crate::records::checkpoint_state::Mixture;
 use crate::records::log::MixtureRecord;
 use crate::records::log::StepRecord;
-use crate::records::picks;
-use crate::records::picks::StepPicks;
-use crate::records::run_folder::PICKS_FILE;
 use crate::schedule::Pick;
-use crate::schedule::Schedule;
 use crate::schedule::online::Rule;
 use crate::schedule::online::Shares;
 use crate::seed::Key;
 use crate::train::optimiser::Optimiser;
 use crate::train::optimiser::Update;
-use crate::train::run::Run;
 use crate::train::run::learning_rate;
 use crate::train::step::LoadedStep;
 use crate::train::step::load_picks;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::unshared;
 use crate::train::trainer::updates;
-
-/// Opens the file of picks, cut back to the finished steps; `None` for a run whose picks a plan
-/// knows.
-pub(super) fn open_picks(
-    run: &Run,
-    schedule: &Schedule,
-    finished: u64,
-) -> Result<Option<AppendLog>> {
-    let stages = schedule.stages().iter().enumerate();
-    let mut dependent = stages.filter(|(stage, _)| schedule.follows_reward(*stage));
-    let Some((_, first)) = dependent.next() else {
-        return Ok(None);
-    };
-    let path = run.folder.join(PICKS_FILE);
-    picks::truncate(&path, first.start + 1, finished)?;
-    AppendLog::open(&path).map(Some)
-}
 
 impl Trainer<'_> {
     /// Gives the schedule the weights of the run's state.
@@ -254,26 +230,6 @@ impl Trainer<'_> {
             counts: updates(&self.schedule, run, step),
         };
         self.optimiser.step(&model.parameters, update)
-    }
-
-    /// Records the rows of a finished step, if they depend on training.
-    pub(super) fn write_picks(&mut self, step: u64) -> Result<()> {
-        let (stage, _) = self.schedule.stage_of(step - 1);
-        if !self.schedule.follows_reward(stage) {
-            return Ok(());
-        }
-        let drawn = self.schedule.picks(step - 1)?;
-        let ids = drawn.iter().map(|pick| self.run.corpus.id(pick.row));
-        let line = StepPicks {
-            step,
-            stage: self.schedule.stages()[stage].name.clone(),
-            ids: ids.collect(),
-            depends_on_training: true,
-        };
-        match &mut self.picks {
-            Some(file) => file.line(&line.to_text()?),
-            None => Err(Error::bug("the file of picks is not open")),
-        }
     }
 }
 

@@ -41,6 +41,10 @@ pub(super) struct LoadedStep {
     pub counted: Vec<Counted>,
     /// Files of the examples that the run has not used before.
     pub clips: Vec<Fingerprint>,
+    /// The rows that the schedule drew; none for rows that were given.
+    pub picks: Vec<Pick>,
+    /// Mean difficulty of those rows, where the stage orders rows by it.
+    pub difficulty: Option<f64>,
     /// Errors of the rows that were left out.
     pub skipped: Vec<Error>,
     /// Units of each example's transcript for the CTC loss; none of those without one, and in
@@ -148,7 +152,12 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
     let key = Key::new(run.seed, "step").with(step);
-    load_picks(run, stage, &picks, key, &format!("step {}", step + 1))
+    let loaded = load_picks(run, stage, &picks, key, &format!("step {}", step + 1))?;
+    Ok(LoadedStep {
+        difficulty: schedule.mean_difficulty(step, &picks),
+        picks,
+        ..loaded
+    })
 }
 
 /// Reads picked rows, and weighs them as a step of a stage does. `key` is the stream of their random
@@ -207,6 +216,8 @@ pub(super) fn load_picks(
 
     Ok(LoadedStep {
         batches,
+        difficulty: None,
+        picks: Vec::new(),
         examples,
         task_names,
         counted,

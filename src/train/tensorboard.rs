@@ -17,6 +17,7 @@ use crate::records::log::GradientsRecord;
 use crate::records::log::Line;
 use crate::records::log::MixtureRecord;
 use crate::records::log::ProbeRecord;
+use crate::records::log::RoundRecord;
 use crate::records::log::StepRecord;
 use crate::train::environment::Pace;
 
@@ -138,7 +139,8 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Mixture(record) => (record.at_step, of_mixture(record)),
         Line::Gradients(record) => (record.at_step, of_gradients(record)),
         Line::AudioGap(record) => (record.at_step, of_audio_gap(record)),
-        Line::StageEnd(_) | Line::Device(_) => (0, Vec::new()),
+        Line::Round(record) => (record.at_step, of_round(record)),
+        Line::StageEnd(_) | Line::RollBack(_) | Line::Device(_) => (0, Vec::new()),
     };
     let finite = found.into_iter().filter(|(_, value)| value.is_finite());
     (
@@ -155,6 +157,11 @@ fn of_step(record: &StepRecord) -> Vec<(String, f64)> {
     ];
     let of_ctc = record.ctc.iter();
     found.extend(of_ctc.map(|ctc| ("train/ctc".to_owned(), ctc.loss)));
+    found.extend(
+        record
+            .difficulty
+            .map(|value| ("train/difficulty".to_owned(), value)),
+    );
     let by_task = record.tasks.iter();
     found.extend(by_task.map(|(task, record)| (format!("train/{task}/loss"), record.loss)));
     found
@@ -168,6 +175,15 @@ fn of_evaluation(record: &EvalRecord) -> Vec<(String, f64)> {
     let scores = record.scores.iter();
     scores
         .map(|(name, value)| (format!("{stem}/{name}"), *value))
+        .collect()
+}
+
+fn of_round(record: &RoundRecord) -> Vec<(String, f64)> {
+    let selection = record.selection.iter();
+    let reported = record.reported.iter();
+    selection
+        .map(|(task, value)| (format!("msft/selection/{task}"), *value))
+        .chain(reported.map(|(task, value)| (format!("msft/reported/{task}"), *value)))
         .collect()
 }
 

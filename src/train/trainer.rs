@@ -35,13 +35,16 @@ use crate::records::log::Line;
 use crate::records::log::ProbeRecord;
 use crate::records::log::StepRecord;
 use crate::records::log::TaskRecord;
+use crate::records::picks::StepPicks;
 use crate::schedule::EmbeddingSource;
+use crate::schedule::Pick;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::stop::Stop;
 use crate::train::audio_gap::LoadedGap;
 use crate::train::average;
 use crate::train::checkpoint;
+use crate::train::difficulty;
 use crate::train::embeddings;
 use crate::train::embeddings::Embedder;
 use crate::train::embeddings::PoolVectors;
@@ -53,6 +56,7 @@ use crate::train::probe;
 use crate::train::run::Observer;
 use crate::train::run::Run;
 use crate::train::run::learning_rate;
+use crate::train::settings::EvaluateSettings;
 use crate::train::step::LoadedStep;
 use crate::train::step::Steps;
 use crate::train::step::load_step;
@@ -60,6 +64,9 @@ use crate::train::tensorboard::Events;
 
 /// Name of the snapshot that is taken of the model as the run starts.
 const BASE: &str = "base";
+
+/// Name of the base's losses among the snapshots, which no stage has: it is hidden as a file.
+const LOSSES: &str = ".base_loss";
 
 pub(super) struct Trainer<'a> {
     pub run: &'a Run,
@@ -72,8 +79,6 @@ pub(super) struct Trainer<'a> {
     pub observer: &'a mut dyn Observer,
     pub stop: &'a Stop,
     pub log: AppendLog,
-    /// Rows that were drawn, where they depend on training.
-    pub picks: Option<AppendLog>,
     /// `None` once it could not be written: it is derived from the log, and no reason to stop.
     pub events: Option<Events>,
     /// The last step whose line is in the log; a checkpoint never holds a step that the log does
@@ -84,6 +89,8 @@ pub(super) struct Trainer<'a> {
     pub told: BTreeSet<String>,
     /// Number of clips in the inputs as they were written last.
     pub recorded_clips: Option<usize>,
+    /// Rows that were drawn in stages whose picks depend on training, if there are such stages.
+    pub picks: Option<AppendLog>,
     /// Record of where, when and how fast the run is computed.
     pub environment: Recorder,
     /// Rows that the audio gap is measured on, read as the training begins.
@@ -97,9 +104,13 @@ impl Trainer<'_> {
             unshared(&mut self.schedule)?.end_stage(stage, steps)?;
         }
         self.restore_weights()?;
+        for (&stage, progress) in &self.state.msft {
+            unshared(&mut self.schedule)?.exclude(stage, &progress.excluded)?;
+        }
         self.tell_device()?;
         self.prepare_audio_gap()?;
         self.prepare_base()?;
+        self.roll_back()?;
         match &self.run.evaluate {
             Some((settings, suite)) if self.state.step == 0 && settings.at_start => {
                 self.evaluate(settings, suite)?
@@ -111,6 +122,10 @@ impl Trainer<'_> {
             let (stage, _) = self.schedule.stage_of(self.state.step);
             self.prepare(stage)?;
             self.run_stage(stage)?;
+            if self.is_roll_back_pending() {
+                self.roll_back()?;
+                self.finish_step()?;
+            }
         }
         self.average()
     }
@@ -121,10 +136,16 @@ impl Trainer<'_> {
         if count == 0 {
             return Ok(());
         }
-        let steps = average::write(&self.run.folder, &self.run.checkpoints(), count)?;
+        let rolled_back = self.rolled_back();
+        let checkpoints = self.run.checkpoints();
+        let steps = average::write(&self.run.folder, &checkpoints, count, &rolled_back)?;
         if steps.len() < count {
+            let other = match rolled_back.is_empty() {
+                true => "",
+                false => " that were not rolled back",
+            };
             self.observer.note(&format!(
-                "`checkpoint.average` is {count}, and there are {} checkpoints: the average is of those",
+                "`checkpoint.average` is {count}, and there are {} checkpoints{other}: the average is of those",
                 steps.len()
             ));
         }
@@ -147,11 +168,14 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Steps of one stage, to its end or to where it ends early.
+    /// Steps of one stage, to its end, to where it ends early, or to a roll-back.
     fn run_stage(&mut self, stage: usize) -> Result<()> {
         let Stage { start, steps, .. } = self.schedule.stages()[stage];
         let last = start + steps;
-        while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+        while self.state.step < last
+            && !self.state.stage_ends.contains_key(&stage)
+            && !self.is_roll_back_pending()
+        {
             // Steps are read ahead only as far as the weights of their tasks are known.
             let end = self.weights_hold_until(stage);
             self.run_steps(stage, end)?;
@@ -163,7 +187,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Steps of a stage until `last` are finished, or until the stage ends early.
+    /// Steps of a stage until `last` are finished, until the stage ends early, or until a roll-back.
     fn run_steps(&mut self, stage: usize, last: u64) -> Result<()> {
         let run = self.run;
         let first = self.state.step;
@@ -182,7 +206,10 @@ impl Trainer<'_> {
                 }
             });
             let mut steps = Steps::new(receive);
-            while self.state.step < last && !self.state.stage_ends.contains_key(&stage) {
+            while self.state.step < last
+                && !self.state.stage_ends.contains_key(&stage)
+                && !self.is_roll_back_pending()
+            {
                 self.next_step(&mut steps)?;
             }
             Ok::<(), Error>(())
@@ -205,6 +232,7 @@ impl Trainer<'_> {
         let first_weights = self.first_weights()?;
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
+        let picks = std::mem::take(&mut loaded.picks);
         let (record, gradients) = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record)?;
@@ -223,7 +251,7 @@ impl Trainer<'_> {
         if let Some(gap) = self.audio_gap()? {
             lines += &format!("\n{gap}");
         }
-        self.write_picks(record.step)?;
+        self.write_picks(&record, &picks)?;
         self.log.line(&lines)?;
         self.logged = record.step;
 
@@ -237,9 +265,29 @@ impl Trainer<'_> {
         self.finish_step()
     }
 
+    /// Writes the rows of a finished step, if they depend on training.
+    fn write_picks(&mut self, record: &StepRecord, drawn: &[Pick]) -> Result<()> {
+        let (stage, _) = self.schedule.stage_of(record.step - 1);
+        if !self.schedule.depends_on_training(stage) {
+            return Ok(());
+        }
+        let corpus = &self.run.corpus;
+        let line = StepPicks {
+            step: record.step,
+            stage: record.stage.clone(),
+            ids: drawn.iter().map(|pick| corpus.id(pick.row)).collect(),
+            depends_on_training: true,
+        };
+        match &mut self.picks {
+            Some(file) => file.line(&line.to_text()?),
+            None => Err(Error::bug("the file of picks is not open")),
+        }
+    }
+
     /// Takes the snapshot that stages of the whole run draw by, of the model as the run starts, or
     /// reads it again.
     fn prepare_base(&mut self) -> Result<()> {
+        self.prepare_losses()?;
         let stages: Vec<usize> = (0..self.schedule.stages().len())
             .filter(|&stage| self.schedule.embeddings_of(stage) == Some(EmbeddingSource::Base))
             .collect();
@@ -278,8 +326,47 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Computes the losses that stages order their rows by, of the model as the run starts, or reads
+    /// them again.
+    fn prepare_losses(&mut self) -> Result<()> {
+        let stages = difficulty::stages_by_loss(&self.schedule);
+        if stages.is_empty() {
+            return Ok(());
+        }
+        let run = self.run;
+        let path = run.folder.join("difficulty/base_loss.safetensors");
+        let losses = match self.state.snapshots.get(LOSSES) {
+            Some(hash) => difficulty::load(&path, hash)?,
+            None => {
+                let losses = self.base_losses(&stages)?;
+                let hash = difficulty::save(&path, &losses)?;
+                self.state.snapshots.insert(LOSSES.to_owned(), hash);
+                losses
+            }
+        };
+        difficulty::give(unshared(&mut self.schedule)?, &stages, &losses)
+    }
+
+    /// Losses of all rows that some stages can draw, of the model as it stands.
+    fn base_losses(&mut self, stages: &[usize]) -> Result<Vec<(u32, f32)>> {
+        let (mut embedder, schedule, mut progress) = self.embedder();
+        difficulty::base_losses(&mut embedder, schedule, stages, &mut progress)
+    }
+
     /// Vectors of all rows that some stages can draw, of the model as it stands.
     fn embed(&mut self, stages: &[usize]) -> Result<PoolVectors> {
+        let (embedder, schedule, mut progress) = self.embedder();
+        embeddings::of_stages(embedder, schedule, stages, &mut progress)
+    }
+
+    /// The model as it stands with what encodes rows for it, the schedule, and the progress of that.
+    fn embedder(
+        &mut self,
+    ) -> (
+        Embedder<'_>,
+        &Schedule,
+        impl FnMut(usize, usize) -> Result<()> + '_,
+    ) {
         let run = self.run;
         let embedder = Embedder {
             model: self.model,
@@ -291,11 +378,11 @@ impl Trainer<'_> {
         };
         let observer = &mut *self.observer;
         let stop = self.stop;
-        let mut progress = |done, total| {
+        let progress = move |done, total| {
             observer.embedding(done, total);
             check(stop)
         };
-        embeddings::of_stages(embedder, &self.schedule, stages, &mut progress)
+        (embedder, &*self.schedule, progress)
     }
 
     /// Adds lines of the log to TensorBoard's file, as long as that can be written.
@@ -369,9 +456,15 @@ impl Trainer<'_> {
         let found = new.iter().filter_map(|path| fingerprint(path).ok());
         run.inputs().add(self.state.step, found.collect());
         self.gap = Some(loaded);
-        if self.state.step == 0
-            && let Some(line) = self.audio_gap()?
-        {
+        match self.state.step {
+            0 => self.log_audio_gap(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Measures the audio gap of the model as it stands and logs it, if it is due.
+    pub(super) fn log_audio_gap(&mut self) -> Result<()> {
+        if let Some(line) = self.audio_gap()? {
             self.log.line(&line)?;
             self.tell_tensorboard(&line, None);
         }
@@ -503,6 +596,7 @@ impl Trainer<'_> {
             skipped: loaded.skipped.len(),
             tasks,
             ctc: (run.loss[stage].ctc > 0.0).then(|| mean_ctc(ctc)),
+            difficulty: loaded.difficulty,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,
@@ -531,15 +625,26 @@ impl Trainer<'_> {
     fn finish_step(&mut self) -> Result<()> {
         let step = self.state.step;
         if let Some((settings, suite)) = &self.run.evaluate
-            && is_due(step, settings.every, self.schedule.num_steps())
+            && self.is_evaluation_due(settings)?
             && self.state.evaluated != Some(step)
         {
             self.evaluate(settings, suite)?;
         }
-        if self.is_checkpoint_due() {
+        if self.is_checkpoint_due() && !self.is_roll_back_pending() {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Whether the model is evaluated after the finished step. A stage that ends by mSFT says when
+    /// itself.
+    fn is_evaluation_due(&self, settings: &EvaluateSettings) -> Result<bool> {
+        let step = self.state.step;
+        let last = self.schedule.num_steps();
+        Ok(match self.is_round_scored()? {
+            Some(is_scored) => is_scored || step == last,
+            None => is_due(step, settings.every, last),
+        })
     }
 
     /// Whether the recipe has a checkpoint after the finished step.
@@ -581,7 +686,8 @@ impl Trainer<'_> {
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();
-        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)
+        checkpoint::rotate(&self.run.checkpoints(), self.run.checkpoint.keep)?;
+        self.forget_rounds()
     }
 
     pub(super) fn check_stop(&self) -> Result<()> {
@@ -668,18 +774,21 @@ fn auxiliary_updates(schedule: &Schedule, run: &Run, step: u64) -> u64 {
 }
 
 /// Number of steps up to `step` (from 0), itself included, in stages that train something; 0 if
-/// the step's own does not.
+/// the step's own does not. Steps that were rolled back do not count.
 fn num_updates(schedule: &Schedule, step: u64, is_trained: impl Fn(usize) -> bool) -> u64 {
-    let (now, _) = schedule.stage_of(step);
+    let (now, in_stage) = schedule.stage_of(step);
     if !is_trained(now) {
         return 0;
     }
-    let done = |stage: &Stage| (step + 1).min(stage.start + stage.steps) - stage.start;
+    let done = |place: usize, stage: &Stage| match place == now {
+        true => schedule.steps_that_count(place, in_stage) + 1,
+        false => schedule.steps_that_count(place, stage.steps),
+    };
     schedule.stages()[..=now]
         .iter()
         .enumerate()
-        .filter(|(i, _)| is_trained(*i))
-        .map(|(_, stage)| done(stage))
+        .filter(|(place, _)| is_trained(*place))
+        .map(|(place, stage)| done(place, stage))
         .sum()
 }
 
@@ -701,5 +810,46 @@ fn computed(computes: Computes) -> Computed {
     Computed {
         device: device.to_owned(),
         precision: computes.precision.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::schedule::Entry;
+    use crate::schedule::Population;
+    use crate::schedule::Settings;
+    use crate::stats::msft::Exclusion;
+
+    /// Stages of 3, 10 and 2 steps. In the second, task `a` leaves after 6 steps, and training goes
+    /// back to the second of them.
+    #[test]
+    fn rolled_back_steps_are_no_updates() {
+        let yaml = "{batch: 2, stages: [{steps: 3}, {steps: 10, end: msft}, {steps: 2}]}";
+        let settings: Settings = yaml_serde::from_str(yaml).unwrap();
+        let entry = |rows| Entry { rows, weight: 1.0 };
+        let population = Population {
+            tasks: ["a", "b"].map(String::from).into(),
+            row_task: [[0; 8], [1; 8]].concat(),
+            entries: vec![entry(0..8), entry(8..16)],
+            ..Population::default()
+        };
+        let mut schedule = Schedule::new(&settings, &population, 5).unwrap();
+        let all = |_: usize| true;
+        assert_eq!(num_updates(&schedule, 9, all), 10);
+        let exclusion = Exclusion {
+            task: "a".to_owned(),
+            at: 6,
+            to: 2,
+        };
+        schedule.exclude(1, &[exclusion]).unwrap();
+        assert_eq!(num_updates(&schedule, 8, all), 9, "the last step before");
+        assert_eq!(num_updates(&schedule, 9, all), 3 + 2 + 1);
+        assert_eq!(num_updates(&schedule, 13, all), 3 + (10 - 4) + 1);
+        // Parts, or a CTC head, that some stages alone train.
+        assert_eq!(num_updates(&schedule, 9, |stage| stage == 1), 2 + 1);
+        assert_eq!(num_updates(&schedule, 9, |stage| stage != 1), 0);
+        assert_eq!(num_updates(&schedule, 13, |stage| stage > 0), 6 + 1);
     }
 }

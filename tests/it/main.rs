@@ -4,6 +4,7 @@
 //! `cuda_train` and `cuda_commands`: they are built with the feature `cuda` alone, packed up and
 //! run by themselves on a machine with a GPU or on an emulated driver.
 
+mod affinity;
 mod audio;
 mod audio_gap;
 mod audio_tokens;
@@ -23,6 +24,7 @@ mod compose;
 mod ctc_loss;
 mod curricula;
 mod device;
+mod difficulty;
 mod encoder;
 mod endpoint;
 mod errors;
@@ -43,6 +45,7 @@ mod manual;
 mod merge;
 mod metrics;
 mod metrics_command;
+mod msft;
 mod neftune;
 mod old_run;
 mod online;

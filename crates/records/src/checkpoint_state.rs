@@ -11,6 +11,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
 use maqam_base::json;
+use maqam_stats::msft::Progress;
 
 /// The file in the folder of a checkpoint.
 pub const STATE_FILE: &str = "state.json";
@@ -49,6 +50,9 @@ pub struct State {
     /// BLAKE3 of the snapshots of embeddings that stages draw by, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub snapshots: BTreeMap<String, String>,
+    /// Rounds of stages that end by mSFT, by the place of the stage.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub msft: BTreeMap<usize, Progress>,
     /// Whether it was written between two of the recipe's checkpoints, because the run stopped; the
     /// next one takes its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -136,6 +140,7 @@ impl State {
             mixtures: BTreeMap::new(),
             famo: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            msft: BTreeMap::new(),
             is_between: false,
             computes: Computed::default(),
         }

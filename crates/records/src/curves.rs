@@ -10,6 +10,8 @@ use crate::log::GradientsRecord;
 use crate::log::Line;
 use crate::log::MixtureRecord;
 use crate::log::ProbeRecord;
+use crate::log::RollBackRecord;
+use crate::log::RoundRecord;
 use crate::log::StepRecord;
 use crate::log::each;
 use crate::track::Track;
@@ -70,6 +72,8 @@ pub struct Log {
     pub grad_norm: Track,
     /// Learning rate of each step.
     pub learning_rate: Track,
+    /// Mean difficulty of each step's rows, where stages order rows by it.
+    pub difficulty: Track,
     /// Loss of each task, by target tokens.
     pub task_loss: BTreeMap<String, Track>,
     /// Length of each task's gradient, where it was probed.
@@ -90,6 +94,10 @@ pub struct Log {
     pub gaps: BTreeMap<String, Vec<(f64, f64)>>,
     /// Audio gap of each set of the suite.
     pub gaps_of_sets: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Scores of the rounds of mSFT.
+    pub rounds: Vec<RoundRecord>,
+    /// Tasks that left their stage, with their roll-backs.
+    pub roll_backs: Vec<RollBackRecord>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
 }
@@ -135,6 +143,8 @@ impl Log {
                 }
             }
             Line::AudioGap(record) => self.audio_gap(&record),
+            Line::Round(record) => self.rounds.push(record),
+            Line::RollBack(record) => self.roll_backs.push(record),
             Line::Device(_) => {}
         }
         Ok(())
@@ -155,6 +165,9 @@ impl Log {
         self.loss.add(step, record.loss, weight);
         self.grad_norm.add(step, record.grad_norm, 1.0);
         self.learning_rate.add(step, record.learning_rate, 1.0);
+        if let Some(difficulty) = record.difficulty {
+            self.difficulty.add(step, difficulty, 1.0);
+        }
         if self
             .stages
             .last()

@@ -35,6 +35,10 @@ pub enum Line {
     AudioGap(AudioGapRecord),
     /// A stage that ended early.
     StageEnd(StageEnd),
+    /// Scores of a round of mSFT.
+    Round(RoundRecord),
+    /// A task that left its stage, with the roll-back to its peak.
+    RollBack(RollBackRecord),
     /// A device or precision that computes from here on.
     Device(DeviceRecord),
 }
@@ -80,6 +84,9 @@ pub struct StepRecord {
     /// both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcRecord>,
+    /// Mean difficulty of the step's rows, in a stage that orders rows by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<f64>,
     /// Of an encoder that learns ids: share of masked frames whose id was predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked_accuracy: Option<f64>,
@@ -260,6 +267,43 @@ pub struct StageEnd {
     pub reason: String,
 }
 
+/// Scores of a stage that ends by mSFT, on two halves of dev.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// Name of the stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Score of each task on the half that selects.
+    #[serde(default, deserialize_with = "by_name")]
+    pub selection: BTreeMap<String, f64>,
+    /// Score of each task on the other half.
+    #[serde(default, deserialize_with = "by_name")]
+    pub reported: BTreeMap<String, f64>,
+}
+
+/// A task that left a stage at the peak of its score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RollBackRecord {
+    /// Steps before it.
+    pub at_step: u64,
+    /// Step of the peak, whose parameters training continues with.
+    pub to_step: u64,
+    /// Name of the stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Name of the score.
+    #[serde(default)]
+    pub score: String,
+    /// The task.
+    #[serde(default)]
+    pub task: String,
+    /// Number of steps that are rolled back.
+    #[serde(default)]
+    pub steps: u64,
+}
+
 /// What computes the steps after this line, where it is something else than before. A log begins on
 /// the CPU, in `f32`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -300,7 +344,9 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" | "mixture" | "gradients" | "audio_gap" => ("at_step", found.at_step),
+            "eval" | "probe" | "mixture" | "gradients" | "audio_gap" | "round" | "roll_back" => {
+                ("at_step", found.at_step)
+            }
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -317,6 +363,8 @@ impl Line {
             "gradients" => Self::Gradients(json::parse_slice(text).map_err(place)?),
             "audio_gap" => Self::AudioGap(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
+            "round" => Self::Round(json::parse_slice(text).map_err(place)?),
+            "roll_back" => Self::RollBack(json::parse_slice(text).map_err(place)?),
             "device" => Self::Device(json::parse_slice(text).map_err(place)?),
             _ => return Ok(None),
         };
@@ -358,6 +406,7 @@ mod tests {
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{"asr":{"examples":2,"seconds":2.5,"target_tokens":4,"loss":2.5}}}"#,
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"ctc":{"clips":2,"too_short":1,"characters":3,"loss":1.5}}"#,
             r#"{"kind":"train","step":1,"stage":"iteration-1","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"masked_accuracy":0.5,"unmasked_accuracy":0.75,"cosine":0.25}"#,
+            r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"difficulty":1.5}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
@@ -368,6 +417,8 @@ mod tests {
             r#"{"kind":"audio_gap","at_step":2,"stage":"listen","tasks":{"asr":{"rows":2,"target_tokens":4,"loss":1.0,"wrong_loss":1.5,"gap":0.5,"wins":2}}}"#,
             r#"{"kind":"audio_gap","at_step":0,"stage":"listen","tasks":{},"sets":{"words":{"rows":2,"target_tokens":4,"loss":1.5,"wrong_loss":1.0,"gap":-0.5,"wins":0}}}"#,
             r#"{"kind":"stage_end","at_step":2,"stage":"listen","reason":"no better for 3 evaluations"}"#,
+            r#"{"kind":"round","at_step":2,"stage":"listen","selection":{"asr":0.5},"reported":{"asr":0.25}}"#,
+            r#"{"kind":"roll_back","at_step":4,"to_step":2,"stage":"listen","score":"words.wer","task":"asr","steps":2}"#,
             r#"{"kind":"device","at_step":2,"device":"cuda","precision":"bf16"}"#,
         ];
         for text in lines {

@@ -27,7 +27,7 @@ use maqam_stats::significance::Interval;
 pub const RECIPE_FILE: &str = "recipe.yaml";
 /// One line per step, evaluation and probe: see [`crate::log`].
 pub const LOG_FILE: &str = "log.jsonl";
-/// Rows of every step whose picks depend on training.
+/// Rows of every step whose picks depend on training: see [`crate::picks`].
 pub const PICKS_FILE: &str = "picks.jsonl";
 /// Folder of the evaluations, one folder per step in it.
 pub const EVALUATIONS: &str = "eval";

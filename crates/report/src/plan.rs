@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use crate::chart::bars::Bar;
 use crate::chart::bars::BarChart;
 use crate::chart::bars::Group;
+use crate::chart::dendrogram::Dendrogram;
 use crate::chart::figure::Chart;
 use crate::chart::figure::Figure;
 use crate::chart::figure::slug;
+use crate::chart::heat::HeatMap;
 use crate::chart::ink;
 use crate::chart::ink::Colour;
 use crate::chart::lines::LineChart;
@@ -28,6 +30,7 @@ use crate::page::table::Table;
 use maqam_base::text_table::count;
 use maqam_base::text_table::duration;
 use maqam_stats::pca::Pca;
+use maqam_stats::spectral::Merge;
 
 /// A plan, as far as the page shows it.
 pub struct Plan {
@@ -51,6 +54,8 @@ pub struct Plan {
     pub evenness: Table,
     /// What the embeddings know.
     pub embeddings: Option<Embeddings>,
+    /// Affinity of tasks, where it was measured.
+    pub affinity: Option<Affinity>,
     /// Memory and time: what it is, and how much.
     pub estimates: Vec<(&'static str, String)>,
     /// What to look at.
@@ -114,6 +119,22 @@ pub struct Embeddings {
     pub values: Vec<f32>,
 }
 
+/// Affinity of sets of rows by their gradients.
+pub struct Affinity {
+    /// Distances, groups and numbers of rows.
+    pub table: Table,
+    /// Names of the sets.
+    pub names: Vec<String>,
+    /// Cosines of their gradients, row by row.
+    pub cosines: Vec<Vec<Option<f64>>>,
+    /// Group of each set, from 0 in the order of introduction.
+    pub groups: Vec<usize>,
+    /// Merges of the dendrogram.
+    pub merges: Vec<Merge>,
+    /// The groups in the order of their introduction, with their members.
+    pub members: Vec<(String, String)>,
+}
+
 /// A row of the sample.
 pub struct Row {
     /// Its id.
@@ -147,6 +168,7 @@ pub fn page(plan: &Plan) -> Page {
             stages(plan),
             batches(plan),
             embeddings(plan),
+            affinity(plan),
             costs(plan),
             remarks(plan),
         ],
@@ -172,6 +194,34 @@ fn stages(plan: &Plan) -> Section {
     ];
     blocks.extend(plan.shares.iter().cloned().map(Block::Table));
     Section::new("shares", "What each stage draws", blocks)
+}
+
+fn affinity(plan: &Plan) -> Section {
+    let mut blocks = Vec::new();
+    if let Some(found) = &plan.affinity {
+        blocks.push(Block::Table(found.table.clone()));
+        blocks.push(Block::Figure(Figure::new(
+            "affinity-cosines",
+            "Cosines of the gradients",
+            "Of LoRA's B at the start of the run. 1 is the same direction, and below 0 a step for one raises the loss of the other.",
+            Chart::Heat(HeatMap::cosines(&found.names, &found.cosines)),
+        )));
+        blocks.push(Block::Figure(Figure::new(
+            "affinity-dendrogram",
+            "Dendrogram",
+            "Average linkage of 1 - cosine. A colour is a spectral group.",
+            Chart::Dendrogram(Dendrogram {
+                names: found.names.clone(),
+                groups: found.groups.clone(),
+                merges: found.merges.clone(),
+            }),
+        )));
+        blocks.push(Block::Heading(
+            "Groups in the order of their introduction".to_owned(),
+        ));
+        blocks.push(Block::Facts(found.members.clone()));
+    }
+    Section::new("affinity", "Affinity of tasks", blocks)
 }
 
 /// A stage of the timeline, divided by the examples of its tasks.

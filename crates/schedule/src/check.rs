@@ -1,6 +1,8 @@
 //! Invalid stages: numbers out of their range, keys that contradict each other, keys without
 //! effect.
 
+use crate::difficulty::DifficultyOrder;
+use crate::difficulty::Measure;
 use crate::loss_weights;
 use crate::settings::Draw;
 use crate::settings::Mix;
@@ -49,6 +51,8 @@ fn of_stage(stage: &StageSettings, batch: usize) -> Result<()> {
         Draw::Balanced | Draw::Diverse => owns_the_slots(stage)?,
     }
     needs_draw(stage)?;
+    difficulty(stage)?;
+    msft(stage)?;
     if let Some(rate) = stage
         .learning_rate
         .filter(|rate| !(rate.is_finite() && *rate > 0.0))
@@ -137,6 +141,94 @@ fn needs_draw(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an order by difficulty beside drawing that has an order of its own, and values outside
+/// their range.
+fn difficulty(stage: &StageSettings) -> Result<()> {
+    let Some(difficulty) = &stage.difficulty else {
+        return Ok(());
+    };
+    if difficulty.by == Measure::Column(String::new()) {
+        return Err(Error::input("`difficulty.by` is empty").hint(
+            "write `duration`, `words_per_second`, `base_loss` or a column of the manifests",
+        ));
+    }
+    if stage.draw == Draw::Diverse {
+        return Err(Error::input(
+            "`difficulty` beside `draw: diverse`, which chooses rows by their embeddings",
+        )
+        .hint("remove `difficulty`, or write `draw: balanced` or `draw: shuffled`"));
+    }
+    let is_competence = difficulty.order == DifficultyOrder::Competence;
+    if is_competence && stage.max_repeats.is_some() {
+        return Err(Error::input(
+            "`max_repeats` beside `difficulty.order: competence`, which draws rows at random",
+        )
+        .hint("remove `max_repeats`, or write `order: ascending`"));
+    }
+    let of_competence = [
+        ("start", difficulty.start.is_some()),
+        ("length", difficulty.length.is_some()),
+    ];
+    if let Some((key, _)) = of_competence
+        .into_iter()
+        .find(|(_, is_written)| *is_written && !is_competence)
+    {
+        return Err(Error::input(format!(
+            "`difficulty.{key}` beside `order: {}`, on which it has no effect",
+            difficulty.order.name()
+        ))
+        .hint(format!("write `order: competence`, or remove `{key}`")));
+    }
+    if let Some(start) = difficulty
+        .start
+        .filter(|start| !(*start > 0.0 && *start <= 1.0))
+    {
+        return Err(Error::input(format!("`difficulty.start` is {start}")).hint(
+            "give the share of the rows that the first step may draw, above 0 and at most 1",
+        ));
+    }
+    if difficulty.length == Some(0) {
+        return Err(Error::input("`difficulty.length` is 0")
+            .hint("give the number of steps until all rows may be drawn, at least 1"));
+    }
+    Ok(())
+}
+
+/// Refuses keys beside `end: msft` that it cannot roll back or that end the stage otherwise.
+fn msft(stage: &StageSettings) -> Result<()> {
+    if stage.end.is_none() {
+        return match stage.msft {
+            Some(_) => Err(
+                Error::input("`msft` without `end: msft`, on which it has no effect")
+                    .hint("write `end: msft`, or remove `msft`"),
+            ),
+            None => Ok(()),
+        };
+    }
+    let contradicts = [
+        ("draw: diverse", stage.draw == Draw::Diverse),
+        ("max_repeats", stage.max_repeats.is_some()),
+        ("replay", stage.replay.is_some_and(|replay| replay > 0.0)),
+        ("early_stop", stage.early_stop.is_some()),
+        (
+            "mix: {online: ...}",
+            matches!(stage.mix, Some(Mix::Online(_))),
+        ),
+    ];
+    if let Some((key, _)) = contradicts.into_iter().find(|(_, is_written)| *is_written) {
+        return Err(Error::input(format!(
+            "`{key}` beside `end: msft`, which decides itself what is drawn and when the stage ends"
+        ))
+        .hint(format!("remove `{key}`, or `end`")));
+    }
+    let budget = stage.msft.as_ref().map_or(1.0, |msft| msft.budget);
+    if !(budget.is_finite() && budget > 0.0) {
+        return Err(Error::input(format!("`msft.budget` is {budget}"))
+            .hint("give the length of a round, in epochs of the smallest active task, above 0"));
+    }
+    Ok(())
+}
+
 fn early_stop(stage: &StageSettings) -> Result<()> {
     let Some(early_stop) = &stage.early_stop else {
         return Ok(());
@@ -165,10 +257,12 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
 fn beside_shuffle(stage: &StageSettings) -> Result<()> {
     let keys = [
         ("draw: diverse", stage.draw == Draw::Diverse),
+        ("difficulty", stage.difficulty.is_some()),
         ("learning_rate", stage.learning_rate.is_some()),
         ("train", stage.train != StageParts::default()),
         ("early_stop", stage.early_stop.is_some()),
         ("mix.online", matches!(stage.mix, Some(Mix::Online(_)))),
+        ("end", stage.end.is_some()),
         ("loss", stage.loss != loss_weights::StageSettings::default()),
     ];
     match keys.into_iter().find(|(_, is_written)| *is_written) {

@@ -11,7 +11,8 @@ use maqam_base::seed::Key;
 pub struct Pick {
     /// Global row number.
     pub row: u32,
-    /// Number of earlier passes over all rows of the pool, over all stages.
+    /// Number of earlier passes over all rows of the pool, over all stages; or, of a row that was
+    /// drawn by competence, a number that the draws of the pool count up.
     pub epoch: u32,
 }
 

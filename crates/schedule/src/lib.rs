@@ -2,7 +2,8 @@
 //! and an order in every pool of rows.
 //!
 //! The picks of a step follow from the settings, the rows, the seed, the stages that ended early,
-//! in a diverse stage the embeddings, and in a stage with `mix: {online: ...}` the weights so far. They do not depend on earlier calls. Webster's method
+//! in a diverse stage the embeddings, in a stage with `mix: {online: ...}` the weights so far, and in
+//! one with `end: msft` its roll-backs so far. They do not depend on earlier calls. Webster's method
 //! gives a slot's pool by counting slots, without replaying them. A seeded order gives the pool's
 //! row at the number of draws that the pool has had in all stages so far. A diverse stage replays
 //! at most the steps of one block.
@@ -10,9 +11,11 @@
 //! - `settings`: the recipe's section as written; `check`: its invalid values.
 //! - `population`: the available rows.
 //! - `plan`: the resolved stages; `balance`: the cells of stages with equal slots.
+//! - [`msft`]: tasks that leave a stage, and its roll-backs.
 //! - `slots`: the pool of a slot.
 //! - [`online`]: weights of tasks that follow a reward; `set_aside`: rows for that reward.
 //! - `draw`: the row of the pool for a slot; `order`: the orders of rows.
+//! - `difficulty`: rows by their difficulty, in place of that order.
 //! - `timeline`: start of stages in the run and in each pool, also after some ended early.
 //! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that
 //!   share a batch.
@@ -24,9 +27,11 @@
 mod balance;
 mod blocks;
 mod check;
+mod difficulty;
 mod draw;
 mod embeddings;
 pub mod loss_weights;
+pub mod msft;
 pub use maqam_stats::kdpp;
 pub use maqam_stats::kmeans;
 pub mod online;
@@ -41,6 +46,9 @@ mod slots;
 pub mod spread;
 mod timeline;
 
+pub use difficulty::Difficulty;
+pub use difficulty::DifficultyOrder;
+pub use difficulty::Measure;
 pub use draw::Pick;
 pub use embeddings::Embeddings;
 pub use embeddings::PROJECT_ABOVE;
@@ -61,25 +69,33 @@ pub use settings::TaskList;
 pub use timeline::Diverse;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::blocks::LastBlock;
 use crate::blocks::Origin;
 use crate::blocks::Source;
+use crate::difficulty::Ranking;
 use crate::draw::Pool;
 use crate::draw::Pools;
+use crate::msft::EVALUATIONS;
+use crate::msft::EndRule;
+use crate::msft::MsftSettings;
+use crate::msft::Segments;
 use crate::online::OnlineSlots;
 use crate::online::Rule;
 use crate::online::Shares;
 use crate::order::Orders;
 use crate::plan::Planned;
 use crate::plan::Planner;
+use crate::slots::Slots;
 use crate::timeline::Timeline;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::StageParts;
 use maqam_base::seed::Key;
+use maqam_stats::msft::Exclusion;
 
 /// The name of a shuffled run's one stage.
 const SHUFFLED: &str = "shuffled";
@@ -113,8 +129,12 @@ pub struct Stage {
     pub draw: Draw,
     /// Settings of `draw: diverse`.
     pub diverse: Option<Diverse>,
+    /// Order of rows by their difficulty.
+    pub difficulty: Option<Difficulty>,
     /// Peak learning rate, if the stage has its own.
     pub learning_rate: Option<f64>,
+    /// Settings of mSFT, if the stage ends by it. Its steps count those that are rolled back.
+    pub msft: Option<MsftSettings>,
     /// Condition of an early end.
     pub early_stop: Option<EarlyStop>,
     /// Rule of weights that follow a reward.
@@ -173,6 +193,10 @@ pub struct Schedule {
     shuffled: Option<Arc<Orders>>,
     names: Arc<(Vec<String>, Vec<Vec<String>>)>,
     embeddings: Vec<Option<Arc<Embeddings>>>,
+    rankings: Vec<Option<Arc<Ranking>>>,
+    segments: Vec<Segments>,
+    /// Task of each pool, by its place.
+    pool_tasks: Arc<[usize]>,
     last_block: LastBlock,
     /// Slots of stages whose weights follow a reward.
     online: Vec<Option<OnlineSlots>>,
@@ -229,6 +253,9 @@ impl Schedule {
             online: planned.iter().enumerate().map(slots).collect(),
             set_aside: Arc::new(set_aside),
             embeddings: vec![None; stages.len()],
+            rankings: vec![None; stages.len()],
+            segments: vec![Segments::default(); stages.len()],
+            pool_tasks: pool_tasks(&pools.pools, population),
             stages,
             planned: planned.into(),
             pools: pools.pools.into(),
@@ -267,6 +294,7 @@ impl Schedule {
             &diverse,
             &drawn,
             &lengths,
+            &self.segments,
             self.batch as u64,
             &self.pools,
         );
@@ -303,7 +331,10 @@ impl Schedule {
             steps * self.batch as u64,
             1,
         )));
-        (self.stages, self.embeddings) = (vec![whole], vec![None]);
+        self.stages = vec![whole];
+        self.embeddings = vec![None];
+        self.rankings = vec![None];
+        self.segments = vec![Segments::default()];
         self.online = vec![None];
     }
 
@@ -339,10 +370,10 @@ impl Schedule {
     }
 
     /// The step's place among [`Schedule::num_planned_steps`], as if no earlier stage had ended
-    /// early.
+    /// early. Steps that were rolled back do not count.
     pub fn planned_step(&self, step: u64) -> u64 {
         let (stage, in_stage) = self.stage_of(step);
-        self.stages[stage].planned_start + in_stage
+        self.stages[stage].planned_start + self.segments[stage].place(in_stage)
     }
 
     /// Ends a stage after `steps_done` of its steps: the next stage begins there. Earlier picks do
@@ -420,6 +451,13 @@ impl Schedule {
         self.online.iter().take(stage + 1).any(Option::is_some)
     }
 
+    /// True if the picks of a stage depend on training: weights of its tasks follow a reward, or it
+    /// ends by mSFT, or an earlier stage does either, whose rows come before its own.
+    pub fn depends_on_training(&self, stage: usize) -> bool {
+        let ends_by_msft = |stage: &Stage| stage.msft.is_some();
+        self.follows_reward(stage) || self.stages.iter().take(stage + 1).any(ends_by_msft)
+    }
+
     /// Rows of each task of a stage that losses are measured on; none are trained on.
     pub fn held_out(&self, stage: usize) -> Vec<Vec<u32>> {
         let Some(Rule::Dynamix(dynamix)) = self.stages.get(stage).and_then(|stage| stage.online)
@@ -451,8 +489,7 @@ impl Schedule {
             .with(update);
         let mut found = Vec::with_capacity(planned.inner.len());
         for (task, slots) in planned.inner.iter().enumerate() {
-            let mut pools = Vec::new();
-            slots.add_pools(&mut pools);
+            let pools = slots.pools();
             let mut rows: Vec<u32> = pools
                 .iter()
                 .flat_map(|&pool| self.pools[pool].rows())
@@ -464,6 +501,63 @@ impl Schedule {
             found.push(rows);
         }
         found
+    }
+
+    /// Excludes tasks from a stage that ends by mSFT, and rolls back after each. Picks of computed
+    /// steps do not change. `excluded` has all exclusions of the stage so far.
+    ///
+    /// # Errors
+    /// A bug if there is no such stage, or if a roll-back goes to a step that was not computed.
+    pub fn exclude(&mut self, stage: usize, excluded: &[Exclusion]) -> Result<()> {
+        let is_possible = self.stages.get(stage).is_some_and(|of| of.msft.is_some());
+        if !is_possible {
+            return Err(Error::bug(format!("stage {stage} excludes no tasks")));
+        }
+        self.segments[stage] = match excluded {
+            [] => Segments::default(),
+            _ => Segments::new(
+                &self.planned[stage].slots,
+                self.batch as u64,
+                |pool| self.names.0[self.pool_tasks[pool]].clone(),
+                excluded,
+            )?,
+        };
+        self.place_stages()
+    }
+
+    /// Steps between two evaluations of a stage that ends by mSFT: a quarter of the steps in which
+    /// the active task with the fewest rows sees `budget` epochs, at least one.
+    ///
+    /// # Errors
+    /// A bug if the stage has no active task, or no such end.
+    pub fn evaluation_interval(&self, stage: usize, excluded: &[Exclusion]) -> Result<u64> {
+        let settings = self.stages.get(stage).and_then(|of| of.msft.as_ref());
+        let is_excluded = |pool: usize| {
+            let task = &self.names.0[self.pool_tasks[pool]];
+            excluded.iter().any(|exclusion| exclusion.task == *task)
+        };
+        let slots = self.planned[stage].slots.without(&is_excluded);
+        let (Some(settings), Some(slots)) = (settings, slots) else {
+            return Err(Error::bug(format!("stage {stage} has no rounds")));
+        };
+        let mut shares = vec![0.0; self.pools.len()];
+        slots.add_shares(1.0, &mut shares);
+        let mut tasks: BTreeMap<usize, (u64, f64)> = BTreeMap::new();
+        for pool in slots.pools() {
+            let of_task = tasks.entry(self.pool_tasks[pool]).or_default();
+            of_task.0 += self.pools[pool].num_rows();
+            of_task.1 += shares[pool];
+        }
+        let smallest = tasks.values().min_by_key(|(rows, _)| *rows);
+        let (rows, share) = smallest.copied().unwrap_or((0, 1.0));
+        let round = settings.budget * rows as f64 / (share * self.batch as f64);
+        Ok(((round / EVALUATIONS as f64).round() as u64).max(1))
+    }
+
+    /// Optimiser steps of a stage that count after `done` computed ones: without those that were
+    /// rolled back.
+    pub fn steps_that_count(&self, stage: usize, done: u64) -> u64 {
+        self.segments[stage].place(done)
     }
 
     /// The model whose embeddings a stage compares; `None` if it needs none.
@@ -502,11 +596,88 @@ impl Schedule {
         Ok(())
     }
 
+    /// Measure of the difficulty by which a stage orders its rows; `None` if it does not.
+    pub fn measure_of(&self, stage: usize) -> Option<&Measure> {
+        let difficulty = self.stages.get(stage)?.difficulty.as_ref()?;
+        Some(&difficulty.by)
+    }
+
+    /// Returns whether the picks of a stage depend on the model, through embeddings or losses.
+    pub fn needs_model(&self, stage: usize) -> bool {
+        self.embeddings_of(stage).is_some() || self.measure_of(stage) == Some(&Measure::BaseLoss)
+    }
+
+    /// All rows that a stage can draw, rising.
+    pub fn rows_of(&self, stage: usize) -> Vec<u32> {
+        let pools = self.planned[stage].slots.pools();
+        let mut rows: Vec<u32> = pools
+            .iter()
+            .flat_map(|&pool| self.pools[pool].rows())
+            .copied()
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// Sets the difficulty of the rows that a stage can draw.
+    ///
+    /// # Errors
+    /// A bug if a row has no finite difficulty, or if the stage has no order by difficulty.
+    pub fn set_difficulty(&mut self, stage: usize, values: HashMap<u32, f64>) -> Result<()> {
+        if self.measure_of(stage).is_none() {
+            return Err(Error::bug(format!("stage {stage} has no `difficulty`")));
+        }
+        let is_known = |row: &u32| values.get(row).is_some_and(|value| value.is_finite());
+        if let Some(row) = self.rows_of(stage).iter().find(|row| !is_known(row)) {
+            return Err(Error::bug(format!("row {row} has no difficulty")));
+        }
+        let pools = self.planned[stage].slots.pools();
+        let ranking = Ranking::new(&pools, &self.pools, values, self.seed);
+        self.rankings[stage] = Some(Arc::new(ranking));
+        Ok(())
+    }
+
+    /// Mean difficulty of picks of a step, if its stage orders rows by difficulty.
+    pub fn mean_difficulty(&self, step: u64, picks: &[Pick]) -> Option<f64> {
+        let (stage, _) = self.stage_of(step);
+        let ranking = self.rankings[stage].as_ref()?;
+        let values = picks.iter().map(|pick| ranking.value(pick.row));
+        let sum: f64 = values.sum::<Option<f64>>()?;
+        Some(sum / picks.len().max(1) as f64)
+    }
+
+    /// The pick of a stage's draw from a pool, at a step of the stage.
+    fn pick(&self, stage: usize, step: u64, pool: usize, in_stage: u64) -> Result<Pick> {
+        let Stage {
+            difficulty: Some(difficulty),
+            planned_steps,
+            ..
+        } = &self.stages[stage]
+        else {
+            return Ok(self.timeline.pick(&self.pools, stage, pool, in_stage));
+        };
+        let draw = difficulty::Draw {
+            pool,
+            before: self.timeline.drawn_before(stage, pool),
+            in_stage,
+            key: Key::new(self.seed, "competence").with(stage as u64),
+        };
+        let competence = difficulty.competence(step, *planned_steps);
+        self.rankings[stage]
+            .as_ref()
+            .and_then(|ranking| ranking.pick(difficulty.order, competence, &draw))
+            .ok_or_else(|| {
+                let name = &self.stages[stage].name;
+                Error::bug(format!("stage `{name}` was given no difficulties"))
+            })
+    }
+
     /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return
     /// equal rows. After the end, the last stage continues.
     ///
     /// # Errors
-    /// A bug if the stage compares embeddings that were not set.
+    /// A bug if the stage compares embeddings, or orders rows by a difficulty, that were not set.
     pub fn picks(&self, step: u64) -> Result<Vec<Pick>> {
         if let Some(order) = &self.shuffled {
             let first = step.saturating_mul(self.batch as u64);
@@ -520,19 +691,19 @@ impl Schedule {
                 })
                 .collect());
         }
-        let (stage, in_stage) = self.stage_of(step);
+        let (stage, step_in_stage) = self.stage_of(step);
         match self.stages[stage].diverse.filter(Diverse::chooses) {
-            Some(diverse) => self.chosen(stage, in_stage, diverse),
-            None if self.online[stage].is_some() => self.weighted(stage, in_stage),
+            Some(diverse) => self.chosen(stage, step_in_stage, diverse),
+            None if self.online[stage].is_some() => self.weighted(stage, step_in_stage),
             None => {
-                let mut cursor = self.planned[stage]
-                    .slots
-                    .at(in_stage.saturating_mul(self.batch as u64));
+                let (slots, first) = self.slots_of(stage, step_in_stage)?;
+                let mut cursor = slots.at(first);
+                let place = self.segments[stage].place(step_in_stage);
                 let mut draw = || {
                     let (pool, in_stage) = cursor.next();
-                    self.timeline.pick(&self.pools, stage, pool, in_stage)
+                    self.pick(stage, place, pool, in_stage)
                 };
-                Ok((0..self.batch).map(|_| draw()).collect())
+                (0..self.batch).map(|_| draw()).collect()
             }
         }
     }
@@ -547,9 +718,21 @@ impl Schedule {
         for task in slots.tasks(step) {
             let (pool, in_stage) = planned.inner[task].at(counts[task]).next();
             counts[task] += 1;
-            picks.push(self.timeline.pick(&self.pools, stage, pool, in_stage));
+            picks.push(self.pick(stage, step, pool, in_stage)?);
         }
         Ok(picks)
+    }
+
+    /// The slots of a step of a stage, and the number of its first slot.
+    fn slots_of(&self, stage: usize, step: u64) -> Result<(&Slots, u64)> {
+        if self.segments[stage].is_empty() {
+            let first = step.saturating_mul(self.batch as u64);
+            return Ok((&self.planned[stage].slots, first));
+        }
+        self.segments[stage].slots(step).ok_or_else(|| {
+            let name = &self.stages[stage].name;
+            Error::bug(format!("all tasks have left stage `{name}`"))
+        })
     }
 
     /// The pick of a slot counted over all planned stages.
@@ -632,6 +815,14 @@ impl Schedule {
     }
 }
 
+/// Task of each pool, by its place.
+fn pool_tasks(pools: &[Pool], population: &Population) -> Arc<[usize]> {
+    pools
+        .iter()
+        .map(|pool| usize::from(population.row_task[pool.rows()[0] as usize]))
+        .collect()
+}
+
 /// A stage as written and planned.
 fn stage(
     written: &StageSettings,
@@ -656,7 +847,10 @@ fn stage(
         replayed: names(&planned.replayed),
         draw: written.draw,
         diverse: (written.draw == Draw::Diverse).then_some(diverse),
+        difficulty: written.difficulty.clone(),
         learning_rate: written.learning_rate,
+        msft: (written.end == Some(EndRule::Msft))
+            .then(|| written.msft.clone().unwrap_or_default()),
         early_stop: written.early_stop.clone(),
         online: planned.online.as_ref().map(|online| online.rule),
         train: written.train,

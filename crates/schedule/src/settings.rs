@@ -12,7 +12,10 @@ use serde::de::SeqAccess;
 use serde::de::Visitor;
 use serde::de::value::MapAccessDeserializer;
 
+use crate::difficulty::Difficulty;
 use crate::loss_weights;
+use crate::msft::EndRule;
+use crate::msft::MsftSettings;
 use crate::online::Online;
 use crate::online::Prior;
 use crate::online::RuleName;
@@ -100,6 +103,11 @@ pub struct StageSettings {
     /// Embeddings that `draw: diverse` compares; `base` by default. `select: random` compares none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<EmbeddingSource>,
+    /// Order of rows by their difficulty, in place of the seeded order. Rows compete only with those
+    /// of their pool: of their task under `draw: shuffled`, of their task, label and form under
+    /// `draw: balanced`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<Difficulty>,
     /// Peak learning rate of the stage, in place of the optimiser's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
@@ -107,6 +115,12 @@ pub struct StageSettings {
     /// the next step, and the learning rate continues at that stage's planned place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStop>,
+    /// Rule by which tasks leave the stage; by default none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<EndRule>,
+    /// Settings of `end: msft`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub msft: Option<MsftSettings>,
     /// Training of parts in this stage, in place of the recipe's `train`.
     #[serde(skip_serializing_if = "is_default")]
     pub train: StageParts,

@@ -114,12 +114,42 @@ impl Slots {
         Self::Split(Webster::new(weights), children)
     }
 
-    /// Adds the pools that slots go to.
-    pub(super) fn add_pools(&self, pools: &mut Vec<usize>) {
+    /// The slots without some pools, whose slots are passed over; `None` if no pool is left.
+    pub(super) fn without(&self, leaves: &impl Fn(usize) -> bool) -> Option<Self> {
         match self {
-            Self::Pool(pool) => pools.push(*pool),
-            Self::Split(_, children) => children.iter().for_each(|child| child.add_pools(pools)),
+            Self::Pool(pool) => (!leaves(*pool)).then(|| self.clone()),
+            Self::Split(webster, children) => {
+                let mut left = Vec::with_capacity(children.len());
+                for (weight, child) in webster.weights.iter().zip(children) {
+                    left.extend(child.without(leaves).map(|child| (*weight, child)));
+                }
+                (!left.is_empty()).then(|| Self::split(left))
+            }
         }
+    }
+
+    /// Adds each pool's share of the slots, of which all pools get `whole`, to `shares`.
+    pub(super) fn add_shares(&self, whole: f64, shares: &mut [f64]) {
+        match self {
+            Self::Pool(pool) => shares[*pool] += whole,
+            Self::Split(webster, children) => {
+                let total: f64 = webster.weights.iter().sum();
+                for (weight, child) in webster.weights.iter().zip(children) {
+                    child.add_shares(whole * weight / total, shares);
+                }
+            }
+        }
+    }
+
+    /// Numbers of the pools that get slots, rising.
+    pub(super) fn pools(&self) -> Vec<usize> {
+        let mut pools = match self {
+            Self::Pool(pool) => vec![*pool],
+            Self::Split(_, children) => children.iter().flat_map(Self::pools).collect(),
+        };
+        pools.sort_unstable();
+        pools.dedup();
+        pools
     }
 
     /// Position after the first `taken` slots.

@@ -7,6 +7,7 @@ use crate::EmbeddingSource;
 use crate::Select;
 use crate::draw::Pick;
 use crate::draw::Pool;
+use crate::msft::Segments;
 use crate::plan::Planned;
 
 /// Selection of a diverse stage.
@@ -34,12 +35,14 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// The positions of stages of the given lengths (`lengths[stage]` steps were or will be made in
-    /// it). `counts` has the slots of each task in stages whose weights follow a reward.
+    /// it), some of them with roll-backs. `counts` has the slots of each task in stages whose weights
+    /// follow a reward.
     pub(super) fn new(
         planned: &[Planned],
         diverse: &[Option<Diverse>],
         counts: &[Option<Vec<u64>>],
         lengths: &[u64],
+        segments: &[Segments],
         batch: u64,
         pools: &[Pool],
     ) -> Self {
@@ -48,6 +51,10 @@ impl Timeline {
         for (stage, of_stage) in planned.iter().enumerate() {
             timeline.drawn_before.push(drawn.clone());
             timeline.share_orders(of_stage, batch, pools, &drawn);
+            if !segments[stage].is_empty() {
+                segments[stage].add_counts(lengths[stage], &mut drawn);
+                continue;
+            }
             // The rest of an unfinished block is not used later, because some of its rows were
             // drawn in no fixed order.
             let steps = match diverse[stage].filter(Diverse::chooses) {
@@ -91,6 +98,11 @@ impl Timeline {
             .get(&(pool, epoch))
             .copied()
             .unwrap_or(epoch)
+    }
+
+    /// Draws from a pool before a stage.
+    pub(super) fn drawn_before(&self, stage: usize, pool: usize) -> u64 {
+        self.drawn_before[stage][pool]
     }
 
     /// The pick from a pool after `in_stage` draws in this stage.

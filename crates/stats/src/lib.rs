@@ -1,5 +1,5 @@
 //! Statistics on plain arrays: significance tests, k-means, principal components, agreement of
-//! codes with labels, determinantal point processes.
+//! codes with labels, determinantal point processes, peaks of scores, spectral groups.
 //!
 //! The crate promises no stable API.
 
@@ -14,3 +14,5 @@ pub mod pca;
 pub mod pca_stream;
 pub mod codes;
 pub mod kdpp;
+pub mod msft;
+pub mod spectral;

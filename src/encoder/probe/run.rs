@@ -183,6 +183,7 @@ impl<'a> Session<'a> {
             skipped: 0,
             tasks: BTreeMap::new(),
             ctc: None,
+            difficulty: None,
             masked_accuracy: None,
             unmasked_accuracy: None,
             cosine: None,

@@ -56,6 +56,42 @@ impl AudioLlm {
         Ok(*hasher.finalize().as_bytes())
     }
 
+    /// Hash of everything that the loss of a row depends on beside the row. Adapters of the decoder
+    /// whose B is zero change no loss and are left out, so that runs of other seeds share it.
+    pub fn loss_fingerprint(&mut self) -> Result<Fingerprint> {
+        let mut hasher = self.hasher();
+        hasher.update(format!("loss {FORMAT} {:?}", self.config.text).as_bytes());
+        hasher.update(&self.audio_fingerprint()?);
+        hasher.update(&self.text_fingerprint()?);
+        for linear in self.decoder.linears_mut() {
+            hash_weight(&mut hasher, &linear.weight)?;
+            if let Some(bias) = &linear.bias {
+                hash_weight(&mut hasher, bias)?;
+            }
+            if let Some(adapter) = &linear.adapter {
+                let mut ups = Vec::with_capacity(adapter.ups.len());
+                for up in &adapter.ups {
+                    ups.push(to_host(&up.weight.value)?);
+                }
+                if ups.iter().flatten().any(|value| *value != 0.0) {
+                    hash_scales(&mut hasher, linear);
+                    hash_weight(&mut hasher, &adapter.down)?;
+                    for up in &adapter.ups {
+                        hash_weight(&mut hasher, &up.weight)?;
+                    }
+                }
+            }
+        }
+        for layer in &mut self.decoder.layers {
+            for norm in layer.norms_mut() {
+                hash_weight(&mut hasher, norm)?;
+            }
+        }
+        hash_weight(&mut hasher, &self.final_norm.weight)?;
+        hash_weight(&mut hasher, &self.head)?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// A hash of what is computed with: on a GPU the same weights give other embeddings in the last
     /// digits.
     fn hasher(&self) -> blake3::Hasher {

@@ -168,6 +168,12 @@ impl DecoderLayer {
             .collect()
     }
 
+    /// Weights of the norms, in a fixed order.
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut Weight> {
+        let head_norms = self.head_norms.iter_mut().flat_map(HeadNorms::weights_mut);
+        head_norms.chain([&mut self.attention_norm.weight, &mut self.mlp_norm.weight])
+    }
+
     /// Whether the layer has something to train.
     pub fn is_trained(&self) -> bool {
         let linears = [&self.qkv, &self.output, &self.gate_up, &self.down];

@@ -1,6 +1,7 @@
 //! Figures: one chart or several beside each other, with a title and a caption.
 
 use crate::chart::bars::BarChart;
+use crate::chart::dendrogram::Dendrogram;
 use crate::chart::heat::HeatMap;
 use crate::chart::ink;
 use crate::chart::ink::Colour;
@@ -23,6 +24,8 @@ pub enum Chart {
     Bars(BarChart),
     /// A matrix.
     Heat(HeatMap),
+    /// A tree of merges.
+    Dendrogram(Dendrogram),
     /// Points in the plane.
     Scatter(Scatter),
     /// The stages of a curriculum.
@@ -36,6 +39,7 @@ impl Chart {
             Self::Lines(chart) => chart.svg(width, ink, name),
             Self::Bars(chart) => chart.svg(width, ink, name),
             Self::Heat(chart) => chart.svg(width, ink, name),
+            Self::Dendrogram(chart) => chart.svg(width, ink, name),
             Self::Scatter(chart) => chart.svg(width, ink, name),
             Self::Timeline(chart) => chart.svg(width, ink, name),
         }

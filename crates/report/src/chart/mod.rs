@@ -1,6 +1,7 @@
 //! Charts as SVG, and what they are drawn with: axes, colours, numbers.
 
 pub mod bars;
+pub mod dendrogram;
 pub mod figure;
 pub mod heat;
 pub mod ink;

@@ -31,6 +31,7 @@ pub fn section(chapter: &Chapter) -> Section {
     blocks.extend(scores_by_step(chapter).map(Block::Figure));
     if let Some(log) = &chapter.run.log {
         blocks.extend(learning_rate(chapter, log).map(Block::Figure));
+        blocks.extend(difficulty(chapter, log).map(Block::Figure));
     }
     Section::new(chapter.id("learning"), "Learning curves", blocks)
 }
@@ -257,6 +258,31 @@ fn panel(chapter: &Chapter, metrics: &[&Metric]) -> LineChart {
         boundaries: chapter.boundaries(),
         levels: controls.iter().filter_map(level).collect(),
     }
+}
+
+fn difficulty(chapter: &Chapter, log: &Log) -> Option<Figure> {
+    let window = window(log.steps);
+    let points = log.difficulty.smooth(window);
+    if points.len() < 2 {
+        return None;
+    }
+    let chart = LineChart {
+        x: steps_axis(),
+        y: Axis::new("difficulty"),
+        series: vec![Series::new("", points, 0)],
+        boundaries: chapter.boundaries(),
+        levels: Vec::new(),
+    };
+    let caption = format!(
+        "Mean over the rows of each step, in the unit of the stage's measure, in a window of {}. Stages without `difficulty` have no value.",
+        steps(window)
+    );
+    Some(Figure::new(
+        chapter.id("difficulty"),
+        "Difficulty of the rows",
+        caption,
+        Chart::Lines(chart),
+    ))
 }
 
 fn learning_rate(chapter: &Chapter, log: &Log) -> Option<Figure> {

@@ -29,6 +29,9 @@ pub fn section(chapter: &Chapter) -> Section {
         blocks.push(Block::Figure(stages(chapter, log)));
         blocks.push(Block::Figure(shares(chapter, log)));
         blocks.push(Block::Table(table(chapter, log)));
+        if !log.roll_backs.is_empty() {
+            blocks.push(Block::Table(roll_backs(chapter, log)));
+        }
     }
     Section::new(chapter.id("mixture"), "What it saw", blocks)
 }
@@ -98,6 +101,51 @@ fn shares(chapter: &Chapter, log: &Log) -> Figure {
         caption,
         Chart::Bars(chart),
     )
+}
+
+/// Tasks that left a stage at their peak, and what that cost.
+fn roll_backs(chapter: &Chapter, log: &Log) -> Table {
+    let columns = vec![
+        Column::text("stage"),
+        Column::text("task"),
+        Column::text("score"),
+        Column::number("left after step"),
+        Column::number("peak at step"),
+        Column::number("selection half"),
+        Column::number("other half"),
+        Column::number("steps rolled back"),
+    ];
+    let caption = "Training went on from each peak without the task. Scores are those at the peak: one half of dev selected it, and the other is reported. Steps that were rolled back are in the tables above, because they were computed.";
+    let mut table = Table::new(
+        chapter.id("roll-backs"),
+        "Tasks that left at their peak",
+        caption,
+        columns,
+    );
+    for record in &log.roll_backs {
+        let at_peak = log
+            .rounds
+            .iter()
+            .find(|round| round.at_step == record.to_step);
+        let number = |value: Option<f64>| {
+            value.map_or(Cell::text(""), |value| Cell::number(value, Unit::Plain))
+        };
+        let whole = |value: u64| Cell::number(value as f64, Unit::Count);
+        table.row(
+            false,
+            vec![
+                Cell::text(record.stage.clone()),
+                Cell::text(record.task.clone()),
+                Cell::text(record.score.clone()),
+                whole(record.at_step),
+                whole(record.to_step),
+                number(at_peak.and_then(|round| round.selection.get(&record.task).copied())),
+                number(at_peak.and_then(|round| round.reported.get(&record.task).copied())),
+                whole(record.steps),
+            ],
+        );
+    }
+    table
 }
 
 /// The caption of the shares: which of them are the weights of tasks in the loss, by the recipe's

@@ -1,6 +1,7 @@
 //! Tests of the schedule against a second implementation and against its properties.
 
 mod balanced;
+mod difficulty;
 mod diverse;
 mod golden;
 mod mixtures;

@@ -1,0 +1,180 @@
+//! Halves of a dev suite: one selects during training, and the other is reported, so that what is
+//! reported did not select.
+
+use std::collections::BTreeSet;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::eval::Evaluation;
+use crate::eval::confidence::System;
+use crate::eval::measure::measure;
+use crate::eval::score_names;
+use crate::eval::suite::Set;
+use crate::eval::suite::Suite;
+use crate::records::scores::Scores;
+use crate::seed::Key;
+use crate::yaml;
+
+/// A half of each set of a suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// Rows that select.
+    Selection,
+    /// Rows that are reported.
+    Reported,
+}
+
+/// Places of the examples of a half, rising. Examples of each label are divided evenly in a fixed
+/// order by their ids, so the halves do not depend on the order of the rows or on a seed. Of an odd
+/// number, the selection gets one more.
+pub fn places(set: &Set, half: Half) -> BTreeSet<usize> {
+    let mut order: Vec<usize> = (0..set.examples.len()).collect();
+    order.sort_by_cached_key(|&place| {
+        let example = &set.examples[place];
+        let key = Key::new(0, "halves").with_name(&example.id);
+        (example.label.clone(), key.bits(0), place)
+    });
+    let is_selected = |at: usize| at.is_multiple_of(2);
+    order
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| is_selected(*at) == (half == Half::Selection))
+        .map(|(_, place)| place)
+        .collect()
+}
+
+/// Scores of a half of each set, from the predictions for all of it.
+///
+/// # Errors
+/// A half without rows.
+pub fn scores(suite: &Suite, evaluation: &Evaluation, half: Half) -> Result<Scores> {
+    let mut sets = Vec::with_capacity(suite.sets.len());
+    let mut said = Vec::with_capacity(suite.sets.len());
+    for (of_suite, (set, (_, predictions))) in
+        suite.sets.iter().zip(&evaluation.predictions).enumerate()
+    {
+        let is_skipped = |place: &usize| evaluation.skipped_places.contains(&(of_suite, *place));
+        let wanted = places(set, half);
+        let answered = (0..set.examples.len()).filter(|place| !is_skipped(place));
+        said.push(
+            answered
+                .zip(predictions)
+                .filter(|(place, _)| wanted.contains(place))
+                .map(|(_, prediction)| prediction.clone())
+                .collect(),
+        );
+        let others = (0..set.examples.len())
+            .filter(|place| is_skipped(place) || !wanted.contains(place))
+            .collect();
+        sets.push(set.without(&others).map_err(|e| {
+            e.hint("give every set of the suite at least two rows that can be read: one selects, and the other is reported")
+        })?);
+    }
+    let sets: Vec<&Set> = sets.iter().collect();
+    Ok(System::new(&sets, said, true)?.scores())
+}
+
+/// The score of a suite that decides about a task: `named`, or the metric of the first set of the
+/// task.
+///
+/// # Errors
+/// A suite without that score, or without a set of the task of at least two rows.
+pub fn score_of(suite: &Suite, task: &str, named: Option<&String>) -> Result<String> {
+    let names = score_names(suite);
+    let of_task = suite.sets.iter().find(|set| set.task.name == task);
+    let score = match (named, of_task) {
+        (Some(named), _) => named.clone(),
+        (None, Some(set)) => format!("{}.{}", set.name, measure(set, &[])?.headline.name),
+        (None, None) => {
+            return Err(Error::input(format!("the dev suite has no set of task `{task}`")).hint(
+                "add one to the suite, name a score under `msft.scores`, or leave the task out of the stage",
+            ));
+        }
+    };
+    if !names.contains(&score) {
+        let near = yaml::nearest(&score, names.iter().map(String::as_str));
+        let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+        return Err(Error::input(format!(
+            "`msft.scores`: the suite gives no score `{score}` for `{task}`"
+        ))
+        .hint(format!("{near}it gives {}", names.join(", "))));
+    }
+    if let Some(set) = suite.sets.iter().find(|set| set.examples.len() < 2) {
+        return Err(Error::input(format!(
+            "set `{}` has {} row, and `end: msft` divides every set in two",
+            set.name,
+            set.examples.len()
+        ))
+        .hint("give every set of the suite at least two rows"));
+    }
+    Ok(score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Tasks;
+
+    fn suite(rows: &[(&str, &str)]) -> Suite {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let lines: String = rows
+            .iter()
+            .map(|(id, label)| {
+                format!("{{\"id\": \"{id}\", \"text\": \"t\", \"label\": \"{label}\"}}\n")
+            })
+            .collect();
+        std::fs::write(path("m.jsonl"), lines).unwrap();
+        let manifest = path("m.jsonl").display().to_string();
+        std::fs::write(
+            path("s.yaml"),
+            format!("role: dev\nsets: [{{name: moods, manifest: {manifest}, task: emotion}}]\n"),
+        )
+        .unwrap();
+        Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn halves_divide_every_label_and_ignore_the_order() {
+        let rows: Vec<(String, &str)> = (0..20)
+            .map(|i| (format!("r{i}"), if i < 8 { "happy" } else { "sad" }))
+            .collect();
+        let mut rows: Vec<(&str, &str)> = rows.iter().map(|(id, label)| (&**id, *label)).collect();
+        let ids = |rows: &[(&str, &str)], half: Half| -> BTreeSet<String> {
+            let suite = suite(rows);
+            let of_half = places(&suite.sets[0], half).into_iter();
+            of_half.map(|place| rows[place].0.to_owned()).collect()
+        };
+        let selection = ids(&rows, Half::Selection);
+        let reported = ids(&rows, Half::Reported);
+        assert_eq!((selection.len(), reported.len()), (10, 10));
+        assert!(selection.is_disjoint(&reported));
+        let happy = |id: &&String| id[1..].parse::<u32>().unwrap() < 8;
+        assert_eq!(selection.iter().filter(happy).count(), 4);
+        rows.reverse();
+        assert_eq!(ids(&rows, Half::Selection), selection);
+    }
+
+    #[test]
+    fn a_task_has_the_metric_of_its_set_or_the_named_one() {
+        let suite = suite(&[("a", "happy"), ("b", "sad")]);
+        let chosen = score_of(&suite, "emotion", None).unwrap();
+        assert!(chosen.starts_with("moods."), "{chosen}");
+        let loss = "moods.loss".to_owned();
+        assert_eq!(score_of(&suite, "emotion", Some(&loss)).unwrap(), loss);
+        let error = score_of(&suite, "asr", None).unwrap_err().to_string();
+        assert!(error.contains("no set of task `asr`"), "{error}");
+        let wrong = "moods.los".to_owned();
+        let error = score_of(&suite, "emotion", Some(&wrong))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean `moods.loss`?"), "{error}");
+    }
+
+    #[test]
+    fn a_set_of_one_row_cannot_be_divided() {
+        let suite = suite(&[("a", "happy")]);
+        let error = score_of(&suite, "emotion", None).unwrap_err().to_string();
+        assert!(error.contains("set `moods` has 1 row"), "{error}");
+    }
+}
