@@ -484,10 +484,7 @@ fn surgery(training: &Training<'_>, sizes: &Sizes, stages: &[StageDraws]) -> Opt
     let settings = training.recipe.gradients.as_ref()?;
     let num_tasks = |stage: &StageDraws| stage.stage.tasks.len() + stage.stage.replayed.len();
     let most = stages.iter().map(num_tasks).max().unwrap_or(0);
-    let copies = match settings.method {
-        GradientMethod::Pcgrad => most + 2,
-        GradientMethod::Famo => most + 1,
-    };
+    let copies = settings.num_copies(most);
     let passes = match extra_passes(training.recipe) {
         0.0 => "no further passes".to_owned(),
         1.0 => "one more forward pass of every step, about a third of it".to_owned(),

@@ -18,6 +18,7 @@ use crate::machine::available;
 use crate::models::AudioLlm;
 use crate::models::EmbeddingNoise;
 use crate::models::config::Config;
+use crate::models::cost::F32;
 use crate::models::cost::Load;
 use crate::models::cost::Model;
 use crate::models::ctc_on_gpu;
@@ -46,6 +47,8 @@ use crate::recipe::WeightsSource;
 use crate::records::inputs::Inputs;
 use crate::schedule::Pick;
 use crate::schedule::Schedule;
+use crate::schedule::Stage;
+use crate::schedule::online::Rule;
 use crate::task::Mode;
 use crate::task::TextCodec;
 use crate::train::Run;
@@ -150,7 +153,8 @@ impl Recipe {
         if device.is_cpu() && !ignore_memory {
             let sizes = Sizes::of(&config, &plan);
             let batch = self.first_batches(&rows, &loader, headers, (&config, &sizes, &parts))?;
-            HostNeed::training(&sizes, computes.precision, batch)
+            let copies = self.num_copies(&rows.schedule) as f64 * F32 * sizes.num_trained() as f64;
+            HostNeed::training(&sizes, computes.precision, batch + copies)
                 .check(available().map(Available::named))?;
         }
 
@@ -164,6 +168,22 @@ impl Recipe {
             loss,
             fit,
         })
+    }
+
+    /// Copies of all trained parameters that the tasks' gradients and look-ahead steps take in the
+    /// host's memory.
+    fn num_copies(&self, schedule: &Schedule) -> usize {
+        let stages = schedule.stages().iter();
+        let num_tasks = stages.map(|stage| stage.tasks.len() + stage.replayed.len());
+        let most = num_tasks.max().unwrap_or(0);
+        let of_tasks = self.gradients.as_ref();
+        let of_tasks = of_tasks.map_or(0, |gradients| gradients.num_copies(most));
+        let looks_ahead = |stage: &Stage| matches!(stage.online, Some(Rule::Dynamix(_)));
+        match schedule.stages().iter().any(looks_ahead) {
+            // Parameters and two moments.
+            true => of_tasks + 3,
+            false => of_tasks,
+        }
     }
 
     /// Bytes of the largest micro-batch among the first steps of each stage, by the headers of

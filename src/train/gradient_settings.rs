@@ -43,6 +43,14 @@ impl Method {
 }
 
 impl GradientSettings {
+    /// Copies of the gradient in the host's memory, in steps of at most `num_tasks` tasks.
+    pub fn num_copies(&self, num_tasks: usize) -> usize {
+        match self.method {
+            Method::Pcgrad => num_tasks + 2,
+            Method::Famo => num_tasks + 1,
+        }
+    }
+
     /// Refuses values outside their range, keys of the other method, a schedule whose steps never
     /// have two tasks, and FAMO beside roll-backs.
     ///

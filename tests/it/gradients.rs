@@ -128,7 +128,7 @@ fn lines_say_what_was_done() {
         assert_close(number(line, "factors", "asr"), expected, 1e-5, "factor");
     }
     let last = number(&lines[7], "weights", "asr");
-    assert!((last - 0.5).abs() > 0.1, "nothing was learnt: {last}");
+    assert!((last - 0.5).abs() > 0.05, "nothing was learnt: {last}");
     let state = place.json("runs/small/checkpoints/step-000008/state.json");
     assert_eq!(state["famo"]["asr"]["updates"], 8);
     assert_eq!(state["famo"]["emotion"]["updates"], 4);
@@ -205,7 +205,7 @@ fn a_plan_says_what_is_wrong_and_what_it_costs() {
         assert!(text.contains(said), "{said}: {text}");
     }
     for (set, words) in [
-        ("gradients=pcgard", ["unknown variant `pcgard`", "pcgrad"]),
+        ("gradients=pcgard", ["unknown value `pcgard`", "pcgrad"]),
         (
             "gradients={method: pcgrad, decay: 0.1}",
             [

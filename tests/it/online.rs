@@ -325,7 +325,7 @@ fn a_plan_says_what_is_wrong_and_what_it_costs() {
     assert_eq!(marks, [false, true, true]);
 
     for (set, words) in [
-        ("mix={online: exp4}", ["unknown variant `exp4`", "odm"]),
+        ("mix={online: exp4}", ["unknown value `exp4`", "odm"]),
         (
             "mix.lookahead=1",
             [
