@@ -501,8 +501,8 @@ fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
 /// The nearest 16-bit value, halves away from zero. `f32::round` would be a call for each sample; in
 /// f64 the sum is exact, so that cutting it off rounds it.
 fn to_i16(sample: f32) -> i16 {
-    let scaled = f64::from(sample.clamp(-1.0, 1.0)) * 32768.0;
-    (scaled + 0.5f64.copysign(scaled)).min(32767.0) as i32 as i16
+    let scaled = f64::from(sample) * 32768.0;
+    (scaled + 0.5f64.copysign(scaled)).clamp(-32768.0, 32767.0) as i32 as i16
 }
 
 /// A text in parts of at most this many characters, divided at commas, else at spaces.

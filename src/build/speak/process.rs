@@ -1,11 +1,9 @@
 //! Runs a command with a text and a time limit.
 
-use std::fs::File;
 use std::io::Read;
-use std::io::Seek;
 use std::io::Write;
 use std::process::Child;
-use std::process::ChildStderr;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
@@ -22,10 +20,14 @@ use crate::error::Result;
 
 /// Largest part of an error message that is stored, in bytes.
 const LONGEST_MESSAGE: u64 = 1 << 14;
-/// Largest output, in bytes.
+/// Largest output that is read, in bytes.
 const LONGEST_OUTPUT: u64 = 1 << 30;
-/// Time between two looks at the size of an output.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// Bytes that the system holds for this process to read.
+#[cfg(target_os = "linux")]
+const PIPE: libc::c_int = 1 << 20;
+/// Time between two reads of an output. A program writes a few KiB at a time, and each read that
+/// waits for them wakes both processes.
+const BETWEEN_READS: Duration = Duration::from_millis(1);
 /// Characters of a message that are shown.
 const SHOWN: usize = 200;
 
@@ -49,173 +51,146 @@ impl Ended {
 
 /// Runs a program with a text on its standard input.
 ///
-/// Input and output are files in memory, so that the program never waits for this process, and this
-/// process sleeps until the program ends. A pipe would wake both for every 4 KiB of sound.
-///
 /// # Errors
-/// A program that cannot be started; no memory or disk for the files.
+/// A program that cannot be started.
 pub(crate) fn run(
     program: &str,
     arguments: &[String],
     input: &str,
     timeout: Duration,
 ) -> Result<Ended> {
-    let mut stdin = unnamed_file()?;
-    stdin
-        .write_all(input.as_bytes())
-        .and_then(|()| stdin.rewind())
-        .map_err(no_room)?;
-    let mut stdout = unnamed_file()?;
     let mut command = Command::new(program);
     // A process group, so that processes that the program starts end with it.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command
         .args(arguments)
-        .stdin(stdin)
-        .stdout(stdout.try_clone().map_err(no_room)?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| not_started(program, e))?;
-    // The program's copy of its output must not stay open here.
-    drop(command);
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    let child = Mutex::new(child);
+    let child = Mutex::new(Running {
+        child,
+        is_reaped: false,
+    });
     let deadline = Instant::now() + timeout;
-    let (end_reason, status, message) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let (done, is_done) = mpsc::channel::<()>();
         let watched = &child;
-        let written = &stdout;
-        let watchdog = scope.spawn(move || watch(watched, written, deadline, &is_done));
-        // The end of its messages is the end of the program, or of what it started.
-        let message = stderr.map(read_message).unwrap_or_default();
-        let status = waited(&child, deadline + Duration::from_secs(1));
+        let watchdog = scope.spawn(move || {
+            let is_late = is_done.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout);
+            if is_late {
+                end(&mut locked(watched));
+            }
+            is_late
+        });
+        let said = scope.spawn(move || {
+            let mut message = Vec::new();
+            if let Some(stderr) = stderr {
+                let mut stderr = stderr;
+                let _ = (&mut stderr)
+                    .take(LONGEST_MESSAGE)
+                    .read_to_end(&mut message);
+                // The rest is read too, or the program would wait.
+                let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+            }
+            message
+        });
+        scope.spawn(move || {
+            // A program that does not read its input is no error.
+            if let Some(mut stdin) = stdin {
+                let _ = stdin.write_all(input.as_bytes());
+            }
+        });
+        let output = stdout.map(read_output).unwrap_or_default();
+        let mut wait = Duration::from_micros(50);
+        let status = loop {
+            match locked(&child).try_wait() {
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < deadline + Duration::from_secs(1) => {}
+                _ => break None,
+            }
+            std::thread::sleep(wait);
+            wait = (2 * wait).min(Duration::from_millis(10));
+        };
         drop(done);
-        (watchdog.join().unwrap_or(None), status, message)
-    });
-    let mut output = Vec::new();
-    if end_reason.is_none() {
-        let size = stdout.metadata().map_err(no_room)?.len();
-        output.reserve_exact(size as usize);
-        stdout
-            .rewind()
-            .and_then(|()| stdout.read_to_end(&mut output))
-            .map_err(no_room)?;
-    }
-    let text = String::from_utf8_lossy(&message);
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let message = match (&end_reason, words.is_empty()) {
-        (Some(EndReason::Time), _) => format!("it took longer than {} s", timeout.as_secs_f64()),
-        (Some(EndReason::Size), _) => format!("it wrote more than {LONGEST_OUTPUT} bytes"),
-        (None, true) => format!("{program} gave no message"),
-        (None, false) => words.join(" "),
-    };
-    Ok(Ended {
-        is_success: end_reason.is_none() && status.is_some_and(|status| status.success()),
-        output,
-        message,
+        let is_late = watchdog.join().unwrap_or(false);
+        let message = said.join().unwrap_or_default();
+        let text = String::from_utf8_lossy(&message);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let message = match (is_late, words.is_empty()) {
+            (true, _) => format!("it took longer than {} s", timeout.as_secs_f64()),
+            (false, true) => format!("{program} gave no message"),
+            (false, false) => words.join(" "),
+        };
+        Ok(Ended {
+            is_success: !is_late && status.is_some_and(|status| status.success()),
+            output,
+            message,
+        })
     })
 }
 
-/// Why a program was ended.
-enum EndReason {
-    Time,
-    Size,
-}
-
-/// Ends the program once it takes too long or writes too much; none if it ends by itself.
-fn watch(
-    child: &Mutex<Child>,
-    stdout: &File,
-    deadline: Instant,
-    is_done: &mpsc::Receiver<()>,
-) -> Option<EndReason> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let ended = is_done.recv_timeout(left.min(BETWEEN_LOOKS));
-        if ended != Err(mpsc::RecvTimeoutError::Timeout) {
-            return None;
-        }
-        let is_long = stdout
-            .metadata()
-            .is_ok_and(|file| file.len() > LONGEST_OUTPUT);
-        let reason = match is_long {
-            true => EndReason::Size,
-            false if Instant::now() >= deadline => EndReason::Time,
-            false => continue,
-        };
-        end(&mut locked(child));
-        return Some(reason);
-    }
-}
-
-/// The first bytes of a program's messages. The rest is read too, or the program would wait.
-fn read_message(mut stderr: ChildStderr) -> Vec<u8> {
-    let mut message = Vec::new();
-    let _ = (&mut stderr)
-        .take(LONGEST_MESSAGE)
-        .read_to_end(&mut message);
-    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-    message
-}
-
-/// The exit status of a program that has closed its output or is about to; none if it is not there
-/// by `deadline`.
-fn waited(child: &Mutex<Child>, deadline: Instant) -> Option<ExitStatus> {
-    let mut wait = Duration::from_micros(50);
-    loop {
-        match locked(child).try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < deadline => {}
-            _ => return None,
-        }
-        std::thread::sleep(wait);
-        wait = (2 * wait).min(Duration::from_millis(10));
-    }
-}
-
-/// A file without a name: in memory on Linux, in the folder of temporary files elsewhere.
-fn unnamed_file() -> Result<File> {
+/// Output of a program, up to its end.
+fn read_output(stdout: ChildStdout) -> Vec<u8> {
     #[cfg(target_os = "linux")]
-    {
-        use std::os::fd::FromRawFd;
-        // SAFETY: the name ends with a zero, and the descriptor, if it is one, belongs to nobody.
-        let file = unsafe {
-            let descriptor = libc::memfd_create(c"maqam".as_ptr(), libc::MFD_CLOEXEC);
-            (descriptor >= 0).then(|| File::from_raw_fd(descriptor))
-        };
-        if let Some(file) = file {
-            return Ok(file);
-        }
+    // SAFETY: the descriptor is open. A size that the system refuses changes nothing.
+    unsafe {
+        libc::fcntl(
+            std::os::fd::AsRawFd::as_raw_fd(&stdout),
+            libc::F_SETPIPE_SZ,
+            PIPE,
+        );
     }
-    tempfile::tempfile().map_err(no_room)
+    let mut stdout = stdout.take(LONGEST_OUTPUT);
+    let mut output = Vec::new();
+    let mut part = vec![0; 1 << 16];
+    loop {
+        match stdout.read(&mut part) {
+            Ok(0) => return output,
+            Ok(len) => output.extend(&part[..len]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return output,
+        }
+        std::thread::sleep(BETWEEN_READS);
+    }
 }
 
-fn no_room(error: std::io::Error) -> Error {
-    Error::new(
-        Kind::Resource,
-        format!("no room for the input and output of a program: {error}"),
-    )
-    .caused_by(error)
+/// A program that was started.
+struct Running {
+    child: Child,
+    /// Whether its status was read. Then its id may belong to another process.
+    is_reaped: bool,
 }
 
-/// Ends a program and what it started.
-fn end(child: &mut Child) {
-    // The id of a child that was waited for may belong to another process.
-    if !matches!(child.try_wait(), Ok(None)) {
+impl Running {
+    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let status = self.child.try_wait()?;
+        self.is_reaped |= status.is_some();
+        Ok(status)
+    }
+}
+
+/// Ends a program and what it started, also if the program itself has ended.
+fn end(running: &mut Running) {
+    if running.is_reaped {
         return;
     }
     #[cfg(unix)]
-    if let Ok(group) = i32::try_from(child.id()) {
+    if let Ok(group) = i32::try_from(running.child.id()) {
         // SAFETY: `kill` takes any numbers; the child still has its own, so the group is the one it
         // was started in.
         unsafe { libc::kill(-group, libc::SIGKILL) };
     }
-    let _ = child.kill();
+    let _ = running.child.kill();
 }
 
-fn locked(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
-    child.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The error for a program that cannot be started.
@@ -257,6 +232,12 @@ mod tests {
         let ended = shell("sleep 100; true", "", Duration::from_millis(100));
         assert!(!ended.is_success && ended.message.contains("longer than 0.1 s"));
         assert!(started.elapsed() < Duration::from_secs(10));
+        // What a program leaves behind keeps its output open.
+        let started = Instant::now();
+        let ended = shell("sleep 100 & exit 0", "", Duration::from_millis(200));
+        assert!(!ended.is_success && started.elapsed() < Duration::from_secs(10));
+        let long = shell("head -c 3000000 /dev/zero", "", second);
+        assert!(long.is_success && long.output.len() == 3_000_000);
         let error = run("no-such-program-here", &[], "", second).err().unwrap();
         assert_eq!(error.exit_code(), 2);
     }
