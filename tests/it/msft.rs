@@ -363,7 +363,7 @@ fn plan_says_what_is_missing() {
         ),
         (
             "schedule.stages.0.end=mstf",
-            ["unknown variant `mstf`", "`msft`"],
+            ["unknown value `mstf`", "`msft`"],
         ),
         (
             "schedule.stages.0.draw=diverse",

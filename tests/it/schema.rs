@@ -434,9 +434,12 @@ fn defaults_are_those_of_the_types() {
     // Keys that a stored recipe leaves out where they are not written.
     let left_out = [
         "/augment/speed",
+        "/checkpoint/average",
+        "/evaluate/train_rows",
         "/instructions",
         "/lora/dropout_masks",
         "/loss/ctc",
+        "/optimiser/lora_plus",
         "/probe/audio_gap",
         "/schedule/shuffle",
         "/sets/0/instructions",

@@ -101,6 +101,7 @@ fn a_page_has_the_whole_run_and_escapes_markup() {
     let expected = [
         "scores-bars",
         "training-loss",
+        "audio-gap",
         "scores-by-step",
         "learning-rate",
         "stages",
@@ -109,8 +110,8 @@ fn a_page_has_the_whole_run_and_escapes_markup() {
         "cosines-by-step",
         "cosines-by-stage",
     ];
-    assert_eq!(ids[..9], expected);
-    assert_eq!(ids[9..], ["confusions", "failures"]);
+    assert_eq!(ids[..10], expected);
+    assert_eq!(ids[10..], ["confusions", "failures"]);
     let shown = |text: &str| elements.iter().any(|element| element.text.trim() == text);
     assert!(
         shown("7.0 min") && shown("of audio") && shown("240") && shown("660"),
