@@ -215,6 +215,48 @@ fn a_roll_back_restores_parameters_and_moments() {
     assert_eq!(last[2]["control"], "no-audio");
 }
 
+/// The model that such a run ends with is evaluated at the step of the roll-back, a second time.
+#[test]
+fn experiments_compare_runs_that_end_by_a_roll_back() {
+    let place = short_run();
+    place.write(
+        "test.yaml",
+        "role: test\nsets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion, metrics: [accuracy]}\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [wer]}\n",
+    );
+    place.write(
+        "experiment.yaml",
+        "\
+name: pairs
+recipes:
+  - {name: msft, recipe: recipe.yaml}
+  - {name: plain, recipe: recipe.yaml, set: ['schedule.stages=[{name: all, mix: uniform, steps: 4}]']}
+seeds: [7, 8]
+test: test.yaml
+resamples: 50
+contrasts: [{recipe: msft, against: plain, score: mean}]
+",
+    );
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    let log = place.lines("runs/pairs/msft-seed1/log.jsonl");
+    let is_last = |line: &&Value| line["kind"] == "eval" && line["at_step"] == 4;
+    let mut last: Vec<&Value> = log.iter().filter(is_last).collect();
+    last.retain(|line| line["control"].is_null());
+    assert_eq!(last.len(), 2, "{last:#?}");
+
+    let found = place.json("runs/pairs/comparison.json");
+    let dynamics = &found["dynamics"];
+    assert_eq!(dynamics["convergence"].as_array().unwrap().len(), 1);
+    let at_last = &dynamics["seed_curves"][0]["moods.loss"]["4"];
+    assert_eq!(
+        at_last.as_array().unwrap().len(),
+        2,
+        "a value for each seed"
+    );
+    assert_eq!(at_last[0], last[1]["scores"]["moods.loss"]);
+}
+
 /// Steps that were rolled back are in no average, and the model that the run ends with is measured.
 #[test]
 fn averages_and_audio_gaps_follow_roll_backs() {
