@@ -295,6 +295,7 @@ mod tests {
             Line::Eval(EvalRecord {
                 at_step,
                 control: control.map(str::to_owned),
+                selecting: None,
                 scores: Scores(vec![(CURVE.to_owned(), mean)]),
             })
         };

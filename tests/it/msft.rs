@@ -290,6 +290,40 @@ fn averages_and_audio_gaps_follow_roll_backs() {
     assert_ne!(gaps[5]["tasks"], gaps[4]["tasks"]);
 }
 
+/// Evaluations as they are, controls left out.
+fn evaluations(place: &Place) -> Vec<Value> {
+    let mut lines = of_kind(place, "eval");
+    lines.retain(|line| line["control"].is_null());
+    lines
+}
+
+#[test]
+fn the_best_checkpoint_is_chosen_on_half_of_dev() {
+    let place = msft_run(8, SCORES);
+    place
+        .run(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "evaluate.keep_best=moods.loss",
+        ])
+        .succeeds();
+    let lines = evaluations(&place);
+    let first = of_kind(&place, "round").swap_remove(0);
+    assert_eq!(lines[0]["selecting"], first["selection"]["emotion"]);
+    assert_ne!(lines[0]["selecting"], lines[0]["scores"]["moods.loss"]);
+    let values: Vec<f64> = lines
+        .iter()
+        .map(|line| line["selecting"].as_f64().unwrap())
+        .collect();
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let chosen = values.iter().position(|value| *value == least).unwrap();
+    let best = place.json("runs/small/best/state.json");
+    assert_eq!(best["step"], lines[chosen]["at_step"]);
+    assert_eq!(best["best"].as_f64(), Some(least));
+}
+
 #[test]
 fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let whole = msft_run(16, SCORES);
