@@ -69,7 +69,7 @@ impl Trainer<'_> {
                 .state
                 .best
                 .is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
-        let (waiting, end) = self.patience(&found.scores)?;
+        let (waiting, end) = self.patience(&selecting)?;
         let round = self.score_round(&found, suite)?;
         // The model that the run ends with is evaluated after the roll-back.
         let rolls_back = round
@@ -154,8 +154,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Scores that choose the best checkpoint: those of the half of dev that selects, if a stage
-    /// ends by mSFT, so that the other half selects nothing.
+    /// Scores that choose the best checkpoint and end stages with `early_stop`: those of the half
+    /// of dev that selects, if a stage ends by mSFT, so that the other half selects nothing.
     fn selecting_scores(&self, found: &Evaluation, suite: &Suite) -> Result<Scores> {
         match self.selects_by_half() {
             true => halves::scores(suite, found, Half::Selection),

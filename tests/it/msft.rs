@@ -324,6 +324,42 @@ fn the_best_checkpoint_is_chosen_on_half_of_dev() {
     assert_eq!(best["best"].as_f64(), Some(least));
 }
 
+/// A run whose first stage of up to eight steps stops early, before the stage that ends by mSFT.
+fn run_after_early_stop() -> Place {
+    let place = msft_run(4, SCORES);
+    let recipe = place.text("recipe.yaml");
+    let recipe = recipe.replace("every: 100", "every: 1, keep_best: moods.loss");
+    let first = "    - {name: first, mix: uniform, steps: 8, early_stop: {score: moods.loss, patience: 1}}\n";
+    let all = recipe.find("    - {name: all").unwrap();
+    place.write(
+        "recipe.yaml",
+        format!("{}{first}{}", &recipe[..all], &recipe[all..]),
+    );
+    place
+}
+
+#[test]
+fn early_stop_waits_on_the_half_that_selects() {
+    let place = run_after_early_stop();
+    train(&place);
+    let mut least = f64::INFINITY;
+    let mut expected = None;
+    for line in evaluations(&place) {
+        let loss = line["selecting"].as_f64().unwrap();
+        if loss >= least {
+            expected = Some((line["at_step"].clone(), least));
+            break;
+        }
+        least = loss;
+    }
+    let (at_step, least) = expected.unwrap();
+    let end = of_kind(&place, "stage_end").swap_remove(0);
+    assert_eq!(end["stage"], "first");
+    assert_eq!(end["at_step"], at_step);
+    let reason = format!("`moods.loss` has been no better than {least:.4} for 1 evaluations");
+    assert_eq!(end["reason"], reason);
+}
+
 #[test]
 fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let whole = msft_run(16, SCORES);
