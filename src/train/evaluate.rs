@@ -136,6 +136,7 @@ impl Trainer<'_> {
         self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
+        self.forget_rounds()?;
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
 

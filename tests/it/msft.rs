@@ -360,6 +360,41 @@ fn early_stop_waits_on_the_half_that_selects() {
     assert_eq!(end["reason"], reason);
 }
 
+/// Checkpoints of rounds that are there now.
+fn num_rounds_stored(place: &Place) -> usize {
+    let Ok(entries) = std::fs::read_dir(place.path("runs/small/msft")) else {
+        return 0;
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names
+        .filter(|name| name.to_string_lossy().starts_with("step-"))
+        .count()
+}
+
+/// A round has four scores and its start.
+#[test]
+fn checkpoints_of_earlier_rounds_go_before_the_next_checkpoint() {
+    let place = msft_run(24, SCORES);
+    let mut child = place
+        .command(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "checkpoint={every: 100, keep: 1}",
+        ])
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(num_rounds_stored(&place));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    outcome(child.wait_with_output().unwrap()).succeeds();
+    assert!(of_kind(&place, "round").len() > 6);
+    assert!((1..=5).contains(&most), "{most} at once");
+}
+
 #[test]
 fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let whole = msft_run(16, SCORES);
