@@ -324,12 +324,12 @@ fn the_best_checkpoint_is_chosen_on_half_of_dev() {
     assert_eq!(best["best"].as_f64(), Some(least));
 }
 
-/// A run whose first stage of up to eight steps stops early, before the stage that ends by mSFT.
+/// A run whose first stage of 40 steps stops early, before the stage that ends by mSFT.
 fn run_after_early_stop() -> Place {
     let place = msft_run(4, SCORES);
     let recipe = place.text("recipe.yaml");
     let recipe = recipe.replace("every: 100", "every: 1, keep_best: moods.loss");
-    let first = "    - {name: first, mix: uniform, steps: 8, early_stop: {score: moods.loss, patience: 1}}\n";
+    let first = "    - {name: first, mix: uniform, steps: 40, early_stop: {score: moods.loss, patience: 1}}\n";
     let all = recipe.find("    - {name: all").unwrap();
     place.write(
         "recipe.yaml",
@@ -358,6 +358,20 @@ fn early_stop_waits_on_the_half_that_selects() {
     assert_eq!(end["at_step"], at_step);
     let reason = format!("`moods.loss` has been no better than {least:.4} for 1 evaluations");
     assert_eq!(end["reason"], reason);
+}
+
+/// The first stage ends before the step at which the plan begins the stage with `end: msft`.
+#[test]
+fn missing_picks_are_told_after_a_stage_that_stopped_early() {
+    let place = run_after_early_stop();
+    train(&place);
+    let steps = of_kind(&place, "train").len();
+    let picks = place.lines("runs/small/picks.jsonl").len();
+    assert!(picks < steps && steps < 40, "{picks} of {steps}");
+    std::fs::remove_file(place.path("runs/small/picks.jsonl")).unwrap();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .fails(2, &["picks.jsonl", "has the picks of 0 steps"]);
 }
 
 /// Checkpoints of rounds that are there now.
