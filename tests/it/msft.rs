@@ -409,6 +409,68 @@ fn checkpoints_of_earlier_rounds_go_before_the_next_checkpoint() {
     assert!((1..=5).contains(&most), "{most} at once");
 }
 
+/// Names and bytes of what a run of so many steps leaves.
+fn files_after(place: &Place, steps: usize) -> Vec<(String, Vec<u8>)> {
+    let step = format!("checkpoints/step-{steps:06}");
+    [
+        "log.jsonl".to_owned(),
+        "picks.jsonl".to_owned(),
+        format!("{step}/adapter_model.safetensors"),
+        format!("{step}/optimiser.safetensors"),
+        format!("{step}/state.json"),
+        "best/adapter_model.safetensors".to_owned(),
+    ]
+    .into_iter()
+    .map(|name| {
+        let bytes = place.bytes(&format!("runs/small/{name}"));
+        (name, bytes)
+    })
+    .collect()
+}
+
+/// A run whose roll-back fails leaves a checkpoint between the evaluation and the roll-back.
+#[test]
+fn a_checkpoint_before_a_roll_back_goes_on_with_it() {
+    let place = msft_run(16, SCORES);
+    let arguments = [
+        "train",
+        "recipe.yaml",
+        "--allow-leakage",
+        "--resume",
+        "--set",
+        "checkpoint={every: 1, keep: 99}",
+    ];
+    place.run(&arguments).succeeds();
+    let last = of_kind(&place, "train").len();
+    let expected = files_after(&place, last);
+    let back = of_kind(&place, "roll_back").swap_remove(0);
+    let at = back["at_step"].as_u64().unwrap();
+    let to = back["to_step"].as_u64().unwrap();
+
+    // The run as it was before the step of the roll-back, without the parameters of the peak.
+    for step in at..=last as u64 {
+        let folder = place.path(&format!("runs/small/checkpoints/step-{step:06}"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let peak = place.path(&format!("runs/small/msft/step-{to:06}"));
+    std::fs::rename(&peak, place.path("peak")).unwrap();
+    place.run(&arguments).fails(
+        2,
+        &[
+            "the checkpoint of a roll-back is missing",
+            "hint: put the folder back",
+        ],
+    );
+    let state = place.json(&format!("runs/small/checkpoints/step-{at:06}/state.json"));
+    assert_eq!(state["msft"]["0"]["pending"], json!(to));
+
+    std::fs::rename(place.path("peak"), &peak).unwrap();
+    place.run(&arguments).succeeds();
+    for ((name, found), (_, expected)) in files_after(&place, last).iter().zip(&expected) {
+        assert!(found == expected, "{name} differs");
+    }
+}
+
 #[test]
 fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let whole = msft_run(16, SCORES);
@@ -417,24 +479,7 @@ fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let took = started.elapsed();
     let last = of_kind(&whole, "train").len();
     assert!(!of_kind(&whole, "roll_back").is_empty());
-    let left = |place: &Place| -> Vec<(String, Vec<u8>)> {
-        let step = format!("checkpoints/step-{last:06}");
-        [
-            "log.jsonl".to_owned(),
-            "picks.jsonl".to_owned(),
-            format!("{step}/adapter_model.safetensors"),
-            format!("{step}/optimiser.safetensors"),
-            format!("{step}/state.json"),
-            "best/adapter_model.safetensors".to_owned(),
-        ]
-        .into_iter()
-        .map(|name| {
-            let bytes = place.bytes(&format!("runs/small/{name}"));
-            (name, bytes)
-        })
-        .collect()
-    };
-    let expected = left(&whole);
+    let expected = files_after(&whole, last);
     for round in 0..3 {
         let place = msft_run(16, SCORES);
         let delays = Key::new(21, "kill").with(round);
@@ -457,7 +502,7 @@ fn a_killed_run_rolls_back_like_an_undisturbed_one() {
             kills += 1;
         }
         assert!(kills > 0);
-        for ((name, found), (_, expected)) in left(&place).iter().zip(&expected) {
+        for ((name, found), (_, expected)) in files_after(&place, last).iter().zip(&expected) {
             assert!(
                 found == expected,
                 "round {round}, {kills} kills: {name} differs"
