@@ -373,6 +373,7 @@ pub(super) fn eval_record(at_step: u64, scores: &BTreeMap<String, f64>) -> EvalR
     EvalRecord {
         at_step,
         control: None,
+        selecting: None,
         scores: scores
             .iter()
             .map(|(name, value)| (name.clone(), *value))

@@ -1,6 +1,8 @@
 //! Halves of a dev suite: one selects during training, and the other is reported, so that what is
 //! reported did not select.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::error::Error;
@@ -9,9 +11,11 @@ use crate::eval::Evaluation;
 use crate::eval::confidence::System;
 use crate::eval::measure::measure;
 use crate::eval::score_names;
+use crate::eval::slices;
 use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::records::scores::Scores;
+use crate::records::suite_file::ClusterBy;
 use crate::seed::Key;
 use crate::yaml;
 
@@ -24,23 +28,70 @@ pub enum Half {
     Reported,
 }
 
-/// Places of the examples of a half, rising. Examples of each label are divided evenly in a fixed
-/// order by their ids, so the halves do not depend on the order of the rows or on a seed. Of an odd
-/// number, the selection gets one more.
+/// Places of the examples of a half, rising. A set that is clustered by speakers or groups is
+/// divided by them, if there are at least two, so that no speaker is in both halves. Otherwise it
+/// is divided by rows. The halves do not depend on the order of the rows or on a seed.
 pub fn places(set: &Set, half: Half) -> BTreeSet<usize> {
+    let mut clusters: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (place, example) in set.examples.iter().enumerate() {
+        let name = slices::cluster(set.cluster, example);
+        clusters.entry(name).or_default().push(place);
+    }
+    let selection = match set.cluster != ClusterBy::None && clusters.len() > 1 {
+        true => selected_clusters(set, clusters),
+        false => selected_rows(set),
+    };
+    match half {
+        Half::Selection => selection,
+        Half::Reported => (0..set.examples.len())
+            .filter(|place| !selection.contains(place))
+            .collect(),
+    }
+}
+
+/// Places of the clusters that select. The largest comes first, and of equal ones the order is
+/// fixed by their names. Each goes to the half that has fewer rows of its labels, or else fewer rows
+/// in all, so the second goes to the other half than the first.
+fn selected_clusters(set: &Set, clusters: BTreeMap<String, Vec<usize>>) -> BTreeSet<usize> {
+    let mut order: Vec<(String, Vec<usize>)> = clusters.into_iter().collect();
+    order.sort_by_cached_key(|(name, places)| {
+        let key = Key::new(0, "halves").with_name(name);
+        (Reverse(places.len()), key.bits(0))
+    });
+    let mut selection = BTreeSet::new();
+    // Rows of the selection less those of the other half, by label and in all.
+    let mut lead: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    let mut total = 0;
+    for (_, places) in order {
+        let mut of_labels = 0;
+        for &place in &places {
+            let label = set.examples[place].label.as_deref();
+            of_labels += lead.get(&label).copied().unwrap_or(0);
+        }
+        let is_selected = of_labels < 0 || (of_labels == 0 && total <= 0);
+        let change = if is_selected { 1 } else { -1 };
+        for &place in &places {
+            let label = set.examples[place].label.as_deref();
+            *lead.entry(label).or_insert(0) += change;
+            total += change;
+        }
+        if is_selected {
+            selection.extend(places);
+        }
+    }
+    selection
+}
+
+/// Places of the rows that select. Rows of each label are divided evenly in a fixed order by their
+/// ids. Of an odd number, the selection gets one more.
+fn selected_rows(set: &Set) -> BTreeSet<usize> {
     let mut order: Vec<usize> = (0..set.examples.len()).collect();
     order.sort_by_cached_key(|&place| {
         let example = &set.examples[place];
         let key = Key::new(0, "halves").with_name(&example.id);
         (example.label.clone(), key.bits(0), place)
     });
-    let is_selected = |at: usize| at.is_multiple_of(2);
-    order
-        .into_iter()
-        .enumerate()
-        .filter(|(at, _)| is_selected(*at) == (half == Half::Selection))
-        .map(|(_, place)| place)
-        .collect()
+    order.into_iter().step_by(2).collect()
 }
 
 /// Scores of a half of each set, from the predictions for all of it.
@@ -116,14 +167,20 @@ mod tests {
     use crate::task::Tasks;
 
     fn suite(rows: &[(&str, &str)]) -> Suite {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let lines: String = rows
+        let lines: Vec<String> = rows
             .iter()
             .map(|(id, label)| {
-                format!("{{\"id\": \"{id}\", \"text\": \"t\", \"label\": \"{label}\"}}\n")
+                format!("{{\"id\": \"{id}\", \"text\": \"t\", \"label\": \"{label}\"}}")
             })
             .collect();
+        suite_of(&lines)
+    }
+
+    /// A suite of one set with these lines.
+    fn suite_of(lines: &[String]) -> Suite {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let lines = lines.join("\n") + "\n";
         std::fs::write(path("m.jsonl"), lines).unwrap();
         let manifest = path("m.jsonl").display().to_string();
         std::fs::write(
@@ -153,6 +210,49 @@ mod tests {
         assert_eq!(selection.iter().filter(happy).count(), 4);
         rows.reverse();
         assert_eq!(ids(&rows, Half::Selection), selection);
+    }
+
+    /// Speakers of 6, 5, 4, 3 and 2 rows, of two labels in turn. The first selects. The second and
+    /// third have labels of which more rows select so far, and the fourth has not. The halves are
+    /// even then, and the last goes to the selection.
+    #[test]
+    fn rows_of_a_speaker_are_in_one_half() {
+        let mut rows = Vec::new();
+        for (speaker, count) in [6, 5, 4, 3, 2].into_iter().enumerate() {
+            for i in 0..count {
+                let label = ["happy", "sad"][i % 2];
+                rows.push(format!(
+                    r#"{{"id": "{speaker}-{i}", "text": "t", "label": "{label}", "speaker": "s{speaker}"}}"#
+                ));
+            }
+        }
+        let speakers = |rows: &[String], half: Half| -> Vec<String> {
+            let suite = suite_of(rows);
+            let of_half = places(&suite.sets[0], half).into_iter();
+            let mut found: Vec<String> = of_half
+                .map(|place| suite.sets[0].examples[place].speaker.clone().unwrap())
+                .collect();
+            found.sort();
+            found
+        };
+        let of = |counts: &[(&str, usize)]| -> Vec<String> {
+            let each = counts.iter();
+            each.flat_map(|(name, count)| vec![(*name).to_owned(); *count])
+                .collect()
+        };
+        let selection = of(&[("s0", 6), ("s3", 3), ("s4", 2)]);
+        assert_eq!(speakers(&rows, Half::Selection), selection);
+        assert_eq!(speakers(&rows, Half::Reported), of(&[("s1", 5), ("s2", 4)]));
+        rows.reverse();
+        assert_eq!(speakers(&rows, Half::Selection), selection);
+
+        // One speaker cannot be in one half alone.
+        for row in &mut rows {
+            let at = row.find("\"speaker\"").unwrap();
+            row.replace_range(at.., "\"speaker\": \"s0\"}");
+        }
+        assert_eq!(speakers(&rows, Half::Selection).len(), 10);
+        assert_eq!(speakers(&rows, Half::Reported).len(), 10);
     }
 
     #[test]

@@ -103,22 +103,40 @@ fn steps_to_last_score(
 
 /// Evaluations of a run as it is, controls left out: step and scores.
 fn evaluations(run: &Planned) -> Result<Vec<(u64, Scores)>> {
-    let plain = |line| match line {
-        Line::Eval(found) if found.control.is_none() => Some((found.at_step, found.scores)),
-        _ => None,
-    };
-    Ok(run.log()?.into_iter().filter_map(plain).collect())
+    Ok(evaluations_of(run.log()?))
+}
+
+/// Evaluations among the lines of a log. A model that a roll-back of mSFT leaves at the end of a run
+/// is evaluated at the step of the roll-back: of two evaluations at one step, the later stands.
+fn evaluations_of(lines: Vec<Line>) -> Vec<(u64, Scores)> {
+    let mut found: Vec<(u64, Scores)> = Vec::new();
+    for line in lines {
+        let Line::Eval(record) = line else {
+            continue;
+        };
+        if record.control.is_some() {
+            continue;
+        }
+        if found.last().is_some_and(|last| last.0 == record.at_step) {
+            found.pop();
+        }
+        found.push((record.at_step, record.scores));
+    }
+    found
 }
 
 fn dev_curve(run: &Planned) -> Result<Curve> {
-    let scores = evaluations(run)?;
+    curve(evaluations(run)?).map_err(|e| e.at_path(&run.recipe.folder()))
+}
+
+/// The curve of the compared score.
+fn curve(evaluations: Vec<(u64, Scores)>) -> Result<Curve> {
+    let scores = evaluations.into_iter();
     Curve::new(
         scores
-            .into_iter()
             .filter_map(|(step, scores)| Some((step, scores.get(CURVE)?)))
             .collect(),
     )
-    .map_err(|e| e.at_path(&run.recipe.folder()))
 }
 
 fn last_score(run: &Planned) -> Result<f64> {
@@ -264,4 +282,35 @@ fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradien
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::log::EvalRecord;
+
+    #[test]
+    fn the_later_evaluation_of_a_step_stands() {
+        let line = |at_step: u64, control: Option<&str>, mean: f64| {
+            Line::Eval(EvalRecord {
+                at_step,
+                control: control.map(str::to_owned),
+                selecting: None,
+                scores: Scores(vec![(CURVE.to_owned(), mean)]),
+            })
+        };
+        let found = evaluations_of(vec![
+            line(2, None, 0.5),
+            line(4, None, 0.25),
+            // After the roll-back to step 2.
+            line(4, None, 0.5),
+            line(4, Some("no-audio"), 0.125),
+        ]);
+        let means: Vec<(u64, Option<f64>)> = found
+            .iter()
+            .map(|(step, scores)| (*step, scores.get(CURVE)))
+            .collect();
+        assert_eq!(means, [(2, Some(0.5)), (4, Some(0.5))]);
+        assert_eq!(curve(found).unwrap().last_step(), 4);
+    }
 }

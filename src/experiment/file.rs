@@ -228,8 +228,9 @@ impl Experiment {
         Ok(recipe)
     }
 
-    /// All recipes learn from the same rows and have the same learning rate at the same step;
-    /// lengths are compared once schedules are planned.
+    /// All recipes learn from the same rows, and plan the same learning rate for the same step.
+    /// Stages that end by mSFT may go back in the plan and end early. Lengths are compared once
+    /// schedules are planned.
     fn check_alike(&self, planned: &[&Planned]) -> Result<()> {
         let first = &planned[0];
         let differ = |what: &str, other: &Planned| {
@@ -266,7 +267,7 @@ impl Experiment {
                 ];
                 if let Some((key, _)) = key.iter().find(|(_, is_there)| *is_there) {
                     return Err(Error::input(format!("a stage of `{}` has `{key}`", other.recipe_name))
-                        .hint("remove it: in an experiment all recipes have the same learning rate at the same step and train to their end"));
+                        .hint("remove it: all recipes of an experiment plan the same learning rate for the same step, and only stages with `end: msft` may end early"));
                 }
             }
         }

@@ -179,7 +179,7 @@ fn run_one(
     }
     judge(&run, &model, suite, TEST_FOLDER, watcher, stop)?;
     let best = run.folder.join("best");
-    if best.is_dir() && (is_averaged || State::read(&best)?.step != state.step) {
+    if best.is_dir() && (is_averaged || !is_of_last(&State::read(&best)?, &state)) {
         checkpoint::load(&best, &model, &mut optimiser)?;
         return judge(&run, &model, suite, BEST_FOLDER, watcher, stop);
     }
@@ -189,6 +189,12 @@ fn run_one(
     let sets = suite.sets.iter().map(|set| format!("{}.jsonl", set.name));
     sets.chain([scores::SCORES_FILE.to_owned()])
         .try_for_each(|name| files::copy(&from.join(&name), &to.join(&name)))
+}
+
+/// Whether a best checkpoint has the weights that a run ended with. Before a roll-back at the last
+/// step it has others.
+fn is_of_last(best: &State, last: &State) -> bool {
+    best.step == last.step && !best.is_roll_back_pending()
 }
 
 /// Answers the test suite, if these weights have not answered it before.
@@ -222,4 +228,31 @@ fn judge(
     ScoresFile::of(found.scores.clone()).write(&folder)?;
     watcher.tested(&found.scores);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::stats::msft::Progress;
+
+    #[test]
+    fn the_best_before_a_roll_back_is_not_the_last() {
+        let at = |step: u64, pending: Option<u64>| {
+            let progress = Progress {
+                pending,
+                ..Progress::default()
+            };
+            State {
+                step,
+                msft: BTreeMap::from([(0, progress)]),
+                ..State::new(BTreeMap::new())
+            }
+        };
+        let last = at(4, None);
+        assert!(is_of_last(&at(4, None), &last));
+        assert!(!is_of_last(&at(2, None), &last));
+        assert!(!is_of_last(&at(4, Some(2)), &last));
+    }
 }

@@ -6,6 +6,7 @@ use crate::plan::shares::StageShares;
 use crate::schedule::CellShare;
 use crate::schedule::Population;
 use crate::schedule::Schedule;
+use crate::schedule::msft::EVALUATIONS;
 use crate::text_table::count;
 
 /// A cell whose rows are drawn this many times as often as those of its stage on average is named.
@@ -48,6 +49,7 @@ pub fn find(
             found.push(format!(
                 "stage `{name}` leaves tasks out as they peak and may end early; everything here counts all tasks over its planned steps, those that are rolled back among them"
             ));
+            found.extend(long_round(schedule, index));
         }
         if stage.stage.early_stop.is_some() {
             found.push(format!(
@@ -56,6 +58,27 @@ pub fn find(
         }
     }
     found
+}
+
+/// A warning of a stage that ends by mSFT and is over before its first round.
+fn long_round(schedule: &Schedule, stage: usize) -> Option<String> {
+    let interval = schedule.evaluation_interval(stage, &[]).ok()?;
+    let round = interval * EVALUATIONS;
+    let stage = &schedule.stages()[stage];
+    // A round has no fewer steps than evaluations.
+    let other = match interval {
+        1 => "",
+        _ => ", or lower `msft.budget`",
+    };
+    (round > stage.steps).then(|| {
+        format!(
+            "stage `{}` has {} steps and its first round {}, so no task can leave; give it at least {} steps{other}",
+            stage.name,
+            count(stage.steps as f64),
+            count(round as f64),
+            count(round as f64)
+        )
+    })
 }
 
 fn name(cell: &CellShare) -> String {
@@ -115,6 +138,8 @@ fn labels_without_rows(population: &Population) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Entry;
+    use crate::schedule::Settings;
 
     fn cell(label: &str, num_rows: u64, num_slots: u64) -> CellShare {
         CellShare {
@@ -124,6 +149,30 @@ mod tests {
             num_rows,
             num_slots,
         }
+    }
+
+    /// Half the slots of two are of the task with eight rows: an epoch of it takes eight steps.
+    #[test]
+    fn a_stage_shorter_than_its_first_round_is_named() {
+        let yaml = "{batch: 2, stages: [{name: short, steps: 7, end: msft}, {name: tiny, steps: 3, end: msft, msft: {budget: 0.1}}, {name: exact, steps: 8, end: msft}]}";
+        let settings: Settings = yaml_serde::from_str(yaml).unwrap();
+        let entry = |rows| Entry { rows, weight: 1.0 };
+        let population = Population {
+            tasks: ["a", "b"].map(String::from).into(),
+            row_task: [[0; 8], [1; 8]].concat(),
+            entries: vec![entry(0..8), entry(8..16)],
+            ..Population::default()
+        };
+        let schedule = Schedule::new(&settings, &population, 5).unwrap();
+        let found = [0, 1, 2].map(|stage| long_round(&schedule, stage));
+        assert_eq!(
+            found,
+            [
+                Some("stage `short` has 7 steps and its first round 8, so no task can leave; give it at least 8 steps, or lower `msft.budget`".to_owned()),
+                Some("stage `tiny` has 3 steps and its first round 4, so no task can leave; give it at least 4 steps".to_owned()),
+                None
+            ]
+        );
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Trainer<'_> {
                 .state
                 .best
                 .is_none_or(|best| is_better(&settings.keep_best, score, best, 0.0));
-        let (waiting, end) = self.patience(&found.scores)?;
+        let (waiting, end) = self.patience(&selecting)?;
         let round = self.score_round(&found, suite)?;
         // The model that the run ends with is evaluated after the roll-back.
         let rolls_back = round
@@ -78,7 +78,8 @@ impl Trainer<'_> {
         let folder = run_folder::evaluation(&run.folder, step);
         found.write_predictions(&folder)?;
         ScoresFile::of(found.scores.clone()).write(&folder)?;
-        let mut lines = vec![eval_line(step, None, &found.scores)?];
+        let logged = self.selects_by_half().then_some(score);
+        let mut lines = vec![eval_line(step, None, logged, &found.scores)?];
         let is_last = step == self.schedule.num_steps()
             || end
                 .as_ref()
@@ -135,6 +136,7 @@ impl Trainer<'_> {
         self.tell_tensorboard(&lines, None);
         // A checkpoint of this step that was written before does not know of the evaluation.
         (*self.state, self.saved) = (state, None);
+        self.forget_rounds()?;
         self.record_environment();
         self.observer.evaluated(step, &found.scores, is_best);
 
@@ -153,14 +155,19 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Scores that choose the best checkpoint: those of the half of dev that selects, if a stage
-    /// ends by mSFT, so that the other half selects nothing.
+    /// Scores that choose the best checkpoint and end stages with `early_stop`: those of the half
+    /// of dev that selects, if a stage ends by mSFT, so that the other half selects nothing.
     fn selecting_scores(&self, found: &Evaluation, suite: &Suite) -> Result<Scores> {
-        let mut stages = self.schedule.stages().iter();
-        match stages.any(|stage| stage.msft.is_some()) {
+        match self.selects_by_half() {
             true => halves::scores(suite, found, Half::Selection),
             false => Ok(found.scores.clone()),
         }
+    }
+
+    /// Whether a half of dev selects, and the other half is reported.
+    fn selects_by_half(&self) -> bool {
+        let mut stages = self.schedule.stages().iter();
+        stages.any(|stage| stage.msft.is_some())
     }
 
     /// Says which rows an evaluation left out, each once.
@@ -229,7 +236,7 @@ impl Trainer<'_> {
                 self.record_clips(suite, &found.skipped_places);
             }
             found.write_predictions(&folder.join(name))?;
-            lines.push(eval_line(step, Some(name), &found.scores)?);
+            lines.push(eval_line(step, Some(name), None, &found.scores)?);
             *by_control.entry(name) = found.scores;
         }
         scores::write_controls(folder, &by_control)?;
@@ -301,10 +308,16 @@ struct End {
 }
 
 /// The line of an evaluation, under a control or as it is.
-fn eval_line(at_step: u64, control: Option<&str>, scores: &Scores) -> Result<String> {
+fn eval_line(
+    at_step: u64,
+    control: Option<&str>,
+    selecting: Option<f64>,
+    scores: &Scores,
+) -> Result<String> {
     let record = EvalRecord {
         at_step,
         control: control.map(str::to_owned),
+        selecting,
         scores: scores.clone(),
     };
     Line::Eval(record).to_text()

@@ -63,7 +63,7 @@ use crate::train::trainer::Trainer;
 /// be read or the disk is full.
 pub fn train(
     run: &Run,
-    schedule: Schedule,
+    mut schedule: Schedule,
     model: &mut AudioLlm,
     optimiser: &mut Optimiser,
     state: &mut State,
@@ -75,6 +75,9 @@ pub fn train(
     state.is_between = false;
     let log = files::AppendLog::open(&run.log_path())?;
     let logged = state.step;
+    for (&stage, &steps) in &state.stage_ends {
+        schedule.end_stage(stage, steps)?;
+    }
     let picks = open_picks(run, &schedule, logged)?;
     let schedule = Arc::new(schedule);
     let saved = (logged > 0).then_some(logged);
@@ -120,7 +123,7 @@ pub fn train(
 }
 
 /// Opens the file of picks, cut back to the finished steps; `None` for a run whose picks a plan
-/// knows.
+/// knows. Stages that ended early have the steps that they had.
 fn open_picks(run: &Run, schedule: &Schedule, finished: u64) -> Result<Option<files::AppendLog>> {
     let stages = schedule.stages().iter().enumerate();
     let mut dependent = stages.filter(|(stage, _)| schedule.depends_on_training(*stage));

@@ -184,8 +184,7 @@ impl Trainer<'_> {
 
     /// Whether a roll-back is due before the next step.
     pub fn is_roll_back_pending(&self) -> bool {
-        let mut all = self.state.msft.values();
-        all.any(|progress| progress.pending.is_some())
+        self.state.is_roll_back_pending()
     }
 
     /// Restores parameters and moments of the peak, and ends the stage if no task is left; if this

@@ -98,11 +98,9 @@ pub(super) struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
-    /// Trains from where the state stands to the end of the schedule.
+    /// Trains from where the state stands to the end of the schedule, whose stages that ended early
+    /// have the steps that they had.
     pub fn train(&mut self) -> Result<()> {
-        for (&stage, &steps) in &self.state.stage_ends {
-            unshared(&mut self.schedule)?.end_stage(stage, steps)?;
-        }
         self.restore_weights()?;
         for (&stage, progress) in &self.state.msft {
             unshared(&mut self.schedule)?.exclude(stage, &progress.excluded)?;

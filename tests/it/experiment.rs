@@ -273,6 +273,15 @@ fn unfair_comparisons_are_refused() {
         ),
         (
             "{recipe: balanced.yaml}",
+            "{recipe: balanced.yaml, set: ['schedule.stages.0.early_stop={score: mean, patience: 1}']}",
+            &[
+                "a stage of `balanced` has `early_stop`",
+                "hint: remove it",
+                "only stages with `end: msft` may end early",
+            ],
+        ),
+        (
+            "{recipe: balanced.yaml}",
             "{name: uniform, recipe: balanced.yaml}",
             &["two recipes are named `uniform`"],
         ),

@@ -215,6 +215,48 @@ fn a_roll_back_restores_parameters_and_moments() {
     assert_eq!(last[2]["control"], "no-audio");
 }
 
+/// The model that such a run ends with is evaluated at the step of the roll-back, a second time.
+#[test]
+fn experiments_compare_runs_that_end_by_a_roll_back() {
+    let place = short_run();
+    place.write(
+        "test.yaml",
+        "role: test\nsets:\n  - {name: moods, manifest: emotion.jsonl, task: emotion, metrics: [accuracy]}\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [wer]}\n",
+    );
+    place.write(
+        "experiment.yaml",
+        "\
+name: pairs
+recipes:
+  - {name: msft, recipe: recipe.yaml}
+  - {name: plain, recipe: recipe.yaml, set: ['schedule.stages=[{name: all, mix: uniform, steps: 4}]']}
+seeds: [7, 8]
+test: test.yaml
+resamples: 50
+contrasts: [{recipe: msft, against: plain, score: mean}]
+",
+    );
+    place
+        .run(&["experiment", "experiment.yaml", "--allow-leakage"])
+        .succeeds();
+    let log = place.lines("runs/pairs/msft-seed1/log.jsonl");
+    let is_last = |line: &&Value| line["kind"] == "eval" && line["at_step"] == 4;
+    let mut last: Vec<&Value> = log.iter().filter(is_last).collect();
+    last.retain(|line| line["control"].is_null());
+    assert_eq!(last.len(), 2, "{last:#?}");
+
+    let found = place.json("runs/pairs/comparison.json");
+    let dynamics = &found["dynamics"];
+    assert_eq!(dynamics["convergence"].as_array().unwrap().len(), 1);
+    let at_last = &dynamics["seed_curves"][0]["moods.loss"]["4"];
+    assert_eq!(
+        at_last.as_array().unwrap().len(),
+        2,
+        "a value for each seed"
+    );
+    assert_eq!(at_last[0], last[1]["scores"]["moods.loss"]);
+}
+
 /// Steps that were rolled back are in no average, and the model that the run ends with is measured.
 #[test]
 fn averages_and_audio_gaps_follow_roll_backs() {
@@ -248,6 +290,187 @@ fn averages_and_audio_gaps_follow_roll_backs() {
     assert_ne!(gaps[5]["tasks"], gaps[4]["tasks"]);
 }
 
+/// Evaluations as they are, controls left out.
+fn evaluations(place: &Place) -> Vec<Value> {
+    let mut lines = of_kind(place, "eval");
+    lines.retain(|line| line["control"].is_null());
+    lines
+}
+
+#[test]
+fn the_best_checkpoint_is_chosen_on_half_of_dev() {
+    let place = msft_run(8, SCORES);
+    place
+        .run(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "evaluate.keep_best=moods.loss",
+        ])
+        .succeeds();
+    let lines = evaluations(&place);
+    let first = of_kind(&place, "round").swap_remove(0);
+    assert_eq!(lines[0]["selecting"], first["selection"]["emotion"]);
+    assert_ne!(lines[0]["selecting"], lines[0]["scores"]["moods.loss"]);
+    let values: Vec<f64> = lines
+        .iter()
+        .map(|line| line["selecting"].as_f64().unwrap())
+        .collect();
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let chosen = values.iter().position(|value| *value == least).unwrap();
+    let best = place.json("runs/small/best/state.json");
+    assert_eq!(best["step"], lines[chosen]["at_step"]);
+    assert_eq!(best["best"].as_f64(), Some(least));
+}
+
+/// A run whose first stage of 40 steps stops early, before the stage that ends by mSFT.
+fn run_after_early_stop() -> Place {
+    let place = msft_run(4, SCORES);
+    let recipe = place.text("recipe.yaml");
+    let recipe = recipe.replace("every: 100", "every: 1, keep_best: moods.loss");
+    let first = "    - {name: first, mix: uniform, steps: 40, early_stop: {score: moods.loss, patience: 1}}\n";
+    let all = recipe.find("    - {name: all").unwrap();
+    place.write(
+        "recipe.yaml",
+        format!("{}{first}{}", &recipe[..all], &recipe[all..]),
+    );
+    place
+}
+
+#[test]
+fn early_stop_waits_on_the_half_that_selects() {
+    let place = run_after_early_stop();
+    train(&place);
+    let mut least = f64::INFINITY;
+    let mut expected = None;
+    for line in evaluations(&place) {
+        let loss = line["selecting"].as_f64().unwrap();
+        if loss >= least {
+            expected = Some((line["at_step"].clone(), least));
+            break;
+        }
+        least = loss;
+    }
+    let (at_step, least) = expected.unwrap();
+    let end = of_kind(&place, "stage_end").swap_remove(0);
+    assert_eq!(end["stage"], "first");
+    assert_eq!(end["at_step"], at_step);
+    let reason = format!("`moods.loss` has been no better than {least:.4} for 1 evaluations");
+    assert_eq!(end["reason"], reason);
+}
+
+/// The first stage ends before the step at which the plan begins the stage with `end: msft`.
+#[test]
+fn missing_picks_are_told_after_a_stage_that_stopped_early() {
+    let place = run_after_early_stop();
+    train(&place);
+    let steps = of_kind(&place, "train").len();
+    let picks = place.lines("runs/small/picks.jsonl").len();
+    assert!(picks < steps && steps < 40, "{picks} of {steps}");
+    std::fs::remove_file(place.path("runs/small/picks.jsonl")).unwrap();
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+        .fails(2, &["picks.jsonl", "has the picks of 0 steps"]);
+}
+
+/// Checkpoints of rounds that are there now.
+fn num_rounds_stored(place: &Place) -> usize {
+    let Ok(entries) = std::fs::read_dir(place.path("runs/small/msft")) else {
+        return 0;
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    names
+        .filter(|name| name.to_string_lossy().starts_with("step-"))
+        .count()
+}
+
+/// A round has four scores and its start.
+#[test]
+fn checkpoints_of_earlier_rounds_go_before_the_next_checkpoint() {
+    let place = msft_run(24, SCORES);
+    let mut child = place
+        .command(&[
+            "train",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "checkpoint={every: 100, keep: 1}",
+        ])
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(num_rounds_stored(&place));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    outcome(child.wait_with_output().unwrap()).succeeds();
+    assert!(of_kind(&place, "round").len() > 6);
+    assert!((1..=5).contains(&most), "{most} at once");
+}
+
+/// Names and bytes of what a run of so many steps leaves.
+fn files_after(place: &Place, steps: usize) -> Vec<(String, Vec<u8>)> {
+    let step = format!("checkpoints/step-{steps:06}");
+    [
+        "log.jsonl".to_owned(),
+        "picks.jsonl".to_owned(),
+        format!("{step}/adapter_model.safetensors"),
+        format!("{step}/optimiser.safetensors"),
+        format!("{step}/state.json"),
+        "best/adapter_model.safetensors".to_owned(),
+    ]
+    .into_iter()
+    .map(|name| {
+        let bytes = place.bytes(&format!("runs/small/{name}"));
+        (name, bytes)
+    })
+    .collect()
+}
+
+/// A run whose roll-back fails leaves a checkpoint between the evaluation and the roll-back.
+#[test]
+fn a_checkpoint_before_a_roll_back_goes_on_with_it() {
+    let place = msft_run(16, SCORES);
+    let arguments = [
+        "train",
+        "recipe.yaml",
+        "--allow-leakage",
+        "--resume",
+        "--set",
+        "checkpoint={every: 1, keep: 99}",
+    ];
+    place.run(&arguments).succeeds();
+    let last = of_kind(&place, "train").len();
+    let expected = files_after(&place, last);
+    let back = of_kind(&place, "roll_back").swap_remove(0);
+    let at = back["at_step"].as_u64().unwrap();
+    let to = back["to_step"].as_u64().unwrap();
+
+    // The run as it was before the step of the roll-back, without the parameters of the peak.
+    for step in at..=last as u64 {
+        let folder = place.path(&format!("runs/small/checkpoints/step-{step:06}"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let peak = place.path(&format!("runs/small/msft/step-{to:06}"));
+    std::fs::rename(&peak, place.path("peak")).unwrap();
+    place.run(&arguments).fails(
+        2,
+        &[
+            "the checkpoint of a roll-back is missing",
+            "hint: put the folder back",
+        ],
+    );
+    let state = place.json(&format!("runs/small/checkpoints/step-{at:06}/state.json"));
+    assert_eq!(state["msft"]["0"]["pending"], json!(to));
+
+    std::fs::rename(place.path("peak"), &peak).unwrap();
+    place.run(&arguments).succeeds();
+    for ((name, found), (_, expected)) in files_after(&place, last).iter().zip(&expected) {
+        assert!(found == expected, "{name} differs");
+    }
+}
+
 #[test]
 fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let whole = msft_run(16, SCORES);
@@ -256,24 +479,7 @@ fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     let took = started.elapsed();
     let last = of_kind(&whole, "train").len();
     assert!(!of_kind(&whole, "roll_back").is_empty());
-    let left = |place: &Place| -> Vec<(String, Vec<u8>)> {
-        let step = format!("checkpoints/step-{last:06}");
-        [
-            "log.jsonl".to_owned(),
-            "picks.jsonl".to_owned(),
-            format!("{step}/adapter_model.safetensors"),
-            format!("{step}/optimiser.safetensors"),
-            format!("{step}/state.json"),
-            "best/adapter_model.safetensors".to_owned(),
-        ]
-        .into_iter()
-        .map(|name| {
-            let bytes = place.bytes(&format!("runs/small/{name}"));
-            (name, bytes)
-        })
-        .collect()
-    };
-    let expected = left(&whole);
+    let expected = files_after(&whole, last);
     for round in 0..3 {
         let place = msft_run(16, SCORES);
         let delays = Key::new(21, "kill").with(round);
@@ -296,7 +502,7 @@ fn a_killed_run_rolls_back_like_an_undisturbed_one() {
             kills += 1;
         }
         assert!(kills > 0);
-        for ((name, found), (_, expected)) in left(&place).iter().zip(&expected) {
+        for ((name, found), (_, expected)) in files_after(&place, last).iter().zip(&expected) {
             assert!(
                 found == expected,
                 "round {round}, {kills} kills: {name} differs"

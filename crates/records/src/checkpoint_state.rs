@@ -146,6 +146,12 @@ impl State {
         }
     }
 
+    /// Whether a roll-back is due before the next step.
+    pub fn is_roll_back_pending(&self) -> bool {
+        let mut all = self.msft.values();
+        all.any(|progress| progress.pending.is_some())
+    }
+
     /// Reads the state in the folder of a checkpoint.
     ///
     /// # Errors

@@ -141,6 +141,9 @@ pub struct EvalRecord {
     /// The control that it was asked under, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<String>,
+    /// Score of `evaluate.keep_best` on the half of dev that selects, where a stage ends by mSFT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selecting: Option<f64>,
     /// Its scores.
     #[serde(default)]
     pub scores: Scores,
@@ -409,6 +412,7 @@ mod tests {
             r#"{"kind":"train","step":1,"stage":"listen","loss":2.5,"grad_norm":1.0,"learning_rate":0.001,"examples":2,"tokens":9,"target_tokens":4,"seconds":2.5,"skipped":0,"tasks":{},"difficulty":1.5}"#,
             r#"{"kind":"eval","at_step":1,"control":"no-audio","scores":{"b.wer":0.1,"a.loss":2.0,"mean":0.9}}"#,
             r#"{"kind":"eval","at_step":1,"scores":{"mean":0.9}}"#,
+            r#"{"kind":"eval","at_step":1,"selecting":0.5,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":0.75,"emotion":0.25},"rewards":{"asr":1.5,"emotion":0.5},"counts":{"asr":6,"emotion":2}}"#,
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25]}}"#,

@@ -67,6 +67,9 @@ pub struct Run {
     pub log: Option<Log>,
     /// Its evaluations, by step; never empty where `log` is missing.
     pub evaluations: Vec<Evaluation>,
+    /// Evaluations that a later one at the same step stands for, because a roll-back of mSFT
+    /// restored another model.
+    pub rolled_back: Vec<Evaluation>,
     /// The tasks that ship, and those of its recipe's `prompts` where that folder is still there.
     pub tasks: Tasks,
     /// Time, machine, build and inputs, as far as the folder says them.
@@ -84,6 +87,11 @@ pub struct Evaluation {
     pub folder: Option<PathBuf>,
     /// The scores.
     pub scores: Scores,
+    /// The score that chooses the best checkpoint, where it is not among the scores: see
+    /// [`EvalRecord::selecting`](crate::log::EvalRecord::selecting).
+    pub selecting: Option<f64>,
+    /// Whether its model was rolled back at this step.
+    pub is_rolled_back: bool,
     /// The scores under controls, by control.
     pub controls: Vec<(String, Scores)>,
     /// Intervals that the evaluation itself gave, by score.
@@ -110,7 +118,7 @@ impl Run {
             .then(|| RecipeKeys::read(&recipe))
             .transpose()?;
         let log = log.is_file().then(|| Log::read(&log)).transpose()?;
-        let evaluations = evaluations(folder, log.as_ref())?;
+        let (evaluations, rolled_back) = evaluations(folder, log.as_ref())?;
         if log.is_none() && evaluations.is_empty() {
             let found = Error::input("neither `log.jsonl` nor scores of an evaluation are here")
                 .at_path(folder);
@@ -130,6 +138,7 @@ impl Run {
             recipe,
             log,
             evaluations,
+            rolled_back,
             tasks,
             provenance: Provenance::read(folder)?,
             task_of_set: Vec::new(),
@@ -281,9 +290,10 @@ pub fn tasks_of(prompts: Option<&str>) -> Result<Tasks> {
 }
 
 /// The evaluations of the folder and of the log, by step; the folder's scores count where both have
-/// some.
-fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
+/// some. The second list has those that were followed by another at the same step.
+fn evaluations(run: &Path, log: Option<&Log>) -> Result<(Vec<Evaluation>, Vec<Evaluation>)> {
     let mut found: Vec<Evaluation> = Vec::new();
+    let mut rolled_back = Vec::new();
     for logged in log.iter().flat_map(|log| &log.evaluations) {
         let place = found
             .iter()
@@ -299,7 +309,16 @@ fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
             Some(control) => found[place]
                 .controls
                 .push((control.clone(), logged.scores.clone())),
-            None => found[place].scores.clone_from(&logged.scores),
+            None => {
+                if !found[place].scores.is_empty() {
+                    rolled_back.push(Evaluation {
+                        is_rolled_back: true,
+                        ..found[place].clone()
+                    });
+                }
+                found[place].scores.clone_from(&logged.scores);
+                found[place].selecting = logged.selecting;
+            }
         }
     }
     for (step, folder) in steps(run)? {
@@ -310,7 +329,7 @@ fn evaluations(run: &Path, log: Option<&Log>) -> Result<Vec<Evaluation>> {
         }
     }
     found.sort_by_key(|evaluation| evaluation.step);
-    Ok(found)
+    Ok((found, rolled_back))
 }
 
 impl Evaluation {
@@ -352,5 +371,6 @@ fn read_evaluation(step: u64, folder: &Path) -> Result<Evaluation> {
         intervals: written.intervals(),
         is_baseline: details.is_some_and(|details| details.system.kind == SystemKind::Baseline),
         scores: written.scores,
+        ..Evaluation::default()
     })
 }

@@ -119,11 +119,22 @@ fn interval(chapter: &Chapter, metric: &Metric) -> Result<Option<Interval>> {
 
 fn caption(chapter: &Chapter, last: u64, has_intervals: bool) -> String {
     let mut text = "Arrows say which way is better.".to_owned();
-    if let Some(best) = standing::best(chapter.run).filter(|best| best.step != last) {
+    let best = standing::best(chapter.run);
+    if let Some(best) = best.filter(|best| best.step != last || best.is_rolled_back) {
         let keep = chapter.run.keep_best();
+        let half = match best.selecting {
+            Some(_) => " on the half of dev that selects",
+            None => "",
+        };
+        let place = match best.is_rolled_back {
+            true => ", before the roll-back",
+            false => "",
+        };
         text += &match best.step {
-            0 => format!(" By {keep}, no evaluation is better than the one before training."),
-            step => format!(" The best evaluation by {keep} was after {step} steps."),
+            0 => format!(" By {keep}{half}, no evaluation is better than the one before training."),
+            step => {
+                format!(" The best evaluation by {keep}{half} was after {step} steps{place}.")
+            }
         };
     }
     let controls = chapter.run.last().map(|last| last.controls.as_slice());
@@ -165,9 +176,14 @@ fn asked<'a>(chapter: &Chapter<'a>) -> Vec<Asked<'a>> {
         colour: Colour::Series(0),
     });
     let is_shown = |step: u64| step == last.step || run.before().is_some_and(|b| b.step == step);
-    if let Some(best) = standing::best(run).filter(|best| !is_shown(best.step)) {
+    let best = standing::best(run);
+    if let Some(best) = best.filter(|best| best.is_rolled_back || !is_shown(best.step)) {
+        let place = match best.is_rolled_back {
+            true => " before the roll-back",
+            false => "",
+        };
         found.push(Asked {
-            name: format!("best, {}", best.step),
+            name: format!("best, {}{place}", best.step),
             scores: &best.scores,
             is_last: false,
             colour: Colour::Series(2),
