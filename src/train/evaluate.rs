@@ -163,16 +163,6 @@ impl Trainer<'_> {
         }
     }
 
-    /// Says which rows an evaluation left out, each once.
-    fn tell_skipped(&mut self, skipped: &[Error]) {
-        for error in skipped {
-            if self.told.insert(error.message().to_owned()) {
-                self.observer
-                    .note(&format!("row left out: {}", error.message()));
-            }
-        }
-    }
-
     /// Records the clips that an evaluation used: a score is compared with those of other clips no
     /// more than a loss is. Those of examples that were left out, by place of set and example, were
     /// not used and may be replaced.

@@ -368,18 +368,20 @@ fn exploration(num_tasks: f64, t: u64) -> f64 {
 impl Dynamix {
     /// Averages rewards in place, given each task's loss before and after its look-ahead step.
     /// Returns the rewards: relative gains, scaled so that the smallest is 0 and the largest 1. If
-    /// all gains are equal, all rewards are 0.
+    /// all gains are equal, all rewards are 0. A gain that is not finite, as that of a step that
+    /// diverged, counts as the smallest.
     pub fn reward(&self, averages: &mut [f64], before: &[f64], after: &[f64]) -> Vec<f64> {
         let gains: Vec<f64> = before
             .iter()
             .zip(after)
             .map(|(before, after)| (before - after) / before)
             .collect();
-        let low = gains.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = gains.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let finite = || gains.iter().copied().filter(|gain| gain.is_finite());
+        let low = finite().fold(f64::INFINITY, f64::min);
+        let high = finite().fold(f64::NEG_INFINITY, f64::max);
         let rewards: Vec<f64> = gains
             .iter()
-            .map(|gain| match high > low {
+            .map(|gain| match high > low && gain.is_finite() {
                 true => (gain - low) / (high - low),
                 false => 0.0,
             })

@@ -93,6 +93,29 @@ fn dynamix_is_that_of_fifty_digits() {
     }
 }
 
+#[test]
+fn a_look_ahead_that_diverged_has_the_smallest_gain() {
+    let dynamix = Dynamix {
+        gamma: 0.3,
+        beta: 5.0,
+        alpha: 0.5,
+        alpha_of: AlphaOf::Past,
+        every: 1,
+        lookahead: 2,
+        held_out: 2,
+    };
+    let mut averages = vec![1.0, 0.0, 0.0, 0.0];
+    let before = [2.0, 2.0, 2.0, 0.0];
+    let after = [f64::NAN, 1.0, 1.5, 0.0];
+    // Gains: none, 0.5, 0.25, none.
+    let rewards = dynamix.reward(&mut averages, &before, &after);
+    assert_eq!(rewards, [0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(averages, [0.5, 0.5, 0.0, 0.0]);
+    let rewards = dynamix.reward(&mut averages, &before, &[f64::INFINITY; 4]);
+    assert_eq!(rewards, [0.0; 4]);
+    assert_eq!(averages, [0.25, 0.25, 0.0, 0.0]);
+}
+
 const ODM: &str = "{batch: 4, stages: [
     {name: a, tasks: [asr, dialect, emotion], mix: {online: odm, warmup: 0.1}, steps: 20},
     {name: b, tasks: [asr, emotion], steps: 5}]}";
