@@ -194,7 +194,7 @@ impl Trainer<'_> {
             asked.push((control.name(), control::asked(*control, suite)?));
         }
         if train_rows > 0
-            && let Some(rows) = training_rows::suite(run, suite, train_rows)?
+            && let Some(rows) = training_rows::suite(run, &self.schedule, suite, train_rows)?
         {
             asked.push((scores::TRAINING_ROWS, rows));
         }

@@ -269,12 +269,26 @@ fn rows_set_aside_are_never_drawn() {
     assert_eq!(aside.len(), 9);
     let drawn: HashSet<u32> = rows(&schedule, 0..25).into_iter().collect();
     assert!(drawn.is_disjoint(&aside));
+    let all = schedule.all_rows();
+    assert_eq!(all.len(), 53 - 9);
+    assert!(all.is_sorted() && all.iter().all(|row| !aside.contains(row)));
     let prior = schedule.prior(0).unwrap();
     assert!((prior.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     assert!(
         (prior[0] / prior[2] - 27.0 / 8.0).abs() < 1e-12,
         "rows that are left"
     );
+}
+
+#[test]
+fn a_shuffled_run_draws_the_rows_of_all_its_stages() {
+    let population = population(&[(0, 30, 1.0), (2, 7, 0.0), (2, 5, 3.0), (3, 11, 1.0)]);
+    let yaml = "{batch: 4, shuffle: true, stages: [
+        {name: a, tasks: [asr], steps: 20},
+        {name: b, tasks: [dialect], steps: 5}]}";
+    let found = schedule(yaml, &population, 3).all_rows();
+    let expected: Vec<u32> = (0..30).chain(37..42).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]
