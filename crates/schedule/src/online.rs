@@ -43,7 +43,8 @@ pub struct Online {
     /// Factor of the loss in ODM's reward; 1, as in the paper. DataFlex uses 15.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_scale: Option<f64>,
-    /// Least weight of a task under ODM; 0, as in the paper. DataFlex uses 0.03.
+    /// Weight that tasks under ODM are raised to before all are divided by their sum, so that the
+    /// least weight can be lower; 0, as in the paper. DataFlex, whose rule this is, uses 0.03.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// Share of the stage's steps before ODM's first update; 0.01.
@@ -262,7 +263,7 @@ pub struct Odm {
     pub alpha: f64,
     /// Factor of a loss.
     pub reward_scale: f64,
-    /// Least weight of a task.
+    /// Least weight of a task before all are divided by their sum.
     pub floor: f64,
     /// Steps before the first update.
     pub warmup: u64,
@@ -344,7 +345,8 @@ impl Odm {
     /// Weights after update number `update`, from 1.
     ///
     /// (1 - K e_t) softmax(e_(t-1) R) + e_t with e_t = min(1 / K, sqrt(ln K / (K t))). Weights
-    /// below the floor are raised to it, and all divided by their sum.
+    /// below the floor are raised to it, and all divided by their sum, which leaves those below the
+    /// floor again: 0.9, 0.05, 0.05 with a floor of 0.3 become 0.6, 0.2, 0.2.
     pub fn weights(&self, rewards: &[f64], update: u64) -> Vec<f64> {
         let num_tasks = rewards.len() as f64;
         let now = exploration(num_tasks, update);

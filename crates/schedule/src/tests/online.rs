@@ -57,6 +57,23 @@ fn odm_is_that_of_fifty_digits() {
 }
 
 #[test]
+fn weights_are_divided_after_they_were_raised_to_the_floor() {
+    let odm = Odm {
+        alpha: 0.9,
+        reward_scale: 1.0,
+        floor: 0.3,
+        warmup: 0,
+    };
+    // After so many updates exploration is below 2e-5, and the softmax is 0.9, 0.05, 0.05.
+    let update = 1_000_000_000;
+    let rate = (3f64.ln() / (3.0 * (update - 1) as f64)).sqrt();
+    let weights = odm.weights(&[18f64.ln() / rate, 0.0, 0.0], update);
+    for (weight, expected) in weights.iter().zip([0.6, 0.2, 0.2]) {
+        assert!((weight - expected).abs() < 1e-4, "{weights:?}");
+    }
+}
+
+#[test]
 fn dynamix_is_that_of_fifty_digits() {
     let reference = reference();
     let cases = reference["dynamix"].as_array().unwrap();
