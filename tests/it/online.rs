@@ -439,12 +439,28 @@ fn a_plan_says_what_is_wrong_and_what_it_costs() {
             "tasks=[asr]",
             ["the stage has one task", "hint: list at least two"],
         ),
+        (
+            "loss={ctc: 0.3}",
+            [
+                "`mix: {online: dynamix}` beside `loss.ctc` in stage `discern`",
+                "hint: write `mix: {online: odm}`",
+            ],
+        ),
     ] {
         let set = format!("schedule.stages.1.{set}");
         place
             .run(&["plan", "recipe.yaml", "--allow-leakage", "--set", &set])
             .fails(2, &words);
     }
+    place
+        .run(&[
+            "plan",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "gradients=pcgrad",
+        ])
+        .fails(2, &["`mix: {online: dynamix}` beside `gradients`", "hint:"]);
     place
         .run(&[
             "plan",
