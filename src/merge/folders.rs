@@ -80,16 +80,17 @@ pub fn merge_folders(
         &metadata,
         form,
     )?;
-    let sources = folders.iter().zip(weights);
+    let mut sources = Vec::with_capacity(folders.len());
+    for (folder, weight) in folders.iter().zip(weights) {
+        let adapter = folder
+            .canonicalize()
+            .map_err(|e| Error::io(folder, "resolve", e))?;
+        sources.push(Source { adapter, weight });
+    }
     let record = MergedAdapter {
         method: settings.method.name().to_owned(),
         density: (settings.method == Method::Ties).then_some(settings.density),
-        sources: sources
-            .map(|(folder, weight)| Source {
-                adapter: folder.clone(),
-                weight,
-            })
-            .collect(),
+        sources,
         error: merged.error,
         worst: merged
             .worst

@@ -23,9 +23,12 @@ use crate::featurise::rows::Watch;
 use crate::loss_weights;
 use crate::loss_weights::ClassWeights;
 use crate::loss_weights::Counted;
+use crate::machine::Available;
+use crate::machine::available;
 use crate::models::AudioLlm;
 use crate::models::EmbeddingNoise;
 use crate::models::Pass;
+use crate::models::cost::F32;
 use crate::nn::lora::Init;
 use crate::ops::device::to_host;
 use crate::plan::table::Table;
@@ -43,6 +46,9 @@ use crate::train::corpus::Corpus;
 
 /// Most rows of a task that are measured.
 const ROWS: usize = 64;
+
+/// End of the names of LoRA's B.
+const B_NAME: &str = "lora_B.weight";
 
 /// Draws of A.
 const DRAWS: u64 = 3;
@@ -91,6 +97,8 @@ pub struct Affinity {
     pub merges: Vec<Merge>,
     /// Stages that introduce the groups, or why they cannot be written.
     pub stages: std::result::Result<String, String>,
+    /// What to mind of all this.
+    pub warnings: Vec<String>,
 }
 
 /// Measures the affinity of the sets of a recipe. The model's adapters are left with another draw of
@@ -120,14 +128,15 @@ pub(super) fn measure(
         ))
         .hint("measure at the base: --set lora.init=default"));
     }
-    let by = settings.by.unwrap_or_else(|| default_by(corpus));
-    let sets = sets(corpus, by);
+    let trained = schedule.all_rows();
+    let by = settings.by.unwrap_or_else(|| default_by(corpus, &trained));
+    let sets = sets(corpus, &trained, by);
     let n = sets.len();
     if n < 2 {
-        return Err(
-            Error::input(format!("--affinity: the recipe has {n} set of rows"))
-                .hint("add tasks, or compare manifests: --affinity-by manifest"),
-        );
+        return Err(Error::input(format!(
+            "--affinity: the recipe's stages draw from {n} set of rows"
+        ))
+        .hint("add tasks to the stages, or compare manifests: --affinity-by manifest"));
     }
     if settings
         .groups
@@ -155,34 +164,53 @@ pub(super) fn measure(
         .hint("leave it out: with one row there are no halves to compare"));
     }
 
+    let is_b = |name: &str| name.ends_with(B_NAME);
+    let entries = model.parameters.entries.iter();
+    let of_b = entries.filter(|entry| is_b(&entry.name));
+    let num_numbers = halves.len() * of_b.map(|entry| entry.range.len()).sum::<usize>();
+    check_memory(num_numbers, halves.len(), available().map(Available::named))?;
+
     let mut products = vec![0.0; 4 * n * n];
+    let mut num_read = vec![0; halves.len()];
     let total = DRAWS as usize * halves.len();
     for draw in 0..DRAWS {
         model.initialise(Init::Default, seed.with_name("draw").bits(draw))?;
         let mut gradients: Vec<Vec<f32>> = Vec::with_capacity(halves.len());
-        for rows in &halves {
+        for (half, rows) in halves.iter().enumerate() {
             watch(
                 "gradients",
                 draw as usize * halves.len() + gradients.len(),
                 total,
             )?;
-            gradients.push(gradient(recipe, corpus, (model, loader), rows)?);
+            let (found, of_half) = gradient(recipe, corpus, (model, loader), rows)
+                .map_err(|e| e.at(format!("--affinity: `{}`", sets[half / 2].0)))?;
+            gradients.push(found);
+            num_read[half] = of_half;
         }
         add_products(&gradients, &mut products);
     }
     watch("gradients", total, total)?;
 
     let names: Vec<String> = sets.iter().map(|(name, _)| name.clone()).collect();
-    let num_rows = halves
-        .chunks(2)
-        .map(|of| of[0].len() + of[1].len())
-        .collect();
+    let num_rows: Vec<usize> = num_read.chunks(2).map(|of| of[0] + of[1]).collect();
+    let mut warnings = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let chosen = halves[2 * place].len() + halves[2 * place + 1].len();
+        warnings.extend(doubts(name, num_rows[place], chosen));
+    }
     let (cosines, split) = cosines(&products, n);
     let distances: Vec<f64> = cosines.iter().map(|cosine| 1.0 - cosine).collect();
     let affinities: Vec<f64> = cosines.iter().map(|cosine| (1.0 + cosine) / 2.0).collect();
     let found = spectral::groups(&affinities, n, settings.groups);
     let groups = in_order(&found, &distances);
     let stages = stages(recipe, corpus, schedule, (by, &sets), &groups);
+    let lost = left_out(&recipe.schedule);
+    if stages.is_ok() && !lost.is_empty() {
+        warnings.push(format!(
+            "affinity: the stages that introduce the groups do not have these keys of the recipe's: {}",
+            lost.join(", ")
+        ));
+    }
     Ok(Affinity {
         by,
         names,
@@ -193,22 +221,24 @@ pub(super) fn measure(
         eigenvalues: found.eigenvalues,
         merges: spectral::average_linkage(&distances, n),
         stages,
+        warnings,
     })
 }
 
 /// Tasks, or manifests if there are few tasks and more manifests.
-fn default_by(corpus: &Corpus) -> By {
-    let num_tasks = sets(corpus, By::Task).len();
-    match num_tasks < FEW_TASKS && sets(corpus, By::Manifest).len() > num_tasks {
+fn default_by(corpus: &Corpus, trained: &[u32]) -> By {
+    let num_of = |by| sets(corpus, trained, by).len();
+    let num_tasks = num_of(By::Task);
+    match num_tasks < FEW_TASKS && num_of(By::Manifest) > num_tasks {
         true => By::Manifest,
         false => By::Task,
     }
 }
 
-/// The sets that have rows, by name, with their rows.
-fn sets(corpus: &Corpus, by: By) -> Vec<(String, Vec<u32>)> {
+/// The sets of these rows, by name, with their rows.
+fn sets(corpus: &Corpus, trained: &[u32], by: By) -> Vec<(String, Vec<u32>)> {
     let mut found: Vec<(usize, String, Vec<u32>)> = Vec::new();
-    for row in 0..corpus.len() as u32 {
+    for &row in trained {
         let number = match by {
             By::Task => corpus.task_of(row),
             By::Manifest => corpus.manifest_of(row),
@@ -231,25 +261,120 @@ fn sets(corpus: &Corpus, by: By) -> Vec<(String, Vec<u32>)> {
         .collect()
 }
 
-/// The gradient of B of all adapters, of the mean loss of some rows.
+/// Refuses more gradients at once than fit: `num_numbers` in `num_gradients` of them, in f32.
+/// `available` is bytes, and the name of what has no more.
+///
+/// # Errors
+/// Too little memory.
+fn check_memory(
+    num_numbers: usize,
+    num_gradients: usize,
+    available: Option<(u64, &str)>,
+) -> Result<()> {
+    let needed = F32 * num_numbers as f64;
+    match available {
+        Some((bytes, limit)) if needed > bytes as f64 => Err(Error::resource(format!(
+            "--affinity holds {num_gradients} gradients of LoRA's B at once, {:.1} GB, and {limit} has {:.1} GB available",
+            needed / 1e9,
+            bytes as f64 / 1e9
+        ))
+        .hint("compare fewer sets (--affinity-by task), lower `lora.rank`, or take a machine with more memory")),
+        _ => Ok(()),
+    }
+}
+
+/// What to mind of a set of which `num_rows` of `chosen` rows were measured.
+fn doubts(name: &str, num_rows: usize, chosen: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    if num_rows < chosen {
+        found.push(format!(
+            "affinity: {} of {chosen} rows of `{name}` cannot be read and are left out",
+            chosen - num_rows
+        ));
+    }
+    if num_rows < ROWS {
+        found.push(format!(
+            "affinity: `{name}` has {num_rows} rows that can be measured, fewer than {ROWS}: its distances are uncertain"
+        ));
+    }
+    found
+}
+
+/// Keys of a recipe's schedule that stages of groups do not have.
+fn left_out(settings: &schedule::Settings) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    if settings.shuffle {
+        found.push("shuffle");
+    }
+    for stage in &settings.stages {
+        for (key, is_written) in written(stage) {
+            if is_written && !found.contains(&key) {
+                found.push(key);
+            }
+        }
+    }
+    found
+}
+
+/// Keys of a stage but name, tasks and length, and whether the stage has them.
+fn written(stage: &StageSettings) -> [(&'static str, bool); 15] {
+    let none = StageSettings::default();
+    [
+        ("mix", stage.mix.is_some()),
+        ("temperature", stage.temperature.is_some()),
+        ("replay", stage.replay.is_some()),
+        ("draw", stage.draw != none.draw),
+        ("max_repeats", stage.max_repeats.is_some()),
+        ("block", stage.block.is_some()),
+        ("select", stage.select.is_some()),
+        ("embeddings", stage.embeddings.is_some()),
+        ("difficulty", stage.difficulty.is_some()),
+        ("learning_rate", stage.learning_rate.is_some()),
+        ("early_stop", stage.early_stop.is_some()),
+        ("end", stage.end.is_some()),
+        ("msft", stage.msft.is_some()),
+        ("train", stage.train != none.train),
+        ("loss", stage.loss != none.loss),
+    ]
+}
+
+/// The gradient of B of all adapters, of the mean loss of some rows, and how many of the rows could
+/// be read.
+///
+/// # Errors
+/// Rows that cannot be read, or none that can.
 fn gradient(
     recipe: &Recipe,
     corpus: &Corpus,
     (model, loader): (&AudioLlm, &Loader),
     rows: &[u32],
-) -> Result<Vec<f32>> {
+) -> Result<(Vec<f32>, usize)> {
     let read: Vec<Result<(Loaded, Counted)>> = rows
         .par_iter()
         .map(|&row| read(recipe, corpus, loader, row))
         .collect();
     let mut loaded = Vec::with_capacity(rows.len());
+    let mut first = None;
     for row in read {
         match row {
             Ok(row) => loaded.push(row),
-            Err(error) if recipe.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {}
+            Err(error) if recipe.on_bad_row == OnBadRow::Skip && error.kind == Kind::Input => {
+                first = first.or(Some(error));
+            }
             Err(error) => return Err(error),
         }
     }
+    if loaded.is_empty()
+        && let Some(first) = first
+    {
+        return Err(Error::input(format!(
+            "none of {} rows can be read, and each half needs one; the first: {}",
+            rows.len(),
+            first.message()
+        ))
+        .hint("put readable files in their place, or leave these rows out of the data"));
+    }
+    let num_read = loaded.len();
 
     let counted: Vec<Counted> = loaded.iter().map(|(_, counted)| *counted).collect();
     let weights = loss_weights::weights(&counted, recipe.loss.normalise);
@@ -277,13 +402,14 @@ fn gradient(
     }
 
     let all = to_host(&model.parameters.gradients)?;
-    let is_b = |name: &str| name.ends_with("lora_B.weight");
+    let is_b = |name: &str| name.ends_with(B_NAME);
     let entries = model.parameters.entries.iter();
-    Ok(entries
+    let gradient = entries
         .filter(|entry| is_b(&entry.name))
         .flat_map(|entry| &all[entry.range.clone()])
         .copied()
-        .collect())
+        .collect();
+    Ok((gradient, num_read))
 }
 
 fn read(recipe: &Recipe, corpus: &Corpus, loader: &Loader, row: u32) -> Result<(Loaded, Counted)> {
@@ -581,6 +707,31 @@ mod tests {
                 .all(|(a, b)| (a - b).abs() < 1e-12)
         );
         assert!((halves[0] - 0.5f64.sqrt()).abs() < 1e-12 && (halves[1] - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn gradients_that_do_not_fit_are_refused() {
+        // A thousand numbers in f32 are 4000 bytes.
+        assert!(check_memory(1000, 4, Some((4000, "the machine"))).is_ok());
+        assert!(check_memory(1000, 4, None).is_ok());
+        let error = check_memory(1000, 4, Some((3999, "the machine"))).unwrap_err();
+        assert_eq!(error.kind, Kind::Resource);
+        assert!(error.message().contains("holds 4 gradients"), "{error}");
+    }
+
+    #[test]
+    fn keys_that_are_lost_are_named_once() {
+        let stage = |learning_rate| StageSettings {
+            learning_rate,
+            mix: Some(schedule::Mix::Uniform),
+            ..StageSettings::default()
+        };
+        let settings = schedule::Settings {
+            stages: vec![stage(None), stage(Some(1e-4)), StageSettings::default()],
+            ..schedule::Settings::default()
+        };
+        assert_eq!(left_out(&settings), ["mix", "learning_rate"]);
+        assert!(left_out(&schedule::Settings::default()).is_empty());
     }
 
     #[test]

@@ -472,8 +472,9 @@ fn time(training: &Training<'_>, loads: &[StageLoads], speed: f64) -> String {
 fn extra_passes(recipe: &Recipe) -> f64 {
     match &recipe.gradients {
         Some(settings) if settings.method == GradientMethod::Famo => {
-            // Losses with dropout are computed again without.
-            if recipe.lora.dropout > 0.0 { 2.0 } else { 1.0 }
+            // Losses with dropout or noise are computed again without.
+            let is_clean = recipe.lora.dropout == 0.0 && recipe.neftune.is_none();
+            if is_clean { 1.0 } else { 2.0 }
         }
         _ => 0.0,
     }
@@ -488,7 +489,7 @@ fn surgery(training: &Training<'_>, sizes: &Sizes, stages: &[StageDraws]) -> Opt
     let passes = match extra_passes(training.recipe) {
         0.0 => "no further passes".to_owned(),
         1.0 => "one more forward pass of every step, about a third of it".to_owned(),
-        _ => "two more forward passes of every step, because of dropout: about two thirds of it"
+        _ => "two more forward passes of every step, because of dropout or noise: about two thirds of it"
             .to_owned(),
     };
     Some(format!(

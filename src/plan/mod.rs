@@ -267,7 +267,8 @@ impl Plan {
             }
             (None, _) => Vec::new(),
         };
-        let warnings = warnings::find(population, &schedule, &draws, &shares);
+        let mut warnings = warnings::find(population, &schedule, &draws, &shares);
+        warnings.extend(affinity.iter().flat_map(|found| found.warnings.clone()));
         let stages = schedule
             .stages()
             .iter()

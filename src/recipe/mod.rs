@@ -55,6 +55,7 @@ use crate::records::suite_file;
 use crate::records::suite_file::Role;
 use crate::schedule;
 use crate::schedule::Schedule;
+use crate::schedule::online::Rule;
 use crate::task::AskedIn;
 use crate::task::SpecialTokens;
 use crate::task::Tasks;
@@ -369,6 +370,7 @@ impl Recipe {
             )
             .hint("remove one of them"));
         }
+        check_look_aheads(&schedule, &losses, self.gradients.is_some())?;
         let spelling = has_ctc.then(|| Spelling::of(&corpus)).transpose()?;
         Ok(RecipeRows {
             corpus,
@@ -659,6 +661,33 @@ fn encoder_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let preprocessor = dir.join(hubert::config::PREPROCESSOR_FILE);
     paths.extend(preprocessor.is_file().then_some(preprocessor));
     Ok(paths)
+}
+
+/// Checks that the steps of stages with look-aheads are those that a look-ahead makes: of the loss
+/// on target tokens alone, over all rows together.
+fn check_look_aheads(
+    schedule: &Schedule,
+    losses: &[loss_weights::Settings],
+    has_gradients: bool,
+) -> Result<()> {
+    for (stage, loss) in schedule.stages().iter().zip(losses) {
+        if !matches!(stage.online, Some(Rule::Dynamix(_))) {
+            continue;
+        }
+        let beside = match (loss.ctc > 0.0, has_gradients) {
+            (true, _) => "loss.ctc",
+            (false, true) => "gradients",
+            (false, false) => continue,
+        };
+        return Err(Error::input(format!(
+            "`mix: {{online: dynamix}}` beside `{beside}` in stage `{}`: a look-ahead step has no part in it, so it would measure another step than the stage makes",
+            stage.name
+        ))
+        .hint(format!(
+            "write `mix: {{online: odm}}`, which makes no look-ahead steps, or remove `{beside}`"
+        )));
+    }
+    Ok(())
 }
 
 /// Checks that a stage with a CTC loss trains the projector, whose output it is computed on.

@@ -170,16 +170,6 @@ impl Trainer<'_> {
         stages.any(|stage| stage.msft.is_some())
     }
 
-    /// Says which rows an evaluation left out, each once.
-    fn tell_skipped(&mut self, skipped: &[Error]) {
-        for error in skipped {
-            if self.told.insert(error.message().to_owned()) {
-                self.observer
-                    .note(&format!("row left out: {}", error.message()));
-            }
-        }
-    }
-
     /// Records the clips that an evaluation used: a score is compared with those of other clips no
     /// more than a loss is. Those of examples that were left out, by place of set and example, were
     /// not used and may be replaced.
@@ -211,7 +201,7 @@ impl Trainer<'_> {
             asked.push((control.name(), control::asked(*control, suite)?));
         }
         if train_rows > 0
-            && let Some(rows) = training_rows::suite(run, suite, train_rows)?
+            && let Some(rows) = training_rows::suite(run, &self.schedule, suite, train_rows)?
         {
             asked.push((scores::TRAINING_ROWS, rows));
         }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::error::Kind;
 use crate::error::Result;
+use crate::featurise::augment::Augmentation;
 use crate::models::AudioLlm;
 use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
@@ -84,17 +84,64 @@ impl Trainer<'_> {
         }
     }
 
-    /// Updates the weights of the step's stage, if they are due after it.
-    pub(super) fn update_weights(&mut self, record: &StepRecord) -> Result<Option<MixtureRecord>> {
-        let (stage, before) = self.schedule.stage_of(record.step - 1);
+    /// Reads the rows of the look-aheads that follow the coming step, a pair of sets for each task;
+    /// none where no look-ahead follows it.
+    ///
+    /// # Errors
+    /// Rows that cannot be read.
+    pub(super) fn read_ahead(&mut self) -> Result<Vec<RowsAhead>> {
+        let run = self.run;
+        let (stage, before) = self.schedule.stage_of(self.state.step);
+        if self.rule_due(stage, before).is_none() {
+            return Ok(Vec::new());
+        }
+        let update = self.mixture(stage)?.updates + 1;
+        let epoch = u32::try_from(update).unwrap_or(u32::MAX);
+        let held_out = self.schedule.held_out(stage);
+        let drawn = self.schedule.lookahead_rows(stage, update);
+        let mut found = Vec::with_capacity(drawn.len());
+        for (task, (held_out, drawn)) in held_out.iter().zip(&drawn).enumerate() {
+            // What losses are measured on is the same at every update.
+            let fixed = Key::new(run.seed, "held-out rows")
+                .with(stage as u64)
+                .with(task as u64);
+            let key = Key::new(run.seed, "look-ahead step")
+                .with(stage as u64)
+                .with(update)
+                .with(task as u64)
+                .with(1);
+            let augmentation = run.augmentation.as_ref();
+            found.push(RowsAhead {
+                held_out: self.read_rows(stage, held_out, 0, None, fixed)?,
+                drawn: self.read_rows(stage, drawn, epoch, augmentation, key)?,
+            });
+        }
+        Ok(found)
+    }
+
+    /// The rule of a stage, if it changes the weights after the step number `before` of the stage,
+    /// from 0.
+    fn rule_due(&self, stage: usize, before: u64) -> Option<Rule> {
         let of_stage = &self.schedule.stages()[stage];
-        let Some(rule) = of_stage.online else {
+        let done = before + 1;
+        of_stage
+            .online
+            .filter(|rule| done < of_stage.steps && done == rule.next_update(before))
+    }
+
+    /// Updates the weights of the step's stage, if they are due after it. `ahead` is what
+    /// [`Trainer::read_ahead`] read before the step.
+    pub(super) fn update_weights(
+        &mut self,
+        record: &StepRecord,
+        ahead: Vec<RowsAhead>,
+    ) -> Result<Option<MixtureRecord>> {
+        let (stage, before) = self.schedule.stage_of(record.step - 1);
+        let Some(rule) = self.rule_due(stage, before) else {
             return Ok(None);
         };
+        let of_stage = &self.schedule.stages()[stage];
         let done = before + 1;
-        if done >= of_stage.steps || done != rule.next_update(before) {
-            return Ok(None);
-        }
 
         let losses: Vec<Option<f64>> = of_stage
             .tasks
@@ -103,16 +150,16 @@ impl Trainer<'_> {
             .collect();
         let mut mixture = self.mixture(stage)?;
         mixture.updates += 1;
-        let mut ahead = Vec::new();
+        let mut measured = Vec::new();
         match rule {
             Rule::Odm(odm) => {
                 odm.reward(&mut mixture.rewards, &losses, &mixture.weights);
                 mixture.weights = odm.weights(&mixture.rewards, mixture.updates);
             }
             Rule::Dynamix(dynamix) => {
-                ahead = self.look_ahead(stage, mixture.updates)?;
-                let before: Vec<f64> = ahead.iter().map(|losses| losses[0]).collect();
-                let after: Vec<f64> = ahead.iter().map(|losses| losses[1]).collect();
+                measured = self.look_ahead(stage, ahead)?;
+                let before: Vec<f64> = measured.iter().map(|losses| losses[0]).collect();
+                let after: Vec<f64> = measured.iter().map(|losses| losses[1]).collect();
                 dynamix.reward(&mut mixture.rewards, &before, &after);
                 let prior = self.schedule.prior(stage).unwrap_or_default();
                 mixture.weights = dynamix.weights(prior, &mixture.rewards);
@@ -120,7 +167,7 @@ impl Trainer<'_> {
         }
         mixture.counts = self.schedule.slots_before(stage, done)?;
         mixture.from = done;
-        let record = self.record_weights(stage, &mixture, &ahead);
+        let record = self.record_weights(stage, &mixture, &measured);
         self.state.mixtures.insert(stage, mixture);
         Ok(Some(record))
     }
@@ -141,61 +188,51 @@ impl Trainer<'_> {
 
     fn record_weights(&self, stage: usize, mixture: &Mixture, ahead: &[[f64; 2]]) -> MixtureRecord {
         let stage = &self.schedule.stages()[stage];
+        // A loss that is not finite has no number in JSON.
+        let known = |loss: f64| Some(loss).filter(|loss| loss.is_finite());
+        let ahead: Vec<[Option<f64>; 2]> = ahead.iter().map(|losses| losses.map(known)).collect();
         MixtureRecord {
             at_step: self.state.step,
             stage: stage.name.clone(),
             weights: by_task(&stage.tasks, &mixture.weights),
             rewards: by_task(&stage.tasks, &mixture.rewards),
             counts: by_task(&stage.tasks, &mixture.counts),
-            lookahead: by_task(&stage.tasks, ahead),
+            lookahead: by_task(&stage.tasks, &ahead),
         }
     }
 
     /// Losses of each task of a stage on its rows set aside, before and after one optimiser step on
-    /// rows of the task alone, in nats per target token. The step is one of the coming step's
-    /// learning rate. Parameters and moments are as before afterwards, bit for bit.
-    ///
-    /// # Errors
-    /// Rows that cannot be read; a loss that is not finite.
-    fn look_ahead(&mut self, stage: usize, update: u64) -> Result<Vec<[f64; 2]>> {
-        let run = self.run;
-        let held_out = self.schedule.held_out(stage);
-        let drawn = self.schedule.lookahead_rows(stage, update);
+    /// rows of the task alone, in nats per target token; not finite where the step diverged. The
+    /// step is one of the coming step's learning rate. Parameters and moments are as before
+    /// afterwards, bit for bit.
+    fn look_ahead(&mut self, stage: usize, ahead: Vec<RowsAhead>) -> Result<Vec<[f64; 2]>> {
         let before = Snapshot::of(self.model, self.optimiser)?;
-        let mut losses = Vec::with_capacity(drawn.len());
-        for (task, (held_out, drawn)) in held_out.iter().zip(&drawn).enumerate() {
-            let key = Key::new(run.seed, "look-ahead step")
-                .with(stage as u64)
-                .with(update)
-                .with(task as u64);
-            let held_out = self.read_rows(stage, held_out, 0, key.with(0))?;
-            let epoch = u32::try_from(update).unwrap_or(u32::MAX);
-            let drawn = self.read_rows(stage, drawn, epoch, key.with(1))?;
-            let loss = self.loss(&held_out)?;
-            self.step_ahead(stage, &drawn)?;
-            let loss_after = self.loss(&held_out)?;
-            before.restore(self.model, self.optimiser)?;
-            let is_usable = loss.is_finite() && loss > 0.0 && loss_after.is_finite();
-            if !is_usable {
-                let name = &self.schedule.stages()[stage].tasks[task];
-                let found = format!(
-                    "step {}: the loss of `{name}` is {loss} before a look-ahead step and {loss_after} after it",
-                    self.state.step
-                );
-                return Err(Error::new(Kind::Diverged, found)
-                    .hint("lower `optimiser.learning_rate` in a new run (`--set name=NAME`)"));
+        let mut losses = Vec::with_capacity(ahead.len());
+        for mut of_task in ahead {
+            for loaded in [&mut of_task.held_out, &mut of_task.drawn] {
+                let clips = std::mem::take(&mut loaded.clips);
+                self.run.inputs().add(self.state.step, clips);
             }
-            losses.push([loss, loss_after]);
+            let loss = self.loss(&of_task.held_out)?;
+            self.step_ahead(stage, &of_task.drawn)?;
+            losses.push([loss, self.loss(&of_task.held_out)?]);
+            before.restore(self.model, self.optimiser)?;
         }
         Ok(losses)
     }
 
-    fn read_rows(&self, stage: usize, rows: &[u32], epoch: u32, key: Key) -> Result<LoadedStep> {
+    fn read_rows(
+        &mut self,
+        stage: usize,
+        rows: &[u32],
+        epoch: u32,
+        augmentation: Option<&Augmentation>,
+        key: Key,
+    ) -> Result<LoadedStep> {
         let picks: Vec<Pick> = rows.iter().map(|&row| Pick { row, epoch }).collect();
-        let place = format!("look-ahead after step {}", self.state.step);
-        let mut loaded = load_picks(self.run, stage, &picks, key, &place)?;
-        let clips = std::mem::take(&mut loaded.clips);
-        self.run.inputs().add(self.state.step, clips);
+        let place = format!("look-ahead after step {}", self.state.step + 1);
+        let loaded = load_picks(self.run, stage, &picks, augmentation, key, &place)?;
+        self.tell_skipped(&loaded.skipped);
         Ok(loaded)
     }
 
@@ -231,6 +268,14 @@ impl Trainer<'_> {
         };
         self.optimiser.step(&model.parameters, update)
     }
+}
+
+/// Rows of the look-ahead of a task, read.
+pub(super) struct RowsAhead {
+    /// Rows that losses are measured on.
+    held_out: LoadedStep,
+    /// Rows of the optimiser step.
+    drawn: LoadedStep,
 }
 
 fn shares(mixture: &Mixture) -> Shares {

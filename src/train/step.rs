@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
 use crate::featurise::Loaded;
+use crate::featurise::augment::Augmentation;
 use crate::loss_weights::ClassWeights;
 use crate::loss_weights::Counted;
 use crate::loss_weights::weights;
@@ -152,7 +153,9 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     let picks = schedule.picks(step)?;
     let (stage, _) = schedule.stage_of(step);
     let key = Key::new(run.seed, "step").with(step);
-    let loaded = load_picks(run, stage, &picks, key, &format!("step {}", step + 1))?;
+    let place = format!("step {}", step + 1);
+    let augmentation = run.augmentation.as_ref();
+    let loaded = load_picks(run, stage, &picks, augmentation, key, &place)?;
     Ok(LoadedStep {
         difficulty: schedule.mean_difficulty(step, &picks),
         picks,
@@ -160,12 +163,13 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     })
 }
 
-/// Reads picked rows, and weighs them as a step of a stage does. `key` is the stream of their random
-/// numbers, and `place` is what an error is about.
+/// Reads picked rows, and weighs them as a step of a stage does. `augmentation` changes their clips,
+/// `key` is the stream of their random numbers, and `place` is what an error is about.
 pub(super) fn load_picks(
     run: &Run,
     stage: usize,
     picks: &[Pick],
+    augmentation: Option<&Augmentation>,
     key: Key,
     place: &str,
 ) -> Result<LoadedStep> {
@@ -174,7 +178,10 @@ pub(super) fn load_picks(
     let read: Vec<Result<ReadRow>> = picks
         .par_iter()
         .enumerate()
-        .map(|(slot, pick)| read_row(run, pick, loss.class_weights, key.with(slot as u64)))
+        .map(|(slot, pick)| {
+            let key = key.with(slot as u64);
+            read_row(run, pick, augmentation, loss.class_weights, key)
+        })
         .collect();
     let (mut rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
     // Each task needs micro-batches of its own.
@@ -234,13 +241,16 @@ struct ReadRow {
     counted: Counted,
 }
 
-fn read_row(run: &Run, pick: &Pick, class_weights: ClassWeights, key: Key) -> Result<ReadRow> {
+fn read_row(
+    run: &Run,
+    pick: &Pick,
+    augmentation: Option<&Augmentation>,
+    class_weights: ClassWeights,
+    key: Key,
+) -> Result<ReadRow> {
     let corpus = &run.corpus;
     let example = corpus.example(pick.row, pick.epoch)?;
-    let draw = run
-        .augmentation
-        .as_ref()
-        .map(|augmentation| augmentation.draw(pick.row, pick.epoch));
+    let draw = augmentation.map(|augmentation| augmentation.draw(pick.row, pick.epoch));
     let loaded = run
         .loader
         .load_augmented(&example, Mode::Train, key, draw)

@@ -93,7 +93,8 @@ impl Famo {
     }
 
     /// One Adam step of the logits of a step's tasks, by their losses on its rows before and after
-    /// the update of the parameters. Other tasks keep logits and moments.
+    /// the update of the parameters. Other tasks keep logits and moments. All do where a loss is
+    /// not finite: no later loss could bring a logit back.
     pub fn update(
         &self,
         state: &mut BTreeMap<String, FamoTask>,
@@ -101,6 +102,9 @@ impl Famo {
         before: &[f64],
         after: &[f64],
     ) {
+        if before.iter().chain(after).any(|loss| !loss.is_finite()) {
+            return;
+        }
         let weights = Self::weights(state, tasks);
         let falls: Vec<f64> = before
             .iter()
@@ -205,6 +209,22 @@ mod tests {
                 assert_near(&logits, &numbers(&step["logits"]), 1e-10);
             }
         }
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_moves_no_logit() {
+        let famo = Famo {
+            learning_rate: 0.1,
+            decay: 0.01,
+        };
+        let mut state = BTreeMap::new();
+        famo.update(&mut state, &["a", "b"], &[2.0, 2.0], &[1.0, 2.0]);
+        let before = state.clone();
+        for loss in [f64::NAN, f64::INFINITY] {
+            famo.update(&mut state, &["a", "b"], &[2.0, 2.0], &[1.0, loss]);
+            famo.update(&mut state, &["a", "b"], &[loss, 2.0], &[1.0, 1.0]);
+        }
+        assert_eq!(state, before);
     }
 
     #[test]

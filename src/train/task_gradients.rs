@@ -94,8 +94,8 @@ impl Trainer<'_> {
                 for (gradient, factor) in found.gradients.iter().zip(&combined.factors) {
                     add(&mut sum, *factor, gradient);
                 }
-                // Losses with dropout cannot be compared with those of another pass.
-                if self.run.dropout > 0.0 {
+                // Losses with dropout or noise cannot be compared with those of another pass.
+                if self.run.dropout > 0.0 || self.run.noise.alpha > 0.0 {
                     let (stage, _) = self.schedule.stage_of(self.state.step);
                     combined.losses = self.losses(stage, loaded)?;
                 }
@@ -163,7 +163,7 @@ impl Trainer<'_> {
         Ok(found)
     }
 
-    /// Mean loss of each task of a step, without dropout, in nats.
+    /// Mean loss of each task of a step, without dropout and noise, in nats.
     fn losses(&self, stage: usize, loaded: &LoadedStep) -> Result<Vec<f64>> {
         let smoothing = self.run.loss[stage].label_smoothing;
         let mut found = Vec::new();

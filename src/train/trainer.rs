@@ -219,21 +219,19 @@ impl Trainer<'_> {
         let started = Instant::now();
         let (mut loaded, audio) = steps.next()?;
         let waited = steps.waited();
-        for error in &loaded.skipped {
-            if self.told.insert(error.message().to_owned()) {
-                self.observer
-                    .note(&format!("row left out: {}", error.message()));
-            }
-        }
+        self.tell_skipped(&loaded.skipped);
         self.warn_of_long_audio(&loaded);
 
         let first_weights = self.first_weights()?;
         let probed = self.probe(&loaded)?;
         let clips = std::mem::take(&mut loaded.clips);
         let picks = std::mem::take(&mut loaded.picks);
+        // Before the step: from where it moves the state to where it is logged, nothing may fail
+        // that a user can cause.
+        let ahead = self.read_ahead()?;
         let (record, gradients) = self.step(loaded, audio, steps)?;
         self.run.inputs().add(record.step, clips);
-        let weights = self.update_weights(&record)?;
+        let weights = self.update_weights(&record, ahead)?;
 
         let mut lines = Vec::new();
         lines.extend(first_weights.map(Line::Mixture));
@@ -261,6 +259,16 @@ impl Trainer<'_> {
         self.tell_tensorboard(&lines, Some(pace));
         self.observer.step(&record, pace);
         self.finish_step()
+    }
+
+    /// Tells of rows that were left out, of each once.
+    pub(super) fn tell_skipped(&mut self, skipped: &[Error]) {
+        for error in skipped {
+            if self.told.insert(error.message().to_owned()) {
+                self.observer
+                    .note(&format!("row left out: {}", error.message()));
+            }
+        }
     }
 
     /// Writes the rows of a finished step, if they depend on training.

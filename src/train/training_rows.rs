@@ -6,22 +6,30 @@ use crate::eval::suite::Set;
 use crate::eval::suite::Suite;
 use crate::records::scores::TRAINING_ROWS;
 use crate::records::suite_file::ClusterBy;
+use crate::schedule::Schedule;
 use crate::seed::Key;
 use crate::task::Wording;
 use crate::train::run::Run;
 
-/// The suite with `count` training rows in each set: rows of the set's task, drawn by the seed,
-/// with the instructions of the first epoch. Sets of other tasks are left out; `None` where none
-/// are left.
+/// The suite with `count` training rows in each set: rows of the set's task that a stage can draw,
+/// drawn by the seed, with the instructions of the first epoch. Sets of tasks that no stage trains
+/// are left out; `None` where none are left.
 ///
 /// # Errors
 /// Rows whose example cannot be made.
-pub(super) fn suite(run: &Run, dev: &Suite, count: usize) -> Result<Option<Suite>> {
+pub(super) fn suite(
+    run: &Run,
+    schedule: &Schedule,
+    dev: &Suite,
+    count: usize,
+) -> Result<Option<Suite>> {
     let corpus = &run.corpus;
     let tasks = &corpus.population().tasks;
+    let trained = schedule.all_rows();
     let mut sets = Vec::new();
     for set in &dev.sets {
-        let mut rows: Vec<u32> = (0..corpus.len() as u32)
+        let of_set = trained.iter().copied();
+        let mut rows: Vec<u32> = of_set
             .filter(|&row| tasks[corpus.task_of(row)] == set.task.name)
             .collect();
         if rows.is_empty() {

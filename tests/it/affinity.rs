@@ -2,6 +2,9 @@
 
 use crate::command::Place;
 use crate::command::asr_rows;
+use crate::command::damaged_flac;
+use crate::command::emotion_rows;
+use crate::command::fixture;
 use crate::command::small_run;
 use serde_json::Value;
 
@@ -20,11 +23,15 @@ fn place() -> Place {
     place
 }
 
-fn affinity(place: &Place, more: &[&str]) -> Value {
+fn plan(place: &Place, more: &[&str]) -> Value {
     let mut arguments = vec!["plan", "recipe.yaml", "--affinity", "--json"];
     arguments.extend(more);
     let told = place.run(&arguments).succeeds().stdout;
-    serde_json::from_str::<Value>(&told).unwrap()["affinity"].clone()
+    serde_json::from_str(&told).unwrap()
+}
+
+fn affinity(place: &Place, more: &[&str]) -> Value {
+    plan(place, more)["affinity"].clone()
 }
 
 #[test]
@@ -37,13 +44,14 @@ fn equal_rows_have_no_distance_and_share_a_group() {
     assert!(distance(0, 1) < 1e-5, "{found}");
     assert!(distance(0, 2) > 0.05, "{found}");
     assert!((distance(0, 2) - distance(2, 0)).abs() < 1e-9);
-    let groups = found["groups"].as_array().unwrap();
-    assert_eq!(groups.len(), 2);
-    let sizes: Vec<usize> = groups
-        .iter()
-        .map(|group| group.as_array().unwrap().len())
-        .collect();
-    assert_eq!(sizes.iter().sum::<usize>(), 3);
+    // Totals of distances: about 0.0 + d for each manifest of transcription, 2 d for that of
+    // emotions, which comes first.
+    let names = &found["names"];
+    assert_eq!(
+        found["groups"],
+        serde_json::json!([[names[2]], [names[0], names[1]]]),
+        "{found}"
+    );
     let halves = found["halves"].as_array().unwrap();
     assert!(
         halves
@@ -70,6 +78,65 @@ fn equal_rows_have_no_distance_and_share_a_group() {
     }
     let page = place.text("plan.html");
     assert!(page.contains("Affinity of tasks") && page.contains("Dendrogram"));
+}
+
+#[test]
+fn only_rows_that_the_stages_draw_are_measured() {
+    let place = place();
+    place.write_rows("never.jsonl", &asr_rows());
+    let recipe = place
+        .text("recipe.yaml")
+        .replace("tasks: all, mix: uniform", "tasks: [asr]")
+        .replace(
+            "  - {manifest: emotion.jsonl",
+            "  - {manifest: never.jsonl, task: asr, weight: 0}\n  - {manifest: emotion.jsonl",
+        );
+    assert!(recipe.contains("weight: 0") && !recipe.contains("mix"));
+    place.write("recipe.yaml", recipe);
+    let found = affinity(&place, &[]);
+    let names: Vec<&str> = found["names"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names[0].contains("asr") && names[1].contains("again"));
+}
+
+#[test]
+fn doubts_are_told() {
+    let place = place();
+    let warnings = |told: &Value| -> Vec<String> {
+        let all = told["warnings"].as_array().unwrap().iter();
+        all.map(|line| line.as_str().unwrap().to_owned()).collect()
+    };
+    let lines = warnings(&plan(&place, &["--affinity-by", "task"]));
+    let few = lines.iter().filter(|line| line.contains("fewer than 64"));
+    assert_eq!(few.count(), 2, "{lines:?}");
+    let lost = "do not have these keys of the recipe's: mix";
+    assert!(lines.iter().any(|line| line.ends_with(lost)), "{lines:?}");
+
+    // Six clips of emotions, one of which cannot be decoded.
+    let mut rows = emotion_rows();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let name = format!("clips/e{i}.wav");
+        place.write(&name, std::fs::read(fixture("audio/odd.wav")).unwrap());
+        *row = serde_json::json!({"id": row["id"], "audio": name, "label": row["label"]});
+    }
+    place.write("clips/e0.wav", damaged_flac());
+    place.write_rows("emotion.jsonl", &rows);
+    let skip = ["--affinity-by", "task", "--set", "on_bad_row=skip"];
+    let told = plan(&place, &skip);
+    assert_eq!(told["affinity"]["rows"], serde_json::json!([24, 5]));
+    let line = "1 of 6 rows of `emotion` cannot be read";
+    assert!(warnings(&told).iter().any(|found| found.contains(line)));
+    // One row in each half.
+    place.write_rows("emotion.jsonl", &rows[..2]);
+    let arguments = [&["plan", "recipe.yaml", "--affinity"], &skip[..]].concat();
+    place
+        .run(&arguments)
+        .fails(2, &["`emotion`", "none of 1 rows can be read", "hint:"]);
 }
 
 #[test]

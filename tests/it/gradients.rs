@@ -134,6 +134,31 @@ fn lines_say_what_was_done() {
     assert_eq!(state["famo"]["emotion"]["updates"], 4);
 }
 
+#[test]
+fn noise_on_embeddings_teaches_famo_nothing() {
+    // Steps too short to change a loss: what moved a weight could only be the noise.
+    let place = surgery_run("{method: famo, learning_rate: 0.5}");
+    train(
+        &place,
+        &[
+            "--set",
+            "lora.dropout=0",
+            "--set",
+            "neftune={alpha: 50, audio: true}",
+            "--set",
+            "optimiser.learning_rate=1e-30",
+        ],
+    );
+    let lines = of_kind(&place, "gradients");
+    assert_eq!(lines.len(), 8);
+    for line in &lines[4..] {
+        for task in ["asr", "emotion"] {
+            let weight = line["weights"][task].as_f64().unwrap();
+            assert_close(weight, 0.5, 1e-9, task);
+        }
+    }
+}
+
 /// Files of a run that must not depend on kills.
 const LEFT: [&str; 4] = [
     "log.jsonl",
@@ -199,10 +224,25 @@ fn a_plan_says_what_is_wrong_and_what_it_costs() {
         .join(" ");
     for said in [
         "surgery `gradients: famo`: one gradient for each task of a step, of at most 2 tasks",
-        "two more forward passes of every step, because of dropout",
+        "two more forward passes of every step, because of dropout or noise",
         "3 copies of the gradient in memory",
     ] {
         assert!(text.contains(said), "{said}: {text}");
+    }
+    for (more, passes) in [
+        (
+            &["lora.dropout=0", "neftune={alpha: 5}"][..],
+            "two more forward",
+        ),
+        (&["lora.dropout=0"], "one more forward"),
+    ] {
+        let mut arguments = vec!["plan", "recipe.yaml", "--allow-leakage"];
+        for set in more {
+            arguments.extend(["--set", set]);
+        }
+        let told = place.run(&arguments).succeeds().stdout;
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(passes), "{passes}: {told}");
     }
     for (set, words) in [
         ("gradients=pcgard", ["unknown value `pcgard`", "pcgrad"]),

@@ -8,6 +8,7 @@ use std::path::Path;
 use command::Outcome;
 use command::Place;
 use command::asr_rows;
+use command::damaged_flac;
 use command::fixture;
 use command::fixture_text;
 use command::small_run;
@@ -32,14 +33,6 @@ fn wav(seconds: f64, pitch: f64) -> Vec<u8> {
         let value = (i as f64 * pitch / 16_000.0 * std::f64::consts::TAU).sin();
         bytes.extend(((value * 8000.0) as i16).to_le_bytes());
     }
-    bytes
-}
-
-/// A FLAC file whose header is whole and whose frames are not: only decoding finds it.
-fn damaged_flac() -> Vec<u8> {
-    let mut bytes = std::fs::read(fixture("audio/formats/s16_16k.flac")).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle..].iter_mut().for_each(|byte| *byte = 0x55);
     bytes
 }
 

@@ -177,6 +177,52 @@ fn the_error_of_a_rank_is_said_and_recorded() {
 }
 
 #[test]
+fn sources_are_found_from_any_folder() {
+    let place = Place::new();
+    let model = fixture_text("qwen_omni");
+    let other = fixture_text("merge/other");
+    place.copy("merge/other", "near");
+    let arguments = [
+        "merge",
+        "--model",
+        &model,
+        "--adapter",
+        "near",
+        "--adapter",
+        &other,
+        "--out",
+        "both",
+    ];
+    place.run(&arguments).succeeds();
+    let record = place.json("both/merge.json");
+    let near = place.path("near").canonicalize().unwrap();
+    assert_eq!(record["sources"][0]["adapter"], near.to_str().unwrap());
+
+    let score = [
+        "score",
+        "--model",
+        &model,
+        "--adapter",
+        "both",
+        "--data",
+        &fixture_text("adapters/rows.jsonl"),
+        "--out",
+        "scores.jsonl",
+    ];
+    place.run(&score).succeeds();
+    std::fs::remove_dir_all(near).unwrap();
+    place.run(&score).fails(
+        2,
+        &[
+            "merge.json",
+            "which is not a folder here",
+            "hint:",
+            "--prompts",
+        ],
+    );
+}
+
+#[test]
 fn what_is_no_merge_is_refused() {
     let place = Place::new();
     merge(&place, "m", &["--weights", "1"]).fails(2, &["1 weights for 2 adapters", "hint:"]);

@@ -3,11 +3,14 @@
 
 use crate::command;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::Instant;
 
 use command::Place;
 use command::assert_close;
+use command::damaged_flac;
+use command::fixture;
 use command::small_run;
 use maqam::seed::Key;
 use serde_json::Value;
@@ -207,6 +210,87 @@ fn dynamix_weights_follow_the_look_aheads() {
     );
 }
 
+/// A run whose rows of emotions have a file each.
+fn run_of_own_clips() -> Place {
+    let place = online_run(DYNAMIX);
+    let mut rows = command::emotion_rows();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let name = format!("clips/e{i}.wav");
+        place.write(&name, std::fs::read(fixture("audio/odd.wav")).unwrap());
+        *row = serde_json::json!({"id": row["id"], "audio": name, "label": row["label"]});
+    }
+    place.write_rows("emotion.jsonl", &rows);
+    place
+}
+
+#[test]
+fn a_row_of_a_look_ahead_that_cannot_be_read_costs_no_step() {
+    let seldom = ["--set", "checkpoint.every=99"];
+    let whole = run_of_own_clips();
+    train(&whole, &seldom);
+    // Two rows of six are set aside, so nothing draws them.
+    let mut aside: BTreeSet<String> = (0..6).map(|i| format!("e{i}")).collect();
+    for line in whole.lines("runs/small/picks.jsonl") {
+        for id in line["ids"].as_array().unwrap() {
+            aside.remove(id.as_str().unwrap());
+        }
+    }
+    assert_eq!(aside.len(), 2, "{aside:?}");
+
+    let place = run_of_own_clips();
+    let id = aside.first().unwrap();
+    let name = format!("clips/{id}.wav");
+    place.write(&name, damaged_flac());
+    let stopped = place
+        .run(&[&["train", "recipe.yaml", "--allow-leakage"], &seldom[..]].concat())
+        .fails(2, &["look-ahead after step 6", &format!("{id}.wav")]);
+    assert!(stopped.stderr.contains("hint:"), "{}", stopped.stderr);
+    // The five steps before are kept, though no checkpoint was due.
+    assert!(
+        place
+            .path("runs/small/checkpoints/step-000005/state.json")
+            .is_file()
+    );
+    assert_eq!(of_kind(&place, "small", "train").len(), 5);
+
+    let skip = ["--resume", "--set", "on_bad_row=skip"];
+    let resumed = [
+        &["train", "recipe.yaml", "--allow-leakage"],
+        &skip[..],
+        &seldom[..],
+    ];
+    let ran = place.run(&resumed.concat()).succeeds();
+    let told = format!("row `{id}`");
+    assert!(
+        ran.stderr
+            .lines()
+            .any(|line| line.contains("row left out") && line.contains(&told)),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(of_kind(&place, "small", "train").len(), 14);
+}
+
+#[test]
+fn losses_of_look_aheads_are_of_clips_as_they_are() {
+    let place = online_run(DYNAMIX);
+    let frozen = ["--set", "optimiser.learning_rate=1e-12"];
+    train(&place, &frozen);
+    let augmented = "augment={noise: {snr_db: [0, 5]}, gain_db: [-12, -6]}";
+    let more = ["--set", "name=noisy", "--set", augmented];
+    train(&place, &[&frozen[..], &more].concat());
+    let plain = of_kind(&place, "small", "mixture");
+    let noisy = of_kind(&place, "noisy", "mixture");
+    assert_eq!((plain.len(), noisy.len()), (4, 4));
+    for line in plain[1..].iter().chain(&noisy[1..]) {
+        for task in ["asr", "emotion"] {
+            let expected = plain[1]["lookahead"][task][0].as_f64().unwrap();
+            let found = line["lookahead"][task][0].as_f64().unwrap();
+            assert_close(found, expected, 1e-5, task);
+        }
+    }
+}
+
 /// Files of a run that must not depend on kills.
 const LEFT: [&str; 5] = [
     "log.jsonl",
@@ -355,12 +439,28 @@ fn a_plan_says_what_is_wrong_and_what_it_costs() {
             "tasks=[asr]",
             ["the stage has one task", "hint: list at least two"],
         ),
+        (
+            "loss={ctc: 0.3}",
+            [
+                "`mix: {online: dynamix}` beside `loss.ctc` in stage `discern`",
+                "hint: write `mix: {online: odm}`",
+            ],
+        ),
     ] {
         let set = format!("schedule.stages.1.{set}");
         place
             .run(&["plan", "recipe.yaml", "--allow-leakage", "--set", &set])
             .fails(2, &words);
     }
+    place
+        .run(&[
+            "plan",
+            "recipe.yaml",
+            "--allow-leakage",
+            "--set",
+            "gradients=pcgrad",
+        ])
+        .fails(2, &["`mix: {online: dynamix}` beside `gradients`", "hint:"]);
     place
         .run(&[
             "plan",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::command::Place;
 use crate::command::asr_rows;
 use crate::command::assert_close;
+use crate::command::emotion_rows;
 use crate::command::small_run;
 use serde_json::Value;
 
@@ -77,6 +78,47 @@ fn training_rows_are_scored_beside_dev_at_the_end() {
     place.run(&["report", "runs/small"]).succeeds();
     let page = place.text("runs/small/report.html");
     assert!(page.contains("training-rows") && page.contains("overfitting"));
+}
+
+#[test]
+fn rows_that_are_never_trained_are_not_asked() {
+    let place = small_run(4);
+    let named = |rows: &[Value], name: &str| -> Vec<Value> {
+        let mut rows = rows.to_vec();
+        for row in &mut rows {
+            row["id"] = format!("{name}-{}", row["id"].as_str().unwrap()).into();
+        }
+        rows
+    };
+    // No slot is given to an entry of weight 0, and no stage trains emotions.
+    place.write_rows("never.jsonl", &named(&asr_rows(), "never"));
+    place.write_rows("few.jsonl", &named(&asr_rows()[..3], "dev"));
+    place.write_rows("moods.jsonl", &named(&emotion_rows()[..3], "dev"));
+    place.write(
+        "dev.yaml",
+        "role: dev\nsets:\n  - {name: words, manifest: few.jsonl, task: asr, metrics: [wer]}\n  - {name: moods, manifest: moods.jsonl, task: emotion, metrics: [accuracy]}\n",
+    );
+    let recipe = place
+        .text("recipe.yaml")
+        .replace("tasks: all, mix: uniform", "tasks: [asr]")
+        .replace(
+            "  - {manifest: emotion.jsonl",
+            "  - {manifest: never.jsonl, task: asr, weight: 0}\n  - {manifest: emotion.jsonl",
+        );
+    assert!(recipe.contains("weight: 0") && !recipe.contains("tasks: all"));
+    place.write(
+        "recipe.yaml",
+        format!("{recipe}evaluate: {{suite: dev.yaml, every: 8, train_rows: 99}}\n"),
+    );
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
+    let answers = "runs/small/eval/step-000008/training-rows";
+    let rows = place.lines(&format!("{answers}/words.jsonl"));
+    let ids: BTreeSet<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    let expected: Vec<String> = (0..12).map(|i| format!("a{i}")).collect();
+    assert_eq!(ids, expected.iter().map(String::as_str).collect());
+    assert!(!place.path(&format!("{answers}/moods.jsonl")).exists());
 }
 
 #[test]

@@ -12,7 +12,8 @@ use maqam_base::error::Result;
 /// trained the adapters, or those that they were merged of; `None` where no recipe has any.
 ///
 /// # Errors
-/// Recipes that name different folders; a folder that is not there; a recipe that is broken.
+/// Recipes that name different folders; a folder that is not there; a recipe that is broken; a
+/// source of a merge that is gone.
 pub fn prompts_of<'a>(
     given: Option<&Path>,
     adapters: impl IntoIterator<Item = &'a Path>,
@@ -22,7 +23,10 @@ pub fn prompts_of<'a>(
     }
     let mut trained = Vec::new();
     for adapter in adapters {
-        trained.extend(sources(adapter)?);
+        let sources = sources(adapter).map_err(|error| {
+            error.or_hint("put that adapter back, correct its path there, or give the folder of its task files with --prompts")
+        })?;
+        trained.extend(sources);
     }
     let mut found: Option<(PathBuf, PathBuf)> = None;
     for adapter in &trained {

@@ -184,9 +184,9 @@ pub struct MixtureRecord {
     #[serde(default)]
     pub counts: BTreeMap<String, u64>,
     /// Losses on rows set aside before and after a look-ahead step on the task, nats per target
-    /// token.
+    /// token; `None` where a loss is not finite.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub lookahead: BTreeMap<String, [f64; 2]>,
+    pub lookahead: BTreeMap<String, [Option<f64>; 2]>,
 }
 
 /// How the gradients of the tasks of a step became its gradient, under `gradients:` of a recipe.
@@ -415,7 +415,7 @@ mod tests {
             r#"{"kind":"eval","at_step":1,"selecting":0.5,"scores":{"mean":0.9}}"#,
             r#"{"kind":"probe","at_step":2,"stage":"listen","norms":{"asr":1.5},"cosines":{"asr|emotion":-0.25}}"#,
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":0.75,"emotion":0.25},"rewards":{"asr":1.5,"emotion":0.5},"counts":{"asr":6,"emotion":2}}"#,
-            r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25]}}"#,
+            r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25],"emotion":[2.5,null]}}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","conflicts":[1,6]}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","weights":{"asr":0.5},"factors":{"asr":0.25}}"#,
             r#"{"kind":"audio_gap","at_step":2,"stage":"listen","tasks":{"asr":{"rows":2,"target_tokens":4,"loss":1.0,"wrong_loss":1.5,"gap":0.5,"wins":2}}}"#,

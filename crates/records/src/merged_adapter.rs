@@ -35,7 +35,8 @@ pub struct MergedAdapter {
 /// One adapter of a merge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Its folder, as it was given.
+    /// Its folder: absolute, so that it does not depend on where maqam is called. Merges of earlier
+    /// versions have it as it was given.
     pub adapter: PathBuf,
     /// Its weight.
     pub weight: f64,
@@ -64,23 +65,42 @@ impl MergedAdapter {
 /// The folders of the adapters that an adapter was merged of, or its own where it was not merged.
 ///
 /// # Errors
-/// A file that is damaged.
+/// A file that is damaged; a source that is gone.
 pub fn sources(adapter: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    add_sources(adapter, &mut Vec::new(), &mut found)?;
+    Ok(found)
+}
+
+/// Adds the sources of an adapter that `within`, absolute folders, was merged of.
+fn add_sources(adapter: &Path, within: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
     let path = adapter.join(FILE);
     if !path.is_file() {
-        return Ok(vec![adapter.to_owned()]);
+        found.push(adapter.to_owned());
+        return Ok(());
+    }
+    let whole = adapter
+        .canonicalize()
+        .map_err(|e| Error::io(adapter, "resolve", e))?;
+    // Of folders that were put in each other's place, each would lie in itself without end.
+    if within.contains(&whole) {
+        return Ok(());
     }
     let text = files::read_text(&path)?;
     let merged: MergedAdapter = json::parse(&text).map_err(|e| e.at_path(&path))?;
-    let mut found = Vec::with_capacity(merged.sources.len());
+    within.push(whole);
     for source in merged.sources {
-        // A merged adapter may have been merged again; one that lies in itself would never end.
-        if source.adapter == adapter {
-            continue;
+        if !source.adapter.is_dir() {
+            let gone = format!(
+                "was merged of `{}`, which is not a folder here",
+                source.adapter.display()
+            );
+            return Err(Error::input(gone).at_path(&path));
         }
-        found.extend(sources(&source.adapter)?);
+        add_sources(&source.adapter, within, found)?;
     }
-    Ok(found)
+    within.pop();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -107,6 +127,9 @@ mod tests {
             };
             merged.write(&folder(name)).unwrap();
         };
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir(folder(name)).unwrap();
+        }
         write("ab", ["a", "b"]);
         write("abc", ["ab", "c"]);
         assert_eq!(sources(&folder("a")).unwrap(), [folder("a")]);
@@ -114,6 +137,25 @@ mod tests {
             sources(&folder("abc")).unwrap(),
             ["a", "b", "c"].map(folder)
         );
+        // The same adapter twice is no cycle.
+        write("twice", ["ab", "ab"]);
+        assert_eq!(
+            sources(&folder("twice")).unwrap(),
+            ["a", "b", "a", "b"].map(folder)
+        );
+        // Two that were merged of each other.
+        std::fs::create_dir(folder("to")).unwrap();
+        write("fro", ["to", "a"]);
+        std::fs::copy(folder("fro").join(FILE), folder("to").join(FILE)).unwrap();
+        let back = std::fs::read_to_string(folder("to").join(FILE)).unwrap();
+        let to = folder("to").display().to_string();
+        let fro = folder("fro").display().to_string();
+        std::fs::write(folder("to").join(FILE), back.replace(&to, &fro)).unwrap();
+        assert_eq!(sources(&folder("fro")).unwrap(), ["a", "a"].map(folder));
+
+        std::fs::remove_dir(folder("c")).unwrap();
+        let error = sources(&folder("abc")).unwrap_err().to_string();
+        assert!(error.contains("which is not a folder here"), "{error}");
         std::fs::write(folder("ab").join(FILE), "{").unwrap();
         assert!(sources(&folder("abc")).is_err());
     }

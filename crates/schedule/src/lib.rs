@@ -620,6 +620,16 @@ impl Schedule {
         rows
     }
 
+    /// All rows that the schedule can draw, rising: those of every stage, and of the stages of which
+    /// a shuffled run was made. Rows that are set aside are not among them.
+    pub fn all_rows(&self) -> Vec<u32> {
+        let stages = 0..self.planned.len();
+        let mut rows: Vec<u32> = stages.flat_map(|stage| self.rows_of(stage)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
     /// Sets the difficulty of the rows that a stage can draw.
     ///
     /// # Errors

@@ -43,7 +43,8 @@ pub struct Online {
     /// Factor of the loss in ODM's reward; 1, as in the paper. DataFlex uses 15.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_scale: Option<f64>,
-    /// Least weight of a task under ODM; 0, as in the paper. DataFlex uses 0.03.
+    /// Weight that tasks under ODM are raised to before all are divided by their sum, so that the
+    /// least weight can be lower; 0, as in the paper. DataFlex, whose rule this is, uses 0.03.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
     /// Share of the stage's steps before ODM's first update; 0.01.
@@ -262,7 +263,7 @@ pub struct Odm {
     pub alpha: f64,
     /// Factor of a loss.
     pub reward_scale: f64,
-    /// Least weight of a task.
+    /// Least weight of a task before all are divided by their sum.
     pub floor: f64,
     /// Steps before the first update.
     pub warmup: u64,
@@ -344,7 +345,8 @@ impl Odm {
     /// Weights after update number `update`, from 1.
     ///
     /// (1 - K e_t) softmax(e_(t-1) R) + e_t with e_t = min(1 / K, sqrt(ln K / (K t))). Weights
-    /// below the floor are raised to it, and all divided by their sum.
+    /// below the floor are raised to it, and all divided by their sum, which leaves those below the
+    /// floor again: 0.9, 0.05, 0.05 with a floor of 0.3 become 0.6, 0.2, 0.2.
     pub fn weights(&self, rewards: &[f64], update: u64) -> Vec<f64> {
         let num_tasks = rewards.len() as f64;
         let now = exploration(num_tasks, update);
@@ -368,18 +370,20 @@ fn exploration(num_tasks: f64, t: u64) -> f64 {
 impl Dynamix {
     /// Averages rewards in place, given each task's loss before and after its look-ahead step.
     /// Returns the rewards: relative gains, scaled so that the smallest is 0 and the largest 1. If
-    /// all gains are equal, all rewards are 0.
+    /// all gains are equal, all rewards are 0. A gain that is not finite, as that of a step that
+    /// diverged, counts as the smallest.
     pub fn reward(&self, averages: &mut [f64], before: &[f64], after: &[f64]) -> Vec<f64> {
         let gains: Vec<f64> = before
             .iter()
             .zip(after)
             .map(|(before, after)| (before - after) / before)
             .collect();
-        let low = gains.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = gains.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let finite = || gains.iter().copied().filter(|gain| gain.is_finite());
+        let low = finite().fold(f64::INFINITY, f64::min);
+        let high = finite().fold(f64::NEG_INFINITY, f64::max);
         let rewards: Vec<f64> = gains
             .iter()
-            .map(|gain| match high > low {
+            .map(|gain| match high > low && gain.is_finite() {
                 true => (gain - low) / (high - low),
                 false => 0.0,
             })

@@ -48,8 +48,10 @@ pub(super) fn take(
         let key = Key::new(seed, "set aside").with(task as u64);
         rows.sort_unstable_by_key(|&row| (key.bits(u64::from(row)), row));
         rows.truncate(wanted);
+        let mut sorted = rows.clone();
+        sorted.sort_unstable();
         for cell in cells.iter_mut().filter(|cell| is_of_task(cell)) {
-            cell.rows.retain(|row| !rows.contains(row));
+            cell.rows.retain(|row| sorted.binary_search(row).is_err());
         }
         taken.insert(task, rows);
     }

@@ -235,6 +235,14 @@ pub fn asr_rows() -> Vec<Value> {
         .collect()
 }
 
+/// A FLAC file whose header is whole and whose frames are not: only decoding finds it.
+pub fn damaged_flac() -> Vec<u8> {
+    let mut bytes = std::fs::read(fixture("audio/formats/s16_16k.flac")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].iter_mut().for_each(|byte| *byte = 0x55);
+    bytes
+}
+
 /// Emotion rows over parts of another clip.
 pub fn emotion_rows() -> Vec<Value> {
     let labels = ["happy", "sad", "angry"];

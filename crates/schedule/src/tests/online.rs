@@ -57,6 +57,23 @@ fn odm_is_that_of_fifty_digits() {
 }
 
 #[test]
+fn weights_are_divided_after_they_were_raised_to_the_floor() {
+    let odm = Odm {
+        alpha: 0.9,
+        reward_scale: 1.0,
+        floor: 0.3,
+        warmup: 0,
+    };
+    // After so many updates exploration is below 2e-5, and the softmax is 0.9, 0.05, 0.05.
+    let update = 1_000_000_000;
+    let rate = (3f64.ln() / (3.0 * (update - 1) as f64)).sqrt();
+    let weights = odm.weights(&[18f64.ln() / rate, 0.0, 0.0], update);
+    for (weight, expected) in weights.iter().zip([0.6, 0.2, 0.2]) {
+        assert!((weight - expected).abs() < 1e-4, "{weights:?}");
+    }
+}
+
+#[test]
 fn dynamix_is_that_of_fifty_digits() {
     let reference = reference();
     let cases = reference["dynamix"].as_array().unwrap();
@@ -91,6 +108,29 @@ fn dynamix_is_that_of_fifty_digits() {
             );
         }
     }
+}
+
+#[test]
+fn a_look_ahead_that_diverged_has_the_smallest_gain() {
+    let dynamix = Dynamix {
+        gamma: 0.3,
+        beta: 5.0,
+        alpha: 0.5,
+        alpha_of: AlphaOf::Past,
+        every: 1,
+        lookahead: 2,
+        held_out: 2,
+    };
+    let mut averages = vec![1.0, 0.0, 0.0, 0.0];
+    let before = [2.0, 2.0, 2.0, 0.0];
+    let after = [f64::NAN, 1.0, 1.5, 0.0];
+    // Gains: none, 0.5, 0.25, none.
+    let rewards = dynamix.reward(&mut averages, &before, &after);
+    assert_eq!(rewards, [0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(averages, [0.5, 0.5, 0.0, 0.0]);
+    let rewards = dynamix.reward(&mut averages, &before, &[f64::INFINITY; 4]);
+    assert_eq!(rewards, [0.0; 4]);
+    assert_eq!(averages, [0.25, 0.25, 0.0, 0.0]);
 }
 
 const ODM: &str = "{batch: 4, stages: [
@@ -246,12 +286,26 @@ fn rows_set_aside_are_never_drawn() {
     assert_eq!(aside.len(), 9);
     let drawn: HashSet<u32> = rows(&schedule, 0..25).into_iter().collect();
     assert!(drawn.is_disjoint(&aside));
+    let all = schedule.all_rows();
+    assert_eq!(all.len(), 53 - 9);
+    assert!(all.is_sorted() && all.iter().all(|row| !aside.contains(row)));
     let prior = schedule.prior(0).unwrap();
     assert!((prior.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     assert!(
         (prior[0] / prior[2] - 27.0 / 8.0).abs() < 1e-12,
         "rows that are left"
     );
+}
+
+#[test]
+fn a_shuffled_run_draws_the_rows_of_all_its_stages() {
+    let population = population(&[(0, 30, 1.0), (2, 7, 0.0), (2, 5, 3.0), (3, 11, 1.0)]);
+    let yaml = "{batch: 4, shuffle: true, stages: [
+        {name: a, tasks: [asr], steps: 20},
+        {name: b, tasks: [dialect], steps: 5}]}";
+    let found = schedule(yaml, &population, 3).all_rows();
+    let expected: Vec<u32> = (0..30).chain(37..42).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]
