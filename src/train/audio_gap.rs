@@ -185,14 +185,24 @@ pub struct Gaps {
 
 impl LoadedGap {
     /// Scores the sample with a model as it stands, in micro-batches of up to `pack_tokens`.
-    pub fn measure(&self, model: &AudioLlm, framing: Framing, pack_tokens: usize) -> Result<Gaps> {
+    /// `watch` is asked before each of them whether to go on.
+    ///
+    /// # Errors
+    /// As `watch` returns them.
+    pub fn measure(
+        &self,
+        model: &AudioLlm,
+        framing: Framing,
+        pack_tokens: usize,
+        watch: &dyn Fn() -> Result<()>,
+    ) -> Result<Gaps> {
         let mut gaps = Gaps {
             tasks: BTreeMap::new(),
             sets: BTreeMap::new(),
         };
         for (name, is_of_suite, pairs) in &self.groups {
             let sequences: Vec<&Sequence> = pairs.iter().flatten().collect();
-            let nats = nats(model, &sequences, framing, pack_tokens)?;
+            let nats = nats(model, &sequences, framing, pack_tokens, watch)?;
             let record = record(pairs, &nats);
             let place = if *is_of_suite {
                 &mut gaps.sets
@@ -211,6 +221,7 @@ fn nats(
     sequences: &[&Sequence],
     framing: Framing,
     pack_tokens: usize,
+    watch: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<f64>> {
     let lengths: Vec<usize> = sequences
         .iter()
@@ -218,6 +229,7 @@ fn nats(
         .collect();
     let mut nats = vec![0.0; sequences.len()];
     for range in micro_batches(&lengths, pack_tokens) {
+        watch()?;
         let batch = Batch::pack(&sequences[range.clone()], framing)?;
         let losses = model.score(&batch, 0.0)?;
         for (log_probability, &sequence) in

@@ -3,6 +3,9 @@
 
 use crate::command;
 
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+
 use command::Place;
 use command::asr_rows;
 use command::assert_close;
@@ -145,25 +148,76 @@ fn a_run_with_the_gap_resumes_byte_for_byte() {
     let whole = place();
     whole.run(&TRAIN).succeeds();
     for from in [2, 4] {
-        let resumed = place();
-        let copied = std::process::Command::new("cp")
-            .arg("-r")
-            .args([whole.path("runs"), resumed.path("")])
-            .status();
-        assert!(copied.unwrap().success());
-        for step in (from + 2..=6).step_by(2) {
-            let name = format!("runs/small/checkpoints/step-{step:06}");
-            std::fs::remove_dir_all(resumed.path(&name)).unwrap();
+        // The outputs of the encoder are kept, gone, or half of them gone.
+        for nth in [0, 1, 2] {
+            let resumed = place();
+            resumed.take_runs(&whole, "small", from);
+            resumed.forget_encoded(nth);
+            resumed
+                .run(&[&TRAIN[..], &["--resume"][..]].concat())
+                .succeeds();
+            let when = format!("from {from} without every file {nth} of the cache");
+            assert_same_run(&resumed, &whole, from..=6, &when);
         }
-        resumed
-            .run(&[&TRAIN[..], &["--resume"][..]].concat())
-            .succeeds();
-        assert_eq!(
-            resumed.text("runs/small/log.jsonl"),
-            whole.text("runs/small/log.jsonl"),
-            "from {from}"
-        );
     }
+}
+
+/// Compares logs, and the checkpoints of every second step.
+fn assert_same_run(place: &Place, other: &Place, steps: RangeInclusive<u64>, when: &str) {
+    let log = "runs/small/log.jsonl";
+    assert_eq!(place.text(log), other.text(log), "{when}");
+    for step in steps.step_by(2) {
+        let checkpoint = format!("runs/small/checkpoints/step-{step:06}");
+        place.assert_same_folder(other, &checkpoint, when);
+    }
+}
+
+/// The disk fails as the clips of the suite are encoded after step 2. That step is saved, and the
+/// next part of the run measures what is missing.
+#[test]
+fn a_failed_measurement_loses_no_step() {
+    let data = "[{manifest: asr.jsonl, task: asr}]";
+    let rest = "schedule: {batch: 4, stages: [{name: only, steps: 6}]}\n";
+    let trained = place();
+    trained.write("recipe.yaml", recipe(data, rest));
+    trained.run(&TRAIN).succeeds();
+    let of_training: Vec<OsString> = trained
+        .encoded()
+        .iter()
+        .map(|file| file.file_name().unwrap().to_owned())
+        .collect();
+
+    let measured = || {
+        let rest =
+            format!("{rest}evaluate: {{suite: dev.yaml, every: 3}}\nprobe: {{audio_gap: 2}}\n");
+        let recipe = recipe(data, &rest).replace("checkpoint: {every: 2", "checkpoint: {every: 1");
+        let place = place();
+        place.write("recipe.yaml", recipe);
+        place
+    };
+    let whole = measured();
+    whole.run(&TRAIN).succeeds();
+    let resumed = measured();
+    resumed.take_runs(&whole, "small", 1);
+    let mut of_suite = resumed.encoded();
+    of_suite.retain(|file| !of_training.iter().any(|name| file.ends_with(name)));
+    assert!(!of_suite.is_empty());
+    for file in &of_suite {
+        std::fs::remove_file(file).unwrap();
+        std::fs::create_dir(file).unwrap();
+    }
+    let resume = [&TRAIN[..], &["--resume"][..]].concat();
+    let failed = resumed.run(&resume);
+    assert_ne!(failed.code, Some(0), "{}", failed.stdout);
+    assert_eq!(of_kind(&resumed, "small", "train").len(), 2);
+    let state = resumed.json("runs/small/checkpoints/step-000002/state.json");
+    assert_eq!(state["is_gap_due"], json!(true), "{}", failed.stderr);
+
+    for file in &of_suite {
+        std::fs::remove_dir(file).unwrap();
+    }
+    resumed.run(&resume).succeeds();
+    assert_same_run(&resumed, &whole, 2..=6, "after a failure");
 }
 
 #[test]
