@@ -353,7 +353,7 @@ impl Recipe {
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let suite = evaluate.as_ref().map(|(_, suite)| suite);
-        let audio_gap = AudioGap::of(&self.probe, &corpus, suite)?;
+        let audio_gap = AudioGap::of(&self.probe, &corpus, suite, headers)?;
         let left_out = check.finish()?;
         let mut schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         difficulty::set(&mut schedule, &corpus, headers)?;
