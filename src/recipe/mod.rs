@@ -369,6 +369,12 @@ impl Recipe {
             )
             .hint("remove one of them"));
         }
+        if has_ctc && self.neftune.is_some_and(|neftune| neftune.audio) {
+            return Err(Error::input(
+                "`neftune.audio` and `loss.ctc` in one recipe: the CTC loss would spell transcripts from noise",
+            )
+            .hint("leave `audio` out of `neftune`, or `ctc` out of `loss`"));
+        }
         let spelling = has_ctc.then(|| Spelling::of(&corpus)).transpose()?;
         Ok(RecipeRows {
             corpus,

@@ -258,6 +258,14 @@ fn bad_values_of_ctc_are_refused() {
             ],
         ),
         (
+            vec!["neftune={alpha: 5, audio: true}"],
+            vec!["`neftune.audio` and `loss.ctc`", "leave `audio` out"],
+        ),
+        (
+            vec!["gradients={method: pcgrad}"],
+            vec!["`gradients` and `loss.ctc`", "remove one of them"],
+        ),
+        (
             vec![only_labels, one_stage],
             vec!["no row has one", "rows of a task such as `asr`"],
         ),
