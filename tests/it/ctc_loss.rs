@@ -382,6 +382,37 @@ fn gradient_of_the_whole_loss_equals_differences() {
     }
 }
 
+/// The head would learn, and the projector would not.
+#[test]
+fn a_ctc_loss_on_embeddings_without_a_backward_is_an_error() {
+    let dir = fixture("qwen_omni");
+    let config = Config::load(&dir).unwrap();
+    let weights = config.weights(&dir).unwrap();
+    let plan = Plan {
+        full: vec![Part::Projector],
+        ctc: vec!['a', 'b', 'c'],
+        ..Plan::default()
+    };
+    let mut model = AudioLlm::new(config, &weights, plan, true, &Device::Cpu).unwrap();
+    let batch = batch(&model.config);
+    let transcript = Transcript {
+        clip: 0,
+        units: SPELLED[0],
+        weight: 1.0,
+    };
+    model.set_trained(Part::Projector, false);
+    let pass = Pass::default();
+    let ahead = model.embed_audio_ahead(&batch, pass).unwrap();
+    assert!(ahead.is_some());
+    model.set_trained(Part::Projector, true);
+    let found = model.train_with_ctc(&batch, ahead, pass, &[transcript]);
+    let error = found.err().unwrap().to_string();
+    assert!(error.contains("does not reach the projector"), "{error}");
+    model
+        .train_with_ctc(&batch, None, pass, &[transcript])
+        .unwrap();
+}
+
 fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
