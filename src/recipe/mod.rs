@@ -354,7 +354,7 @@ impl Recipe {
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let suite = evaluate.as_ref().map(|(_, suite)| suite);
-        let audio_gap = AudioGap::of(&self.probe, &corpus, suite)?;
+        let audio_gap = AudioGap::of(&self.probe, &corpus, suite, headers)?;
         let left_out = check.finish()?;
         let mut schedule = Schedule::new(&self.schedule, corpus.population(), self.order_seed())?;
         difficulty::set(&mut schedule, &corpus, headers)?;
@@ -371,6 +371,12 @@ impl Recipe {
             .hint("remove one of them"));
         }
         check_look_aheads(&schedule, &losses, self.gradients.is_some())?;
+        if has_ctc && self.neftune.is_some_and(|neftune| neftune.audio) {
+            return Err(Error::input(
+                "`neftune.audio` and `loss.ctc` in one recipe: the CTC loss would spell transcripts from noise",
+            )
+            .hint("leave `audio` out of `neftune`, or `ctc` out of `loss`"));
+        }
         let spelling = has_ctc.then(|| Spelling::of(&corpus)).transpose()?;
         Ok(RecipeRows {
             corpus,

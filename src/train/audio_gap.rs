@@ -3,9 +3,10 @@
 //! parameter.
 //!
 //! The rows are a fixed sample: of each task [`MOST_ROWS`] training rows, and as many rows of each
-//! set of the recipe's suite. They are the same for every seed. A row's other clip is that of the
-//! next row of the sample, in a circle, that has another target and as many clips. So a clip of the
-//! same word or label never stands for a wrong one.
+//! set of the recipe's suite. Rows and wordings are the same for every seed. A row's other clip is
+//! that of a row of the sample with another target and as many clips: the one that is nearest in
+//! length, and of several the next, in a circle. So a clip of the same word or label never stands
+//! for a wrong one, and the lengths of answers and clips say little.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use crate::batch::micro_batches;
 use crate::data::Clip;
 use crate::data::OnBadRow;
 use crate::data::Role;
+use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Kind;
 use crate::error::Result;
@@ -59,22 +61,24 @@ impl AudioGap {
     ///
     /// # Errors
     /// Training rows among which no task has two with audio and different targets; rows that make
-    /// no example.
+    /// no example; audio whose length cannot be read.
     pub fn of(
         settings: &ProbeSettings,
         corpus: &Corpus,
         suite: Option<&Suite>,
+        headers: &Headers,
     ) -> Result<Option<Self>> {
         if settings.audio_gap == 0 {
             return Ok(None);
         }
+        let wording = Key::new(0, "audio gap instruction");
         let mut groups = Vec::new();
         for (task, name) in corpus.population().tasks.iter().enumerate() {
             let examples = sampled_rows(corpus, task)
                 .into_iter()
-                .map(|row| corpus.clean_example(row))
+                .map(|row| corpus.example_worded_by(row, wording))
                 .collect::<Result<Vec<_>>>()?;
-            groups.push(Group::new(name, false, &examples));
+            groups.push(Group::new(name, false, &examples, headers)?);
         }
         groups.retain(|group| !group.pairs.is_empty());
         if groups.is_empty() {
@@ -93,7 +97,7 @@ impl AudioGap {
                 .into_iter()
                 .map(|place| with_audio[place].clone())
                 .collect();
-            groups.push(Group::new(&set.name, true, &examples));
+            groups.push(Group::new(&set.name, true, &examples, headers)?);
         }
         groups.retain(|group| !group.pairs.is_empty());
         Ok(Some(Self {
@@ -150,12 +154,12 @@ impl AudioGap {
 }
 
 impl Group {
-    fn new(name: &str, is_of_suite: bool, examples: &[Example]) -> Self {
-        Self {
+    fn new(name: &str, is_of_suite: bool, examples: &[Example], headers: &Headers) -> Result<Self> {
+        Ok(Self {
             name: name.to_owned(),
             is_of_suite,
-            pairs: pairs(examples),
-        }
+            pairs: pairs(examples, headers)?,
+        })
     }
 }
 
@@ -185,14 +189,24 @@ pub struct Gaps {
 
 impl LoadedGap {
     /// Scores the sample with a model as it stands, in micro-batches of up to `pack_tokens`.
-    pub fn measure(&self, model: &AudioLlm, framing: Framing, pack_tokens: usize) -> Result<Gaps> {
+    /// `watch` is asked before each of them whether to go on.
+    ///
+    /// # Errors
+    /// As `watch` returns them.
+    pub fn measure(
+        &self,
+        model: &AudioLlm,
+        framing: Framing,
+        pack_tokens: usize,
+        watch: &dyn Fn() -> Result<()>,
+    ) -> Result<Gaps> {
         let mut gaps = Gaps {
             tasks: BTreeMap::new(),
             sets: BTreeMap::new(),
         };
         for (name, is_of_suite, pairs) in &self.groups {
             let sequences: Vec<&Sequence> = pairs.iter().flatten().collect();
-            let nats = nats(model, &sequences, framing, pack_tokens)?;
+            let nats = nats(model, &sequences, framing, pack_tokens, watch)?;
             let record = record(pairs, &nats);
             let place = if *is_of_suite {
                 &mut gaps.sets
@@ -211,6 +225,7 @@ fn nats(
     sequences: &[&Sequence],
     framing: Framing,
     pack_tokens: usize,
+    watch: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<f64>> {
     let lengths: Vec<usize> = sequences
         .iter()
@@ -218,6 +233,7 @@ fn nats(
         .collect();
     let mut nats = vec![0.0; sequences.len()];
     for range in micro_batches(&lengths, pack_tokens) {
+        watch()?;
         let batch = Batch::pack(&sequences[range.clone()], framing)?;
         let losses = model.score(&batch, 0.0)?;
         for (log_probability, &sequence) in
@@ -270,16 +286,17 @@ fn target_of(example: &Example) -> Option<&str> {
     (last.role == Role::Assistant).then_some(last.content.as_str())
 }
 
-/// Each example with its own clips and with those of the next one, in a circle, that has another
-/// target and as many clips. Examples without such a one are left out.
-fn pairs(examples: &[Example]) -> Vec<Pair> {
+/// Each example with its own clips and with those of its partner. Examples without one are left
+/// out.
+fn pairs(examples: &[Example], headers: &Headers) -> Result<Vec<Pair>> {
+    let heard = examples
+        .iter()
+        .map(|example| Heard::of(example, headers))
+        .collect::<Result<Vec<_>>>()?;
     let mut pairs = Vec::with_capacity(examples.len());
     for (place, right) in examples.iter().enumerate() {
-        let others = (1..examples.len()).map(|ahead| &examples[(place + ahead) % examples.len()]);
-        let mut differing = others.filter(|other| {
-            target_of(other) != target_of(right) && other.clips.len() == right.clips.len()
-        });
-        if let Some(other) = differing.next() {
+        if let Some(other) = partner(place, &heard) {
+            let other = &examples[other];
             pairs.push(Pair {
                 right: right.clone(),
                 wrong: Example {
@@ -290,5 +307,66 @@ fn pairs(examples: &[Example]) -> Vec<Pair> {
             });
         }
     }
-    pairs
+    Ok(pairs)
+}
+
+/// What decides which rows lend each other their audio.
+struct Heard<'a> {
+    target: Option<&'a str>,
+    num_clips: usize,
+    /// Samples of all clips.
+    samples: usize,
+}
+
+impl<'a> Heard<'a> {
+    fn of(example: &'a Example, headers: &Headers) -> Result<Self> {
+        let clips = example.clips.iter();
+        let samples = clips.map(|clip| headers.num_samples(&clip.source, clip.span));
+        Ok(Self {
+            target: target_of(example),
+            num_clips: example.clips.len(),
+            samples: samples.sum::<Result<usize>>()?,
+        })
+    }
+}
+
+/// Place of the row whose audio is the wrong one for the row at `place`: of those with another
+/// target and as many clips the nearest in length, and of several the next, in a circle.
+fn partner(place: usize, rows: &[Heard<'_>]) -> Option<usize> {
+    let own = &rows[place];
+    let others = (1..rows.len()).map(|ahead| (place + ahead) % rows.len());
+    others
+        .filter(|&other| rows[other].target != own.target)
+        .filter(|&other| rows[other].num_clips == own.num_clips)
+        .min_by_key(|&other| rows[other].samples.abs_diff(own.samples))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partner_is_the_nearest_in_length_with_another_target() {
+        let row = |target, num_clips, samples| Heard {
+            target: Some(target),
+            num_clips,
+            samples,
+        };
+        let rows = [
+            row("yes", 1, 1000),
+            row("no", 1, 5000),
+            row("yes", 1, 1001),
+            row("no", 1, 1200),
+            row("maybe", 1, 4800),
+            row("both", 2, 1000),
+        ];
+        let partners: Vec<Option<usize>> = (0..rows.len()).map(|i| partner(i, &rows)).collect();
+        let expected = [Some(3), Some(4), Some(3), Some(2), Some(1), None];
+        assert_eq!(partners, expected);
+
+        // Of rows that are as near, the next in the circle.
+        let rows = ["a", "b", "c"].map(|target| row(target, 1, 700));
+        let partners = [0, 1, 2].map(|i| partner(i, &rows));
+        assert_eq!(partners, [Some(1), Some(2), Some(0)]);
+    }
 }

@@ -331,20 +331,20 @@ impl Corpus {
         let draw = Key::new(self.seed, "instruction")
             .with(u64::from(epoch))
             .with(u64::from(row));
-        let task = self.tasks[self.task_of(row)].as_ref();
-        example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
+        self.example_worded_by(row, draw)
     }
 
     /// The example of a row for its embedding: the same wording for every row of a task and
     /// language, whatever the epoch.
     pub fn clean_example(&self, row: u32) -> Result<Example> {
+        self.example_worded_by(row, Key::new(self.seed, "embedding instruction"))
+    }
+
+    /// The example of a row with the wording that `draw` picks, which is the same for every row of
+    /// a task and language.
+    pub fn example_worded_by(&self, row: u32, draw: Key) -> Result<Example> {
         let task = self.tasks[self.task_of(row)].as_ref();
-        example_of(
-            &self.rows[row as usize],
-            task,
-            Key::new(self.seed, "embedding instruction"),
-        )
-        .map_err(|e| e.at(self.place(row)))
+        example_of(&self.rows[row as usize], task, draw).map_err(|e| e.at(self.place(row)))
     }
 
     /// Place of the row: `manifest:line`.

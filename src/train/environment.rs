@@ -24,7 +24,7 @@ use crate::records::log::StepRecord;
 /// Time of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// Time from its beginning to its end.
+    /// Time from its beginning to its end, without the probe of its gradients.
     pub took: Duration,
     /// Part of it in which nothing was computed, because its rows were not read yet.
     pub waited: Duration,

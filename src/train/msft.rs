@@ -188,7 +188,7 @@ impl Trainer<'_> {
     }
 
     /// Restores parameters and moments of the peak, and ends the stage if no task is left; if this
-    /// is the end of the run, its last evaluation follows, and its audio gap is measured.
+    /// is the end of the run, its audio gap and its last evaluation are due again.
     pub fn roll_back(&mut self) -> Result<()> {
         let pending = self
             .state
@@ -220,7 +220,7 @@ impl Trainer<'_> {
         }
         if self.state.step == self.schedule.num_steps() {
             self.state.evaluated = None;
-            self.log_audio_gap()?;
+            self.state.is_gap_due = self.is_audio_gap_due();
         }
         Ok(())
     }

@@ -223,7 +223,9 @@ impl Trainer<'_> {
         self.warn_of_long_audio(&loaded);
 
         let first_weights = self.first_weights()?;
+        let before_probe = Instant::now();
         let probed = self.probe(&loaded)?;
+        let probing = before_probe.elapsed();
         let clips = std::mem::take(&mut loaded.clips);
         let picks = std::mem::take(&mut loaded.picks);
         // Before the step: from where it moves the state to where it is logged, nothing may fail
@@ -243,16 +245,14 @@ impl Trainer<'_> {
             .iter()
             .map(Line::to_text)
             .collect::<Result<Vec<_>>>()?;
-        let mut lines = lines.join("\n");
-        if let Some(gap) = self.audio_gap()? {
-            lines += &format!("\n{gap}");
-        }
+        let lines = lines.join("\n");
         self.write_picks(&record, &picks)?;
         self.log.line(&lines)?;
         self.logged = record.step;
+        self.state.is_gap_due = self.is_audio_gap_due();
 
         let pace = Pace {
-            took: started.elapsed(),
+            took: started.elapsed().saturating_sub(probing),
             waited,
         };
         self.environment.step(&record, pace);
@@ -468,27 +468,35 @@ impl Trainer<'_> {
         }
     }
 
-    /// Measures the audio gap of the model as it stands and logs it, if it is due.
-    pub(super) fn log_audio_gap(&mut self) -> Result<()> {
+    /// Whether the audio gap is measured after the steps so far.
+    pub(super) fn is_audio_gap_due(&self) -> bool {
+        let last = self.schedule.num_steps();
+        let sample = self.run.audio_gap.as_ref();
+        sample.is_some_and(|sample| is_due(self.state.step, sample.every, last))
+    }
+
+    /// Measures the audio gap of the model as it stands and logs it.
+    fn log_audio_gap(&mut self) -> Result<()> {
         if let Some(line) = self.audio_gap()? {
             self.log.line(&line)?;
             self.tell_tensorboard(&line, None);
         }
+        self.state.is_gap_due = false;
+        // A checkpoint of this step that was written before does not know of the measurement.
+        self.saved = None;
         Ok(())
     }
 
-    /// The log's line of the audio gap, if it is due after the steps so far.
+    /// The log's line of the audio gap; none where no rows were read for it.
     fn audio_gap(&self) -> Result<Option<String>> {
-        let model = &*self.model;
-        let step = self.state.step;
-        let (Some(sample), Some(loaded)) = (&self.run.audio_gap, &self.gap) else {
+        let Some(loaded) = &self.gap else {
             return Ok(None);
         };
-        if !is_due(step, sample.every, self.schedule.num_steps()) {
-            return Ok(None);
-        }
-        let memory = &self.run.memory;
-        let gaps = loaded.measure(model, self.run.framing, memory.pack_tokens)?;
+        let model = &*self.model;
+        let step = self.state.step;
+        let pack_tokens = self.run.memory.pack_tokens;
+        let watch = || self.check_stop();
+        let gaps = loaded.measure(model, self.run.framing, pack_tokens, &watch)?;
         let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
         let record = AudioGapRecord {
             at_step: step,
@@ -627,9 +635,13 @@ impl Trainer<'_> {
         }
     }
 
-    /// Evaluation and checkpoint, where the finished step is due for one.
+    /// Audio gap, evaluation and checkpoint, where the finished step is due for them. A state that
+    /// is saved because one of them fails says that it is still due.
     fn finish_step(&mut self) -> Result<()> {
         let step = self.state.step;
+        if self.state.is_gap_due {
+            self.log_audio_gap()?;
+        }
         if let Some((settings, suite)) = &self.run.evaluate
             && self.is_evaluation_due(settings)?
             && self.state.evaluated != Some(step)

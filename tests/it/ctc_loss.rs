@@ -184,33 +184,22 @@ fn head_is_trained_where_its_loss_is() {
 fn a_run_with_ctc_resumes_byte_for_byte() {
     let whole = place();
     whole.run(&["train", "recipe.yaml"]).succeeds();
-    let files = [
-        "log.jsonl",
-        "checkpoints/step-000008/ctc_head.safetensors",
-        "checkpoints/step-000008/optimiser.safetensors",
-        "checkpoints/step-000008/trained.safetensors",
-        "checkpoints/step-000008/adapter_model.safetensors",
-    ];
     for from in [2, 4, 6] {
-        let resumed = place();
-        let copied = std::process::Command::new("cp")
-            .arg("-r")
-            .args([whole.path("runs"), resumed.path("")])
-            .status();
-        assert!(copied.unwrap().success());
-        for step in (from + 2..=8).step_by(2) {
-            let name = format!("runs/small/checkpoints/step-{step:06}");
-            std::fs::remove_dir_all(resumed.path(&name)).unwrap();
-        }
-        resumed
-            .run(&["train", "recipe.yaml", "--resume"])
-            .succeeds();
-        for file in files {
-            let name = format!("runs/small/{file}");
-            assert!(
-                resumed.bytes(&name) == whole.bytes(&name),
-                "{file} from {from}"
-            );
+        // The outputs of the encoder are kept, gone, or half of them gone.
+        for nth in [0, 1, 2] {
+            let resumed = place();
+            resumed.take_runs(&whole, "small", from);
+            resumed.forget_encoded(nth);
+            resumed
+                .run(&["train", "recipe.yaml", "--resume"])
+                .succeeds();
+            let when = format!("from {from} without every file {nth} of the cache");
+            let log = "runs/small/log.jsonl";
+            assert_eq!(resumed.text(log), whole.text(log), "{when}");
+            for step in (from..=8).step_by(2) {
+                let checkpoint = format!("runs/small/checkpoints/step-{step:06}");
+                resumed.assert_same_folder(&whole, &checkpoint, &when);
+            }
         }
     }
     // A checkpoint without its head is not whole.
@@ -267,6 +256,14 @@ fn bad_values_of_ctc_are_refused() {
                 "stage `listen` freezes the projector",
                 "set `projector` to `full`",
             ],
+        ),
+        (
+            vec!["neftune={alpha: 5, audio: true}"],
+            vec!["`neftune.audio` and `loss.ctc`", "leave `audio` out"],
+        ),
+        (
+            vec!["gradients={method: pcgrad}"],
+            vec!["`gradients` and `loss.ctc`", "remove one of them"],
         ),
         (
             vec![only_labels, one_stage],
@@ -383,6 +380,37 @@ fn gradient_of_the_whole_loss_equals_differences() {
             entry.name
         );
     }
+}
+
+/// The head would learn, and the projector would not.
+#[test]
+fn a_ctc_loss_on_embeddings_without_a_backward_is_an_error() {
+    let dir = fixture("qwen_omni");
+    let config = Config::load(&dir).unwrap();
+    let weights = config.weights(&dir).unwrap();
+    let plan = Plan {
+        full: vec![Part::Projector],
+        ctc: vec!['a', 'b', 'c'],
+        ..Plan::default()
+    };
+    let mut model = AudioLlm::new(config, &weights, plan, true, &Device::Cpu).unwrap();
+    let batch = batch(&model.config);
+    let transcript = Transcript {
+        clip: 0,
+        units: SPELLED[0],
+        weight: 1.0,
+    };
+    model.set_trained(Part::Projector, false);
+    let pass = Pass::default();
+    let ahead = model.embed_audio_ahead(&batch, pass).unwrap();
+    assert!(ahead.is_some());
+    model.set_trained(Part::Projector, true);
+    let found = model.train_with_ctc(&batch, ahead, pass, &[transcript]);
+    let error = found.err().unwrap().to_string();
+    assert!(error.contains("does not reach the projector"), "{error}");
+    model
+        .train_with_ctc(&batch, None, pass, &[transcript])
+        .unwrap();
 }
 
 fn flat(tensor: &Tensor) -> Vec<f32> {

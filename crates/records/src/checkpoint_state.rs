@@ -57,6 +57,9 @@ pub struct State {
     /// next one takes its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_between: bool,
+    /// Whether the audio gap is measured after the last step, and is not in the log yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_gap_due: bool,
     /// Device and precision of the last step, where that was not the CPU in `f32`.
     #[serde(default, skip_serializing_if = "Computed::is_default")]
     pub computes: Computed,
@@ -142,6 +145,7 @@ impl State {
             snapshots: BTreeMap::new(),
             msft: BTreeMap::new(),
             is_between: false,
+            is_gap_due: false,
             computes: Computed::default(),
         }
     }

@@ -248,7 +248,8 @@ pub struct GapRecord {
     /// Loss with the audio of other rows.
     #[serde(default = "nan", deserialize_with = "number")]
     pub wrong_loss: f64,
-    /// `wrong_loss` minus `loss`. Near 0 the model does not use the audio.
+    /// `wrong_loss` minus `loss`. Without use of the audio's content it is near 0: what is left is
+    /// the effect of lengths that differ.
     #[serde(default = "nan", deserialize_with = "number")]
     pub gap: f64,
     /// Number of rows whose own audio has the lower loss; half of them by chance.

@@ -6,6 +6,7 @@
 )]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -151,6 +152,53 @@ impl Place {
         candle_core::safetensors::load(self.path(name), &Device::Cpu).unwrap()
     }
 
+    /// Copies the runs of another place, without the checkpoints of a run after a step.
+    pub fn take_runs(&self, other: &Self, run: &str, step: u64) {
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([other.path("runs"), self.path("")])
+            .status();
+        assert!(copied.unwrap().success());
+        let checkpoints = self.path(&format!("runs/{run}/checkpoints"));
+        for path in listed(&checkpoints) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let of = name.strip_prefix("step-").unwrap().parse::<u64>().unwrap();
+            if of > step {
+                std::fs::remove_dir_all(&path).unwrap();
+            }
+        }
+    }
+
+    /// Fails the test unless a folder has the files of the same folder in another place.
+    pub fn assert_same_folder(&self, other: &Self, name: &str, when: &str) {
+        let names = |place: &Self| -> Vec<PathBuf> {
+            let files = listed(&place.path(name)).into_iter();
+            files.map(|path| path.file_name().unwrap().into()).collect()
+        };
+        assert_eq!(names(self), names(other), "{name} {when}");
+        for file in names(self) {
+            let file = format!("{name}/{}", file.display());
+            assert!(self.bytes(&file) == other.bytes(&file), "{file} {when}");
+        }
+    }
+
+    /// Files of the cache of encoders' outputs, by name.
+    pub fn encoded(&self) -> Vec<PathBuf> {
+        let folders = listed(&self.path("runs/.encoded")).into_iter();
+        folders.flat_map(|folder| listed(&folder)).collect()
+    }
+
+    /// Removes every `nth` file of that cache, the first included; none if it is 0.
+    pub fn forget_encoded(&self, nth: usize) {
+        let files = self.encoded();
+        assert!(files.len() > 1, "{files:?}");
+        for (i, file) in files.iter().enumerate() {
+            if nth > 0 && i.is_multiple_of(nth) {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+    }
+
     /// A copy of a folder of the fixtures, its own folders left out.
     pub fn copy(&self, fixture_name: &str, name: &str) -> PathBuf {
         let target = self.path(name);
@@ -163,6 +211,14 @@ impl Place {
         }
         target
     }
+}
+
+/// What is in a folder, by name.
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
 }
 
 pub fn outcome(output: std::process::Output) -> Outcome {

@@ -214,7 +214,9 @@ impl AudioLlm {
     /// log-likelihoods.
     ///
     /// # Errors
-    /// Transcripts without a CTC head, or of clips that the batch does not have.
+    /// Transcripts without a CTC head, or of clips that the batch does not have; transcripts where
+    /// the audio embeddings have no backward, because encoder and projector are frozen or `ahead` is
+    /// given.
     pub fn train_with_ctc(
         &self,
         batch: &Batch,
@@ -238,6 +240,11 @@ impl AudioLlm {
 
         // Forward.
         let (x, audio) = self.embed(batch, ahead, pass, true)?;
+        if !transcripts.is_empty() && audio.is_none() {
+            return Err(Error::bug(
+                "a CTC loss whose gradient does not reach the projector",
+            ));
+        }
         let ctc = self.ctc_losses(&x, batch, transcripts)?;
         done(Phase::Encoder)?;
         let (x, saved) = self

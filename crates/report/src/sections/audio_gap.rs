@@ -25,7 +25,7 @@ pub fn figure(chapter: &Chapter, log: &Log) -> Option<Figure> {
         let chart = chart(chapter, series(&log.gaps_of_sets, &of_set));
         panels.push(("rows of the suite, by set".to_owned(), chart));
     }
-    let caption = "Loss with the audio of another row minus loss with the right one, over a fixed sample of rows. At 0 the model does not use the audio.";
+    let caption = "Loss with the audio of another row, as near in length as the sample has one, minus loss with the right one, over a fixed sample of rows. Near 0 the model does not use what is said.";
     (!panels.is_empty()).then(|| {
         Figure::of_panels(
             chapter.id("audio-gap"),
