@@ -26,8 +26,8 @@ use crate::recipe::Begun;
 use crate::recipe::Opening;
 use crate::recipe::Recipe;
 use crate::records::checkpoint_state::State;
-use crate::records::run_folder;
-use crate::records::scores::ScoresFile;
+use crate::records::log;
+use crate::records::log::Line;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::train;
@@ -145,8 +145,7 @@ impl Arguments {
             best_step = kept.evaluated;
             print::message(format_args!("best {by}: {}", best.display()));
 
-            let before = ScoresFile::read(&run_folder::evaluation(&run.folder, 0))?;
-            let before = before.and_then(|before| before.scores.get(by));
+            let before = score_before(&run.log_path(), by)?;
             if let Some(warning) = worse_than_base(by, before, kept.best) {
                 screen.note(&warning);
             }
@@ -170,6 +169,21 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// A score before training, as the log has it: on the half of dev that selects, where a half does.
+fn score_before(path: &Path, score: &str) -> Result<Option<f64>> {
+    let mut found = None;
+    log::each(path, |line| {
+        if let Line::Eval(record) = line
+            && record.at_step == 0
+            && record.control.is_none()
+        {
+            found = record.selecting.or(record.scores.get(score));
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// A warning where the best checkpoint scores worse by `score` than the model did before training,
@@ -239,6 +253,22 @@ fn describe(recipe: &Recipe, run: &Run, schedule: &Schedule, model: &AudioLlm, s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_score_before_training_is_that_of_the_half_that_selects() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let before = |first: &str| {
+            let later = r#"{"kind":"eval","at_step":2,"selecting":0.75,"scores":{"mean":0.75}}"#;
+            std::fs::write(&path, format!("{first}\n{later}\n")).unwrap();
+            score_before(&path, "mean").unwrap()
+        };
+        let whole = r#"{"kind":"eval","at_step":0,"scores":{"mean":0.5}}"#;
+        let half = r#"{"kind":"eval","at_step":0,"selecting":0.25,"scores":{"mean":0.5}}"#;
+        assert_eq!(before(whole), Some(0.5));
+        assert_eq!(before(half), Some(0.25));
+        assert_eq!(before(""), None);
+    }
 
     #[test]
     fn only_a_best_below_the_base_is_warned_of() {

@@ -50,8 +50,8 @@ pub fn places(set: &Set, half: Half) -> BTreeSet<usize> {
 }
 
 /// Places of the clusters that select. The largest comes first, and of equal ones the order is
-/// fixed by their names. Each goes to the half that has fewer rows of its labels, or else fewer rows
-/// in all, so the second goes to the other half than the first.
+/// fixed by their names. Each goes to the half that has fewer rows of its labels, or else fewer
+/// rows in all, so the second goes to the other half than the first.
 fn selected_clusters(set: &Set, clusters: BTreeMap<String, Vec<usize>>) -> BTreeSet<usize> {
     let mut order: Vec<(String, Vec<usize>)> = clusters.into_iter().collect();
     order.sort_by_cached_key(|(name, places)| {

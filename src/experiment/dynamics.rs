@@ -106,8 +106,8 @@ fn evaluations(run: &Planned) -> Result<Vec<(u64, Scores)>> {
     Ok(evaluations_of(run.log()?))
 }
 
-/// Evaluations among the lines of a log. A model that a roll-back of mSFT leaves at the end of a run
-/// is evaluated at the step of the roll-back: of two evaluations at one step, the later stands.
+/// Evaluations among the lines of a log. A model that a roll-back of mSFT leaves at the end of a
+/// run is evaluated at the step of the roll-back: of two evaluations at one step, the later stands.
 fn evaluations_of(lines: Vec<Line>) -> Vec<(u64, Scores)> {
     let mut found: Vec<(u64, Scores)> = Vec::new();
     for line in lines {
