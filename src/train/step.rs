@@ -163,8 +163,8 @@ pub(super) fn load_step(run: &Run, schedule: &Schedule, step: u64) -> Result<Loa
     })
 }
 
-/// Reads picked rows, and weighs them as a step of a stage does. `augmentation` changes their clips,
-/// `key` is the stream of their random numbers, and `place` is what an error is about.
+/// Reads picked rows, and weighs them as a step of a stage does. `augmentation` changes their
+/// clips, `key` is the stream of their random numbers, and `place` is what an error is about.
 pub(super) fn load_picks(
     run: &Run,
     stage: usize,

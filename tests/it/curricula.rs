@@ -165,6 +165,77 @@ fn a_curriculum_resumes_from_every_checkpoint() {
     }
 }
 
+/// The marks of a plan's stages.
+fn marks(place: &Place) -> Vec<bool> {
+    let told = place
+        .run(&["plan", "recipe.yaml", "--json", "--allow-leakage"])
+        .succeeds()
+        .stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let stages = told["stages"].as_array().unwrap().iter();
+    stages
+        .map(|stage| stage["depends_on_training"] == true)
+        .collect()
+}
+
+#[test]
+fn picks_that_depend_on_training_are_marked_and_recorded() {
+    let place = place("current");
+    assert_eq!(marks(&place), [true, true]);
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
+    let steps = of_kind(&place, "small", "train");
+    let picks = place.lines("runs/small/picks.jsonl");
+    assert_eq!(picks.len(), steps.len());
+    for (line, step) in picks.iter().zip(&steps) {
+        assert_eq!(line["step"], step["step"]);
+        assert_eq!(line["stage"], step["stage"]);
+        assert_eq!(line["depends_on_training"], true);
+        for (task, letter) in [("asr", 'a'), ("emotion", 'e'), ("summarization", 's')] {
+            let ids = line["ids"].as_array().unwrap().iter();
+            let drawn = ids.filter(|id| id.as_str().unwrap().starts_with(letter));
+            let trained = step["tasks"][task]["examples"].as_u64().unwrap_or(0);
+            assert_eq!(drawn.count() as u64, trained, "{line}");
+        }
+    }
+
+    // A run that began before its picks were recorded has those of the steps since a resume,
+    // however often it is resumed.
+    let whole = place.text("runs/small/picks.jsonl");
+    let log = place.text("runs/small/log.jsonl");
+    let later: String = whole.split_inclusive('\n').skip(3).collect();
+    std::fs::remove_file(place.path("runs/small/picks.jsonl")).unwrap();
+    for from in [3, 3, 6] {
+        for step in (from + 1)..=steps.len() {
+            let folder = format!("runs/small/checkpoints/step-{step:06}");
+            let _ = std::fs::remove_dir_all(place.path(&folder));
+        }
+        place
+            .run(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
+            .succeeds();
+        assert_eq!(place.text("runs/small/log.jsonl"), log);
+        assert_eq!(place.text("runs/small/picks.jsonl"), later, "from {from}");
+    }
+}
+
+#[test]
+fn picks_that_do_not_depend_on_training_are_not_recorded() {
+    let place = place("current");
+    let recipe = place.text("recipe.yaml");
+    let stop = ", early_stop: {score: moods.accuracy, patience: 1}";
+    place.write("recipe.yaml", recipe.replace(stop, ""));
+    assert_eq!(marks(&place), [false, true]);
+    let recipe = place.text("recipe.yaml");
+    let base = recipe.replace("embeddings: current", "embeddings: base");
+    place.write("recipe.yaml", base);
+    assert_eq!(marks(&place), [false, false]);
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
+    assert!(!place.path("runs/small/picks.jsonl").exists());
+}
+
 #[test]
 fn probes_log_cosines_and_change_nothing() {
     let place = place("base");

@@ -36,33 +36,44 @@ impl StepPicks {
 }
 
 /// Cuts the picks of a run, whose first line is of step `first`, back to those of its first `steps`
-/// steps. A missing file counts as empty.
+/// steps. A missing or empty file, or one whose first line is of a later step, is that of a run
+/// that began before its picks were recorded: the next line is of the next step.
 ///
 /// # Errors
 /// A file that ends before.
 pub fn truncate(path: &Path, first: u64, steps: u64) -> Result<()> {
     let mut kept = 0;
-    let mut last = 0;
+    let mut last = None;
+    let mut begins_late = true;
     if path.is_file() {
         let text = files::read_text(path)?;
+        begins_late = text.is_empty();
         for line in text.split_inclusive('\n') {
-            let found: Option<StepPicks> = serde_json::from_str(line).ok();
-            let Some(found) = found.filter(|found| line.ends_with('\n') && found.step <= steps)
-            else {
+            let whole = Some(line).filter(|line| line.ends_with('\n'));
+            let found: Option<StepPicks> = whole.and_then(|line| serde_json::from_str(line).ok());
+            let Some(found) = found.filter(|found| found.step <= steps) else {
+                // A first line that a kill cut short is of no finished step.
+                begins_late = last.is_none() && (whole.is_none() || is_after(line, steps));
                 break;
             };
             kept += line.len() as u64;
-            last = found.step;
+            last = Some(found.step);
         }
     }
-    if last < steps && steps >= first {
+    let num_known = last.unwrap_or(0);
+    if num_known < steps && steps >= first && !begins_late {
         return Err(Error::input(format!(
-            "has the picks of {last} steps, the checkpoint was written after {steps}"
+            "has the picks of {num_known} steps, the checkpoint was written after {steps}"
         ))
         .at_path(path)
         .hint("put the file back as it was"));
     }
     files::truncate(path, kept)
+}
+
+/// Whether a line is of a step after `steps`.
+fn is_after(line: &str, steps: u64) -> bool {
+    serde_json::from_str(line).is_ok_and(|found: StepPicks| found.step > steps)
 }
 
 /// Writes the file, whole or not at all.
@@ -133,5 +144,20 @@ mod tests {
         assert!(error.contains("has the picks of 3 steps"), "{error}");
         truncate(&path, 3, 2).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+
+        // A run that began before picks were recorded, and resumed after 7 steps.
+        std::fs::remove_file(&path).unwrap();
+        truncate(&path, 3, 7).unwrap();
+        for text in [String::new(), step(8) + &step(9), "{\"step\":8,".to_owned()] {
+            std::fs::write(&path, text).unwrap();
+            truncate(&path, 3, 7).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        }
+        std::fs::write(&path, step(8) + &step(9)).unwrap();
+        truncate(&path, 3, 8).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), step(8));
+        assert!(truncate(&path, 3, 9).is_err());
+        std::fs::write(&path, "no picks\n").unwrap();
+        assert!(truncate(&path, 3, 7).is_err());
     }
 }

@@ -451,11 +451,15 @@ impl Schedule {
         self.online.iter().take(stage + 1).any(Option::is_some)
     }
 
-    /// True if the picks of a stage depend on training: weights of its tasks follow a reward, or it
-    /// ends by mSFT, or an earlier stage does either, whose rows come before its own.
+    /// True if the picks of a stage may depend on training: weights of its tasks follow a reward,
+    /// it ends early or by mSFT, or it compares embeddings of the model as it stands then; or an
+    /// earlier stage does any of that, whose rows come before its own.
     pub fn depends_on_training(&self, stage: usize) -> bool {
-        let ends_by_msft = |stage: &Stage| stage.msft.is_some();
-        self.follows_reward(stage) || self.stages.iter().take(stage + 1).any(ends_by_msft)
+        let ends_by_scores = |stage: &Stage| stage.msft.is_some() || stage.early_stop.is_some();
+        let compares = |stage| self.embeddings_of(stage) == Some(EmbeddingSource::Current);
+        self.follows_reward(stage)
+            || self.stages.iter().take(stage + 1).any(ends_by_scores)
+            || (0..=stage).any(compares)
     }
 
     /// Rows of each task of a stage that losses are measured on; none are trained on.
@@ -620,8 +624,8 @@ impl Schedule {
         rows
     }
 
-    /// All rows that the schedule can draw, rising: those of every stage, and of the stages of which
-    /// a shuffled run was made. Rows that are set aside are not among them.
+    /// All rows that the schedule can draw, rising: those of every stage, and of the stages of
+    /// which a shuffled run was made. Rows that are set aside are not among them.
     pub fn all_rows(&self) -> Vec<u32> {
         let stages = 0..self.planned.len();
         let mut rows: Vec<u32> = stages.flat_map(|stage| self.rows_of(stage)).collect();
