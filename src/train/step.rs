@@ -333,3 +333,83 @@ fn packed(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss_weights::Normalise;
+
+    // Two rows without a transcript, of two clips and of none, and two with one.
+    const TASKS: [usize; 4] = [0, 0, 1, 1];
+    const TARGETS: [usize; 4] = [4, 2, 6, 8];
+    const CLIPS: [usize; 4] = [2, 0, 1, 1];
+    const CHARACTERS: [usize; 4] = [0, 0, 3, 5];
+
+    fn example(row: usize, target_weight: f64) -> Loaded {
+        Loaded {
+            sequence: Sequence {
+                tokens: vec![0; 20],
+                targets: std::iter::once(0..TARGETS[row]).collect(),
+                audio: vec![10..11; CLIPS[row]],
+                features: Vec::new(),
+                key: Key::new(0, "test"),
+                target_weight,
+            },
+            seconds: 0.0,
+            longest_s: 0.0,
+            official_max_s: 30.0,
+        }
+    }
+
+    fn step(normalise: Normalise) -> LoadedStep {
+        let counted = (0..4).map(|row| Counted {
+            task: TASKS[row],
+            num_targets: TARGETS[row],
+            class_weight: 1.0,
+        });
+        let counted: Vec<Counted> = counted.collect();
+        let weights = weights(&counted, normalise).into_iter().enumerate();
+        LoadedStep {
+            examples: weights.map(|(row, weight)| example(row, weight)).collect(),
+            transcripts: CHARACTERS.map(|count| vec![1; count]).to_vec(),
+            counted,
+            task_names: Vec::new(),
+            clips: Vec::new(),
+            picks: Vec::new(),
+            difficulty: None,
+            skipped: Vec::new(),
+            batches: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_transcript_weighs_what_its_example_does_however_packed() {
+        for (normalise, shares) in [
+            (Normalise::Token, [6.0 / 20.0, 8.0 / 20.0]),
+            (Normalise::Example, [1.0 / 4.0, 1.0 / 4.0]),
+            (Normalise::Task, [6.0 / 28.0, 8.0 / 28.0]),
+        ] {
+            let step = step(normalise);
+            let weights: [f64; 2] = [0.5 * shares[0] / 3.0, 0.5 * shares[1] / 5.0];
+            for (range, clips) in [
+                (0..4, vec![2, 3]),
+                (1..4, vec![0, 1]),
+                (3..4, vec![0]),
+                (0..2, vec![]),
+            ] {
+                let found = step.transcripts_of(range.clone(), 0.5);
+                let places: Vec<usize> = found.iter().map(|transcript| transcript.clip).collect();
+                assert_eq!(places, clips, "{range:?}");
+                // The last transcripts of the step.
+                let expected = &weights[2 - found.len()..];
+                for (transcript, expected) in found.iter().zip(expected) {
+                    assert!(
+                        (transcript.weight - expected).abs() < 1e-12,
+                        "{normalise:?} {range:?}: {}, expected {expected}",
+                        transcript.weight
+                    );
+                }
+            }
+        }
+    }
+}

@@ -6,10 +6,12 @@ use crate::command;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use command::Place;
 use command::asr_rows;
+use command::assert_close;
 use command::emotion_rows;
 use command::fixture;
 use command::fixture_text;
@@ -210,6 +212,57 @@ fn a_run_with_ctc_resumes_byte_for_byte() {
         2,
         &["ctc_head.safetensors", "remove the checkpoint's folder"],
     );
+}
+
+/// Rows with and without a transcript, each in a micro-batch of its own, and all in one. The second
+/// step has a CTC gradient of the projector.
+#[test]
+fn packing_changes_no_ctc_loss() {
+    let place = place();
+    let stages =
+        "schedule.stages=[{name: only, tasks: all, mix: uniform, steps: 2, loss: {ctc: 0.3}}]";
+    for (name, pack_tokens) in [("together", 8192), ("apart", 1)] {
+        let name = format!("name={name}");
+        let memory = format!("memory.pack_tokens={pack_tokens}");
+        let sets = ["--set", &name, "--set", &memory, "--set", stages];
+        let train = ["train", "recipe.yaml"];
+        place.run(&[&train[..], &sets[..]].concat()).succeeds();
+    }
+    let expected = steps(&place, "together");
+    for (found, expected) in steps(&place, "apart").iter().zip(&expected) {
+        for key in ["loss", "grad_norm"] {
+            let number = |line: &Value| line[key].as_f64().unwrap();
+            assert_close(number(found), number(expected), 1e-3, key);
+        }
+        let ctc = |line: &Value| line["ctc"]["loss"].as_f64().unwrap();
+        assert_close(ctc(found), ctc(expected), 1e-3, "ctc");
+        for key in ["clips", "too_short", "characters"] {
+            assert_eq!(found["ctc"][key], expected["ctc"][key], "{key}");
+        }
+    }
+    for file in ["optimiser", "trained", "ctc_head"] {
+        let of_run = |run: &str| {
+            let folder = format!("runs/{run}/checkpoints/step-000002");
+            place.tensors(&format!("{folder}/{file}.safetensors"))
+        };
+        let expected = of_run("together");
+        for (name, found) in of_run("apart") {
+            if found.dtype() == DType::F32 {
+                let distance = relative_distance(&found, &expected[&name]);
+                assert!(distance < 1e-2, "{file}: {name}: {distance}");
+            }
+        }
+    }
+}
+
+/// Length of the difference of two tensors over that of the second.
+fn relative_distance(found: &Tensor, expected: &Tensor) -> f32 {
+    let expected = flat(expected);
+    let found = flat(found);
+    let pairs = found.iter().zip(&expected);
+    let difference: f32 = pairs.map(|(a, b)| (a - b).powi(2)).sum();
+    let whole: f32 = expected.iter().map(|b| b.powi(2)).sum();
+    (difference / whole).sqrt()
 }
 
 #[test]
