@@ -116,6 +116,11 @@ impl Trainer<'_> {
             _ if self.state.step > 0 => self.finish_step()?,
             _ => {}
         }
+        // The run stopped in the evaluation after its last step, which is made only now.
+        if self.is_roll_back_pending() {
+            self.roll_back()?;
+            self.finish_step()?;
+        }
         while self.state.step < self.schedule.num_steps() {
             let (stage, _) = self.schedule.stage_of(self.state.step);
             self.prepare(stage)?;
