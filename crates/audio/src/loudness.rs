@@ -131,6 +131,10 @@ fn step_energies<const N: usize>(
                 .unwrap_or(&silence)
         });
         let mut sums = [0.0; N];
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "a sample of each lane is read at once"
+        )]
         for i in 0..step {
             let x = std::array::from_fn(|lane| f64::from(parts[lane][i]));
             let y = high_pass.filter(shelf.filter(x));
