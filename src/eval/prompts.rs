@@ -1,4 +1,4 @@
-//! Instructions of tasks, each asked of every row: the one that a model answers best.
+//! Instructions of tasks, each tried on every row: the one that a model answers best.
 //!
 //! A base that is asked in words that it does not know scores low for another reason than that it
 //! cannot do the task. What training is compared with is the base with its best instruction, found

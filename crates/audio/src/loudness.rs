@@ -315,7 +315,7 @@ mod tests {
     fn lanes_equal_one_signal_filtered_at_once() {
         for (rate, num_steps) in [(16_000, 80), (16_000, 1001), (44_100, 93)] {
             let step = rate as usize * STEP_MS / 1000;
-            // A loud low tone ends in the middle of a lane, so that its decay would be heard.
+            // A loud low tone ends in the middle of a lane, so that its decay would show.
             let mut samples = tone(40.0, 0.0, 3.3, rate);
             samples.extend(tone(300.0, -30.0, 200.0, rate));
             samples.truncate(step * num_steps + 17);
