@@ -97,6 +97,14 @@ pub fn read_list(lines: Lines, path: &Path, found: Sink<'_>) -> Result<()> {
                         .hint("write one list, or one object a line")),
                 };
             }
+            // A bracket that nothing opened has no length: the reader would stay at it for ever.
+            Some(b'}') => {
+                return Err(Error::input(format!(
+                    "the list has `}}` in place of a row, behind {number} rows"
+                ))
+                .at_path(path)
+                .hint("the file may be damaged: write one list of objects, or one object a line"));
+            }
             Some(_) => {}
         }
         number += 1;
@@ -215,6 +223,8 @@ mod tests {
         for (text, expected) in [
             ("[{\"a\": 1}", "ends without `]`, behind 1 rows"),
             ("[{\"a\": 1}] x", "something stands behind"),
+            ("[{\"a\": 1} b} c", "`}` in place of a row, behind 2 rows"),
+            ("[}", "`}` in place of a row, behind 0 rows"),
         ] {
             let error = list(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
