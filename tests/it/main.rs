@@ -39,6 +39,7 @@ mod gradients;
 mod hub;
 mod instructions;
 mod judge;
+mod kills;
 mod layers;
 mod long_runs;
 mod manual;
