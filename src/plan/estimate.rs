@@ -22,7 +22,9 @@ use crate::parts::Training as PartTraining;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
+use crate::plan::uds;
 use crate::recipe::Recipe;
+use crate::schedule::Draw;
 use crate::schedule::Schedule;
 use crate::text_table::count;
 use crate::text_table::duration;
@@ -46,7 +48,8 @@ const CALIBRATION: Duration = Duration::from_millis(300);
 /// Log-mel numbers for each token of audio: four frames of 128.
 const FEATURES: f64 = 512.0;
 
-/// Steps whose clips are in memory: the one that is computed and the one that is read ahead.
+/// Steps whose clips are in memory: the one that is computed and the one that is read ahead. Of a
+/// stage with `draw: uds`, the candidates of one step.
 const STEPS_IN_MEMORY: f64 = 2.0;
 
 /// What an estimate needs to know beside what is drawn.
@@ -383,11 +386,17 @@ fn loads(
         let num_tasks = of_stage.tasks.len();
         rule.lookahead_steps(of_stage.steps, num_tasks, recipe.schedule.batch)
     });
+    // Candidates are in memory together, before the step that is made of them is read.
+    let steps_of_clips = of_stage
+        .uds
+        .map_or(0.0, |uds| uds.candidates as f64)
+        .max(STEPS_IN_MEMORY);
     Some(StageLoads {
-        operations: model.operations(&total) * (1.0 + ahead / of_stage.steps as f64),
+        operations: model.operations(&total)
+            * (1.0 + ahead / of_stage.steps as f64 + uds::cost(of_stage)),
         total,
         activations,
-        audio_tokens,
+        audio_tokens: audio_tokens * steps_of_clips / STEPS_IN_MEMORY,
     })
 }
 
@@ -406,6 +415,11 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
     let per_token = match &training.config.speech {
         Some(speech) => (speech.stack * speech.encoder.stride()) as f64,
         None => FEATURES,
+    };
+    let mut stages = training.recipe.schedule.stages.iter();
+    let clips = match stages.any(|stage| stage.draw == Draw::Uds) {
+        true => "two steps, or of the candidates of one,",
+        false => "two steps",
     };
     let features = STEPS_IN_MEMORY * per_token * F32 * largest(|load| load.audio_tokens);
     let parts = [
@@ -429,7 +443,7 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
                 bytes(activations)
             ),
         ),
-        (features, format!("clips of two steps {}", bytes(features))),
+        (features, format!("clips of {clips} {}", bytes(features))),
         (
             training.embeddings,
             format!("embeddings {}", bytes(training.embeddings)),

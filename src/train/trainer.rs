@@ -56,6 +56,7 @@ use crate::train::probe;
 use crate::train::run::Observer;
 use crate::train::run::Run;
 use crate::train::run::learning_rate;
+use crate::train::selection::Selection;
 use crate::train::settings::EvaluateSettings;
 use crate::train::step::LoadedStep;
 use crate::train::step::Steps;
@@ -95,6 +96,8 @@ pub(super) struct Trainer<'a> {
     pub environment: Recorder,
     /// Rows that the audio gap is measured on, read as the training begins.
     pub gap: Option<LoadedGap>,
+    /// Rows that stages with `draw: uds` choose.
+    pub selection: Selection,
 }
 
 impl Trainer<'_> {
@@ -179,8 +182,9 @@ impl Trainer<'_> {
             && !self.state.stage_ends.contains_key(&stage)
             && !self.is_roll_back_pending()
         {
-            // Steps are read ahead only as far as the weights of their tasks are known.
+            // Steps are read ahead only as far as their rows are known.
             let end = self.weights_hold_until(stage);
+            self.choose_rows(stage)?;
             self.run_steps(stage, end)?;
             self.take_weights(stage)?;
         }
@@ -237,12 +241,14 @@ impl Trainer<'_> {
         // that a user can cause.
         let ahead = self.read_ahead()?;
         let (record, gradients) = self.step(loaded, audio, steps)?;
+        let selection = self.take_chosen();
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record, ahead)?;
 
         let mut lines = Vec::new();
         lines.extend(first_weights.map(Line::Mixture));
         lines.extend(probed.map(Line::Probe));
+        lines.extend(selection.map(Line::Selection));
         lines.push(Line::Train(record.clone()));
         lines.extend(gradients.map(Line::Gradients));
         lines.extend(weights.map(Line::Mixture));
@@ -521,7 +527,7 @@ impl Trainer<'_> {
         }
     }
 
-    fn set_trained(&mut self, stage: usize) {
+    pub(super) fn set_trained(&mut self, stage: usize) {
         for part in Part::ALL {
             self.model
                 .set_trained(part, self.run.parts[stage].of(part) != Training::Frozen);
@@ -700,12 +706,14 @@ impl Trainer<'_> {
         }
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
-        checkpoint::save(
+        let (stage, _) = self.schedule.stage_of(self.state.step);
+        checkpoint::save_with_queue(
             &folder,
             self.model,
             self.optimiser,
             self.state,
             &self.run.metadata,
+            self.selection.queue_of(stage),
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();

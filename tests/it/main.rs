@@ -65,3 +65,4 @@ mod schema;
 mod speech_encoder;
 mod support;
 mod training_rows;
+mod uds;
