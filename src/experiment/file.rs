@@ -141,8 +141,8 @@ impl Planned {
         }
     }
 
-    /// The lines of the logs of all that was trained for the run's weights: its own, or those of the
-    /// runs that are merged.
+    /// The lines of the logs of all that was trained for the run's weights: its own, or those of
+    /// the runs that are merged.
     ///
     /// # Errors
     /// As [`Planned::log`].

@@ -1,5 +1,5 @@
-//! Rows that stages with `draw: uds` choose: scores of candidates, the queue of those chosen lately,
-//! and the choice for the coming step.
+//! Rows that stages with `draw: uds` choose: scores of candidates, the queue of those chosen
+//! lately, and the choice for the coming step.
 
 use std::collections::BTreeMap;
 

@@ -31,8 +31,8 @@ pub fn assert_same_files(found: &[(String, Vec<u8>)], expected: &[(String, Vec<u
     }
 }
 
-/// Trains a new run of `begin`, killed and resumed until it ends. `took` is the time of an undisturbed
-/// run. Returns the run, the number of kills, at least one, and the last outcome.
+/// Trains a new run of `begin`, killed and resumed until it ends. `took` is the time of an
+/// undisturbed run. Returns the run, the number of kills, at least one, and the last outcome.
 pub fn killed_run(
     begin: &dyn Fn() -> Place,
     took: Duration,

@@ -1,5 +1,5 @@
-//! `draw: uds` end to end: which candidates are drawn, that scores leave training as it is, resuming
-//! after kills, and what a plan says.
+//! `draw: uds` end to end: which candidates are drawn, that scores leave training as it is,
+//! resuming after kills, and what a plan says.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -204,7 +204,7 @@ fn a_plan_says_what_uds_costs_and_refuses() {
         .join(" ");
     // Three candidates for each of four slots, in six steps; a forward pass is a third of a step.
     for said in [
-        "uds, 3 candidates for each slot",
+        "3 candidates for each slot",
         "stage `discern`: UDS passes up to 12 candidates forward before each step, 72 forward passes of a row in all: about 100 %",
         "stage `discern`: which rows are drawn is not known: `draw: uds` chooses among candidates",
     ] {

@@ -2,12 +2,11 @@
 //! and an order in every pool of rows.
 //!
 //! The picks of a step follow from the settings, the rows, the seed, the stages that ended early,
-//! in a diverse stage the embeddings, in a stage with `mix: {online: ...}` the weights so far, in one
-//! with `end: msft` its roll-backs so far, and in one with `draw: uds` the choice of the trainer.
-//! They do not depend on earlier calls. Webster's method
-//! gives a slot's pool by counting slots, without replaying them. A seeded order gives the pool's
-//! row at the number of draws that the pool has had in all stages so far. A diverse stage replays
-//! at most the steps of one block.
+//! in a diverse stage the embeddings, in a stage with `mix: {online: ...}` the weights so far, in
+//! one with `end: msft` its roll-backs so far, and in one with `draw: uds` the choice of the
+//! trainer. They do not depend on earlier calls. Webster's method gives a slot's pool by counting
+//! slots, without replaying them. A seeded order gives the pool's row at the number of draws that
+//! the pool has had in all stages so far. A diverse stage replays at most the steps of one block.
 //!
 //! - `settings`: the recipe's section as written; `check`: its invalid values.
 //! - `population`: the available rows.

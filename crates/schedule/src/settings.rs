@@ -273,9 +273,10 @@ pub enum Draw {
     /// rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
     /// are compared only with each other.
     Diverse,
-    /// The slots of `balanced`. Each has the next few rows of its cell's seeded order as candidates,
-    /// and takes the one with the highest score under the model as it stands: the nuclear norm of
-    /// its logits, plus their distance to those of rows chosen lately. The others are passed over.
+    /// The slots of `balanced`. Each has the next few rows of its cell's seeded order as
+    /// candidates, and takes the one with the highest score under the model as it stands: the
+    /// nuclear norm of its logits, plus their distance to those of rows chosen lately. The others
+    /// are passed over.
     Uds,
 }
 

@@ -1,8 +1,8 @@
 //! `draw: uds`: the slots of `draw: balanced`, each filled by the best of several candidates under
 //! the model as it stands. After arXiv 2510.16882 (2025); the scores are [`maqam_stats::uds`].
 //!
-//! A slot has the next few draws of its cell as candidates, so candidates are a function of the step.
-//! Those that are not chosen are passed over until the cell's next epoch.
+//! A slot has the next few draws of its cell as candidates, so candidates are a function of the
+//! step. Those that are not chosen are passed over until the cell's next epoch.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -100,8 +100,8 @@ impl CellCandidates {
         }
     }
 
-    /// Picks of the slots by the scores of the candidates, `None` for one that could not be read: the
-    /// highest scores in the order of draws, then rows that could not be read, then repeats.
+    /// Picks of the slots by the scores of the candidates, `None` for one that could not be read:
+    /// the highest scores in the order of draws, then rows that could not be read, then repeats.
     pub fn choose(&self, scores: &[Option<f64>]) -> Vec<Pick> {
         let mut readable = Vec::new();
         let mut others = Vec::new();

@@ -16,8 +16,8 @@ use maqam_base::seed::Key;
 /// Partial sums of a product of two rows, which are added in the same order on every machine.
 const LANES: usize = 8;
 
-/// Sum of the singular values of a matrix: of the square roots of the eigenvalues of its Gram matrix
-/// of rows, in `f64`.
+/// Sum of the singular values of a matrix: of the square roots of the eigenvalues of its Gram
+/// matrix of rows, in `f64`.
 ///
 /// # Shapes
 /// `matrix`: `[rows, columns]`

@@ -346,9 +346,9 @@ impl AudioLlm {
         self.logits_of(&x)
     }
 
-    /// Passes the logits of the targets of each sequence of a batch to `visit`, after the place of the
-    /// sequence: `[targets, vocab]`, without dropout. Sequences without targets are passed over. Only
-    /// the logits of one sequence exist at a time.
+    /// Passes the logits of the targets of each sequence of a batch to `visit`, after the place of
+    /// the sequence: `[targets, vocab]`, without dropout. Sequences without targets are passed
+    /// over. Only the logits of one sequence exist at a time.
     pub fn each_target_logits(
         &self,
         batch: &Batch,

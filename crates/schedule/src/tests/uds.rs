@@ -1,5 +1,5 @@
-//! `draw: uds`: the slots of balanced drawing, candidates that are draws of their cell in order, and
-//! refused settings.
+//! `draw: uds`: the slots of balanced drawing, candidates that are draws of their cell in order,
+//! and refused settings.
 
 use std::collections::BTreeMap;
 
