@@ -2,6 +2,8 @@
 //! lately, and the choice for the coming step.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::error::Result;
 use crate::records::inputs::Fingerprint;
@@ -38,6 +40,17 @@ struct Coming {
     /// Most projections of the queue.
     capacity: usize,
     record: SelectionRecord,
+    /// Time that the choice took.
+    took: Duration,
+}
+
+/// The choice for a step that was made.
+pub(super) struct Chosen {
+    /// Files of candidates that the run has not used before.
+    pub clips: Vec<Fingerprint>,
+    pub record: SelectionRecord,
+    /// Time that the choice took, the reading of candidates included.
+    pub took: Duration,
 }
 
 /// Score of a candidate.
@@ -62,6 +75,8 @@ pub(super) struct Choice<'a> {
     pub step: u64,
     /// Name of its stage.
     pub stage: String,
+    /// Moment at which the choice began.
+    pub began: Instant,
 }
 
 impl Selection {
@@ -132,6 +147,7 @@ impl Selection {
             clips,
             step,
             stage,
+            began,
         } = choice;
         let score = |pick: &Pick| {
             let found = scores.get(&pick.row)?;
@@ -165,18 +181,23 @@ impl Selection {
                 .collect(),
             capacity: settings.queue,
             record,
+            took: began.elapsed(),
         });
         Ok(picks)
     }
 
-    /// Takes the choice for a step that was made now over into the queue. Returns the files of its
-    /// candidates and the record of the choice; none for a step without a choice.
-    pub fn take(&mut self) -> Option<(Vec<Fingerprint>, SelectionRecord)> {
+    /// Takes the choice for a step that was made now over into the queue; `None` for a step without
+    /// a choice.
+    pub fn take(&mut self) -> Option<Chosen> {
         let coming = self.coming.take()?;
         for projection in coming.projections {
             self.queue.push(projection, coming.capacity);
         }
-        Some((coming.clips, coming.record))
+        Some(Chosen {
+            clips: coming.clips,
+            record: coming.record,
+            took: coming.took,
+        })
     }
 }
 

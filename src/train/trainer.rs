@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -241,14 +242,15 @@ impl Trainer<'_> {
         // that a user can cause.
         let ahead = self.read_ahead()?;
         let (record, gradients) = self.step(loaded, audio, steps)?;
-        let selection = self.take_chosen();
+        let chosen = self.take_chosen();
+        let choosing = chosen.as_ref().map_or(Duration::ZERO, |(_, took)| *took);
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record, ahead)?;
 
         let mut lines = Vec::new();
         lines.extend(first_weights.map(Line::Mixture));
         lines.extend(probed.map(Line::Probe));
-        lines.extend(selection.map(Line::Selection));
+        lines.extend(chosen.map(|(record, _)| Line::Selection(record)));
         lines.push(Line::Train(record.clone()));
         lines.extend(gradients.map(Line::Gradients));
         lines.extend(weights.map(Line::Mixture));
@@ -263,7 +265,7 @@ impl Trainer<'_> {
         self.state.is_gap_due = self.is_audio_gap_due();
 
         let pace = Pace {
-            took: started.elapsed().saturating_sub(probing),
+            took: (started.elapsed() + choosing).saturating_sub(probing),
             waited,
         };
         self.environment.step(&record, pace);

@@ -4,6 +4,8 @@
 //! A step that fails leaves the queue as it was, so a resumed run chooses the same rows again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::batch::Batch;
 use crate::batch::Sequence;
@@ -13,6 +15,7 @@ use crate::records::log::SelectionRecord;
 use crate::schedule::Pick;
 use crate::seed::Key;
 use crate::train::selection::Choice;
+use crate::train::selection::Chosen;
 use crate::train::step::read_candidates;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::unshared;
@@ -28,6 +31,7 @@ impl Trainer<'_> {
             return Ok(());
         };
         let name = of_stage.name.clone();
+        let began = Instant::now();
         let run = self.run;
         let step = self.state.step;
         let cells = self.schedule.candidates(step)?;
@@ -69,16 +73,21 @@ impl Trainer<'_> {
             clips: read.clips,
             step: step + 1,
             stage: name,
+            began,
         };
         let chosen = self.selection.choose(choice, settings)?;
         unshared(&mut self.schedule)?.set_chosen(step, chosen)
     }
 
     /// Adds the rows chosen for the step just made to the queue, and their candidates' files to the
-    /// inputs of the run.
-    pub(super) fn take_chosen(&mut self) -> Option<SelectionRecord> {
-        let (clips, record) = self.selection.take()?;
+    /// inputs of the run. Returns the record of the choice, and the time that it took.
+    pub(super) fn take_chosen(&mut self) -> Option<(SelectionRecord, Duration)> {
+        let Chosen {
+            clips,
+            record,
+            took,
+        } = self.selection.take()?;
         self.run.inputs().add(record.at_step, clips);
-        Some(record)
+        Some((record, took))
     }
 }
