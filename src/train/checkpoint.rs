@@ -81,11 +81,13 @@ pub fn save_with_queue(
 /// A folder without them.
 pub fn load_queue(dir: &Path) -> Result<Queue> {
     let path = dir.join(QUEUE_FILE);
+    let damaged = |found: String| Error::input(found).at_path(&path).hint(DAMAGED_HINT);
+    if !path.is_file() {
+        return Err(damaged("is missing".to_owned()));
+    }
     let stored = read(&path)?;
     let Some(projections) = stored.get(PROJECTIONS) else {
-        return Err(Error::input(format!("`{PROJECTIONS}` is missing"))
-            .at_path(&path)
-            .hint(DAMAGED_HINT));
+        return Err(damaged(format!("`{PROJECTIONS}` is missing")));
     };
     let mut queue = Queue::default();
     for projection in projections.to_vec2::<f32>()? {
