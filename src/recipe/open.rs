@@ -295,6 +295,7 @@ impl Recipe {
             optimiser: self.optimiser.clone(),
             gradients: self.gradients.clone(),
             memory,
+            fit: fit.clone(),
             checkpoint: self.checkpoint.clone(),
             evaluate: rows.evaluate,
             probe: self.probe.clone(),

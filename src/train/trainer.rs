@@ -19,6 +19,7 @@ use crate::models::Pass;
 use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
+use crate::ops::device::memory;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::parts::Part;
@@ -229,14 +230,19 @@ impl Trainer<'_> {
 
         let first_weights = self.first_weights()?;
         let before_probe = Instant::now();
-        let probed = self.probe(&loaded)?;
+        let largest = largest_batch(&loaded);
+        let probed = self
+            .probe(&loaded)
+            .map_err(|error| self.told_of_memory(error, largest))?;
         let probing = before_probe.elapsed();
         let clips = std::mem::take(&mut loaded.clips);
         let picks = std::mem::take(&mut loaded.picks);
         // Before the step: from where it moves the state to where it is logged, nothing may fail
         // that a user can cause.
         let ahead = self.read_ahead()?;
-        let (record, gradients) = self.step(loaded, audio, steps)?;
+        let (record, gradients) = self
+            .step(loaded, audio, steps)
+            .map_err(|error| self.told_of_memory(error, largest))?;
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record, ahead)?;
 
@@ -521,6 +527,17 @@ impl Trainer<'_> {
         }
     }
 
+    /// The error of a step with what it says of the largest micro-batch, tokens and examples, where
+    /// a GPU has no memory for it.
+    fn told_of_memory(&self, error: Error, (tokens, examples): (usize, usize)) -> Error {
+        match (&self.run.fit, memory(&self.model.device)) {
+            (Some(fit), Ok(Some(memory))) => {
+                fit.full(error, tokens, examples == 1, memory.free as f64)
+            }
+            _ => error,
+        }
+    }
+
     fn set_trained(&mut self, stage: usize) {
         for part in Part::ALL {
             self.model
@@ -721,6 +738,15 @@ impl Trainer<'_> {
 /// Whether something that happens every so many steps, and after the last, happens after `step`.
 fn is_due(step: u64, every: u64, last: u64) -> bool {
     step == last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// Tokens and examples of the longest micro-batch of a step.
+fn largest_batch(loaded: &LoadedStep) -> (usize, usize) {
+    let sizes = loaded
+        .batches
+        .iter()
+        .map(|(examples, batch)| (batch.tokens.len(), examples.len()));
+    sizes.max().unwrap_or_default()
 }
 
 /// Stops a run whose loss or gradient is not finite.

@@ -204,6 +204,10 @@ pub struct Fit {
     pub longest_by_layer: usize,
 }
 
+/// Share of a micro-batch that found no memory that may fit after all: the estimate said that it
+/// would fit, so it was too low.
+const AFTER_REFUSAL: f64 = 0.9;
+
 /// Least tokens of a micro-batch that is worth a GPU: some seconds of audio and a few words.
 const LEAST_TOKENS: usize = 256;
 
@@ -326,6 +330,27 @@ impl Fit {
             "split the clip with `start_s` and `end_s`, remove the row, or use a GPU with more memory{}",
             self.by_layer()
         )
+    }
+
+    /// The error of a micro-batch of `tokens` tokens that found no memory, of one example or of
+    /// more, where `free` bytes are left without it. Other errors stay as they are.
+    pub fn full(&self, error: Error, tokens: usize, is_one: bool, free: f64) -> Error {
+        if !error.is_full_gpu() {
+            return error;
+        }
+        let error = error.at(format!(
+            "a micro-batch of {tokens} tokens found no memory on the GPU, which has {} free without it",
+            gigabytes(free)
+        ));
+        let by_tokens = self.batch / self.pack_tokens as f64;
+        let fitting = (free / by_tokens).min(AFTER_REFUSAL * tokens as f64) as usize;
+        if is_one {
+            return error.hint(format!("about {fitting} tokens fit: {}", self.hint()));
+        }
+        error.hint(format!(
+            "about {fitting} tokens fit: start another run with `--set memory.pack_tokens={fitting} --set name=NAME`, or end other programs on the GPU and continue with --resume{}",
+            self.by_layer()
+        ))
     }
 
     fn by_layer(&self) -> String {
@@ -572,6 +597,28 @@ mod tests {
                     .contains("`memory.pack_tokens` is 16384")
                     && found.hint().contains("`memory.save: layer`")
             );
+            // 2 GB are left of what 8,192 tokens were to have: the share of them, rounded down.
+            let found = fit(Save::Norms, 60e9, 8192).unwrap();
+            let driver = || Error::of_library("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no\")");
+            let fitting = (2e9 / (found.batch / 8192.0)) as usize;
+            assert!(fitting > 100 && fitting < 8192, "{fitting}");
+            let full = found.full(driver(), 8192, false, 2e9);
+            assert_eq!(full.exit_code(), 4);
+            let text = full.to_string();
+            assert!(
+                text.contains("a micro-batch of 8192 tokens found no memory")
+                    && text.contains("2.0 GB free")
+                    && text.contains(&format!("--set memory.pack_tokens={fitting} ")),
+                "{text}"
+            );
+            // The estimate says that all of it fits: a tenth less is proposed.
+            let full = found.full(driver(), 1000, true, 40e9).to_string();
+            assert!(
+                full.contains("hint: about 900 tokens fit: split the clip"),
+                "{full}"
+            );
+            let other = found.full(Error::resource("a full disk"), 1000, true, 40e9);
+            assert_eq!(other.to_string(), "a full disk");
             let refused = fit(Save::Norms, 16e9, 8192).unwrap_err().to_string();
             assert!(
                 refused.contains("frozen weights 16.8 GB")

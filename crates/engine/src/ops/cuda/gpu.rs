@@ -314,27 +314,21 @@ impl Gpu {
             .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
-    /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very
-    /// many.
+    /// Copies numbers of the host over what is at `to`, in pieces through page-locked memory; waits
+    /// only where all of that is still to be read by the GPU.
     pub fn write<T: Plain>(&self, to: Address, values: &[T]) -> Result<()> {
-        self.bind()?;
-        if !pinned::is_staged(size_of_val(values)) {
-            // SAFETY: callers name memory of a tensor with room for the values, which are waited
-            // for: the driver does not promise that it has read memory that is not page-locked when
-            // it returns.
+        let most = (pinned::PIECE / size_of::<T>()).max(1);
+        for (i, piece) in values.chunks(most).enumerate() {
+            let mut block = self.pinned()?.take(size_of_val(piece))?;
+            let to = to.at::<T>(i * most);
+            // SAFETY: callers name memory of a tensor with room for the values; the block is used
+            // again once the GPU has read it.
             unsafe {
-                result::memcpy_htod_async(to.0, values, self.stream.cu_stream())
+                result::memcpy_htod_async(to.0, block.filled(piece), self.stream.cu_stream())
                     .map_err(|error| late(&error))?
             };
-            return self.synchronise();
+            self.pinned()?.give(block, self.event()?);
         }
-        let mut block = self.pinned()?.take(size_of_val(values))?;
-        // SAFETY: as above; the block is used again once the GPU has read it.
-        unsafe {
-            result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream())
-                .map_err(|error| late(&error))?
-        };
-        self.pinned()?.give(block, self.event()?);
         Ok(())
     }
 
