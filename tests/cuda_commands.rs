@@ -569,6 +569,30 @@ fn a_step_without_memory_says_what_fits() {
 }
 
 #[test]
+fn a_default_pack_follows_from_the_gpu_and_stays_with_the_run() {
+    if !is_emulated() {
+        return;
+    }
+    let place = command::small_run(3);
+    let train = |name: &str, gib: &str, rest: &[&str]| {
+        let name = format!("name={name}");
+        let mut command = place.command(&["train", "recipe.yaml", "--device", "cuda"]);
+        command
+            .args(["--set", &name])
+            .args(rest)
+            .env("MAQAM_EMULATED_MEMORY_GIB", gib);
+        command::outcome(command.output().unwrap()).succeeds();
+        let stored = place.bytes(&format!("runs/{}/recipe.yaml", &name[5..]));
+        String::from_utf8(stored).unwrap()
+    };
+    assert!(train("large", "8", &[]).contains("  pack_tokens: 16384\n"));
+    // Of 1 GiB nothing is left beside the driver and the workspace, by the rule for all memory.
+    assert!(train("small", "1", &[]).contains("  pack_tokens: 8192\n"));
+    std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000006")).unwrap();
+    assert!(train("small", "8", &["--resume"]).contains("  pack_tokens: 8192\n"));
+}
+
+#[test]
 fn a_profile_has_kernels_and_products() {
     if GPU.is_none() {
         return;

@@ -447,7 +447,7 @@ impl Trainer<'_> {
         let settings = probe::LossSettings {
             pass: self.pass(stage),
             normalise: loss.normalise,
-            pack_tokens: self.run.memory.pack_tokens,
+            pack_tokens: self.run.memory.pack_tokens(),
         };
         let probe::Gradients { norms, cosines } = probe::gradients(self.model, loaded, settings)?;
         Ok(Some(ProbeRecord {
@@ -505,7 +505,7 @@ impl Trainer<'_> {
         };
         let model = &*self.model;
         let step = self.state.step;
-        let pack_tokens = self.run.memory.pack_tokens;
+        let pack_tokens = self.run.memory.pack_tokens();
         let watch = || self.check_stop();
         let gaps = loaded.measure(model, self.run.framing, pack_tokens, &watch)?;
         let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
