@@ -54,6 +54,9 @@ ATTENTION = {
     "queries": (170e12, 2, 3),
     "keys": (150e12, 2, 4),
 }
+# Blocks of the pass over keys that each place for one should have; with fewer, a block has fewer query heads
+# and writes its part of dK and dV in f32 (ops/cuda/attention.rs).
+BLOCKS_PER_PLACE = 3
 # A tile on the diagonal leaves out groups; a block begins and ends in this many tiles' time.
 DIAGONAL, BLOCK_ENDS = 0.63, 0.4
 ROWS = 64
@@ -94,23 +97,41 @@ def product(rows, outputs, inputs, rate=PRODUCTS):
     return min(took(*tile) for tile in TILES)
 
 
+def heads_of_block(blocks, slots):
+    """Query heads of a block of the pass over keys, where whole groups would be so many blocks."""
+    group = HEADS // KEY_HEADS
+    for parts in range(1, group + 1):
+        of_block = math.ceil(group / parts)
+        if blocks * math.ceil(group / of_block) >= BLOCKS_PER_PLACE * slots:
+            return of_block
+    return 1
+
+
 def attention(which, lengths):
     """Seconds of one kernel of one decoder layer: its blocks, the longest first, on the slots there are."""
     rate, blocks, products = ATTENTION[which]
     slots = MULTIPROCESSORS * blocks
     tile = products * 2 * ROWS * ROWS * HEAD_DIM / (rate / slots)
-    # A block of keys walks over the query heads that share them.
-    heads, in_series = (KEY_HEADS, HEADS // KEY_HEADS) if which == "keys" else (HEADS, 1)
+    # Query heads that the blocks of a tile walk over in series.
+    series, sums = [1] * HEADS, 0.0
+    if which == "keys":
+        group = HEADS // KEY_HEADS
+        of_block = heads_of_block(KEY_HEADS * sum(math.ceil(length / ROWS) for length in lengths), slots)
+        parts = math.ceil(group / of_block)
+        series = [min(of_block, group - part * of_block) for part in range(parts)] * KEY_HEADS
+        if parts > 1:
+            # Parts are written and read in f32, their sum is written in bf16.
+            moved = sum(lengths) * 2 * KEY_HEADS * HEAD_DIM * (8 * parts + 2)
+            sums = moved / BYTES + LAUNCH_S
     work = []
     for length in lengths:
         for first in range(0, length, ROWS):
             full = (length - first - 1) // ROWS if which == "keys" else first // ROWS
-            work.append((full + DIAGONAL) * in_series + BLOCK_ENDS)
-    work = sorted(work * heads, reverse=True)
+            work += [(full + DIAGONAL) * heads + BLOCK_ENDS for heads in series]
     ends = [0.0] * slots
-    for one in work:
+    for one in sorted(work, reverse=True):
         heapq.heapreplace(ends, ends[0] + one)
-    return max(ends) * tile + LAUNCH_S
+    return max(ends) * tile + LAUNCH_S + sums
 
 
 def packs(work, pack_tokens):

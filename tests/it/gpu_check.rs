@@ -665,7 +665,9 @@ fn useful_work_is_that_of_the_measured_peers() {
     }
 }
 
-/// Milliseconds that a review by hand gave for some steps, before this program computed them.
+/// Milliseconds that a review by hand gave for some steps, before this program computed them: 301,
+/// 595, 1040, 792 and 268, less the 1, 24, 9, 3 and 1 that it gave for more blocks in the pass over
+/// keys.
 #[test]
 fn the_forecast_is_near_one_made_by_hand() {
     if !has_python() {
@@ -677,7 +679,7 @@ for given in [('asr', 'bf16', 'all', 8192), ('mix', 'bf16', 'all', 8192), ('ssum
               ('ssum', 'bf16', 'norms', 16384), ('asr', 'fp8', 'norms', 8192)]:
     print(1e3 * sum(forecast.by_phase(*given).values()))";
     let found = forecast(program);
-    for (line, expected) in found.lines().zip([301.0, 595.0, 1040.0, 792.0, 268.0]) {
+    for (line, expected) in found.lines().zip([300.0, 571.0, 1031.0, 789.0, 267.0]) {
         let ms: f64 = line.parse().unwrap();
         assert!((ms / expected - 1.0).abs() < 0.03, "{ms} beside {expected}");
     }

@@ -26,6 +26,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::result;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
@@ -81,6 +82,7 @@ pub struct Gpu {
     tables: Mutex<VecDeque<CachedTable>>,
     pinned: Mutex<pinned::Pool>,
     blas: Blas,
+    multiprocessors: usize,
     /// Whether new tensors are filled with NaN.
     is_poisoned: AtomicBool,
     watch: Watch,
@@ -109,6 +111,10 @@ impl Gpu {
             .map(|fatbin| stream.context().load_module(fatbin).w())
             .collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
+        let multiprocessors = stream
+            .context()
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .w()?;
         Ok(Self {
             device: device.clone(),
             stream,
@@ -117,9 +123,15 @@ impl Gpu {
             tables: Mutex::default(),
             pinned: Mutex::default(),
             blas,
+            multiprocessors: multiprocessors.max(1) as usize,
             is_poisoned: AtomicBool::new(false),
             watch: Watch::new(),
         })
+    }
+
+    /// Number of multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     /// The compute capability.

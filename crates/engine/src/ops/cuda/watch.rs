@@ -288,6 +288,7 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
         "attention_backward_keys_64" | "attention_backward_keys_128" => {
             2.0 * number(0)? * number(3)? * (2.0 * number(1)? + 4.0 * number(2)?)
         }
+        "sum_attention_parts" => x * number(1)? * (4.0 * number(2)? + 2.0),
         _ => return None,
     };
 
@@ -316,6 +317,15 @@ mod tests {
         assert_eq!(
             traffic("attention_step", [1, 4, 1], &[28.0, 4.0, 128.0]),
             None
+        );
+        // 1,620 tokens, 7 parts of 1,024 numbers in f32, one sum in bf16.
+        assert_eq!(
+            traffic(
+                "sum_attention_parts",
+                [1620, 1, 1],
+                &[1620.0, 1024.0, 7.0, 3584.0, 4608.0]
+            ),
+            Some(1620.0 * 1024.0 * 30.0)
         );
         assert_eq!(traffic("rms_norm", [5440, 1, 1], &[]), None);
     }
