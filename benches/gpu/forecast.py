@@ -39,6 +39,9 @@ LINEARS = {
     "gate_up": (WIDTH, 2 * FFN, True, True),
     "down": (FFN, WIDTH, True, True),
 }
+# Outputs of a layer's up-projections, and their rank.
+UPS = {"qkv": [WIDTH, 512, 512], "output": [WIDTH], "gate_up": [FFN, FFN], "down": [WIDTH]}
+RANK = 16
 # Bytes of element-wise kernels for each token of the decoder, all layers: forward, back, and norms and
 # SwiGLU once more. Kernels of a layer for each of them.
 ELEMENTWISE = {"forward": (4.8e6, 5), "back": (7.2e6, 7), "again": (4.0e6, 3)}
@@ -146,12 +149,21 @@ def packs(work, pack_tokens):
     return found
 
 
-def adapter_bytes(is_fp8):
-    """Bytes per token and layer that adapters read and write, forward and backward."""
+def up_bytes(tokens, columns):
+    """Bytes of the backward of one up-projection: dY once, and the parts of both gradients (ops/cuda/adapter.rs)."""
+    chunks, tiles = math.ceil(columns / 512), math.ceil(tokens / 64)
+    splits = min(max(MULTIPROCESSORS * 3 // chunks, 1), tiles)
+    splits = math.ceil(tiles / math.ceil(tiles / splits))
+    return 2 * tokens * columns + 8 * RANK * (tokens * chunks + columns * splits)
+
+
+def adapter_bytes(tokens, is_fp8):
+    """Bytes of a layer that adapters read and write, forward and backward."""
     forward = back = 0
-    for inputs, outputs, is_joined, is_joined_back in LINEARS.values():
-        forward += 2 * inputs + (0 if is_joined and not is_fp8 else 4 * outputs)
-        back += 4 * outputs + 2 * inputs + (0 if is_joined_back and not is_fp8 else 4 * inputs)
+    for name, (inputs, outputs, is_joined, is_joined_back) in LINEARS.items():
+        forward += tokens * (2 * inputs + (0 if is_joined and not is_fp8 else 4 * outputs))
+        back += sum(up_bytes(tokens, columns) for columns in UPS[name])
+        back += tokens * (2 * inputs + (0 if is_joined_back and not is_fp8 else 4 * inputs))
     return forward, back
 
 
@@ -201,7 +213,7 @@ def micro_batch(examples, precision, save):
     lengths = [sum(example[:3]) for example in examples]
     tokens, targets = sum(lengths), sum(example[2] for example in examples)
     products, down, products_back = decoder_products(tokens, targets, is_fp8)
-    moved, moved_back = adapter_bytes(is_fp8)
+    moved, moved_back = adapter_bytes(tokens, is_fp8)
 
     def bytes_of(which):
         moves, kernels = ELEMENTWISE[which]
@@ -211,14 +223,14 @@ def micro_batch(examples, precision, save):
         "products": products,
         "attention forward": LAYERS * attention("forward", lengths),
         "element-wise": bytes_of("forward"),
-        "adapters": LAYERS * (tokens * moved / THIN + ADAPTER_KERNELS[0] * LAUNCH_S),
+        "adapters": LAYERS * (moved / THIN + ADAPTER_KERNELS[0] * LAUNCH_S),
     }
     back = {
         "products": products_back,
         "attention queries": LAYERS * attention("queries", lengths),
         "attention keys": LAYERS * attention("keys", lengths),
         "element-wise": bytes_of("back"),
-        "adapters": LAYERS * (tokens * moved_back / THIN + ADAPTER_KERNELS[1] * LAUNCH_S),
+        "adapters": LAYERS * (moved_back / THIN + ADAPTER_KERNELS[1] * LAUNCH_S),
     }
     if is_fp8:
         forward["rounding"] = LAYERS * tokens * 3 * sum(linear[0] for linear in LINEARS.values()) / ROUNDING

@@ -294,7 +294,7 @@ KINDS = [
     ("loss", re.compile("cross_entropy|weighted_sum")),
     ("optimiser", re.compile("adamw|sum_of_squares|root_of_sum|copy_matrices")),
     ("rounding", re.compile("quantise")),
-    ("adapters", re.compile("write_beside")),
+    ("adapters", re.compile("write_beside|adapter_backward|sum_adapter")),
 ]
 # Products with a side of the adapters' ranks are theirs, with one of the vocabulary the head's.
 MOST_RANKS = 64

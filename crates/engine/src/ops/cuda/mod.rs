@@ -23,6 +23,7 @@
 //! candle and never used.
 
 pub mod activation;
+mod adapter;
 pub mod adamw;
 mod address;
 mod arguments;
