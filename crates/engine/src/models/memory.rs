@@ -370,6 +370,9 @@ impl Fit {
         ));
         let by_tokens = self.batch / self.pack_tokens as f64;
         let fitting = (free / by_tokens).min(AFTER_REFUSAL * tokens as f64) as usize;
+        if fitting == 0 {
+            return error.hint("end other programs on the GPU, and continue with --resume");
+        }
         if is_one {
             return error.hint(format!("about {fitting} tokens fit: {}", self.hint()));
         }
@@ -675,6 +678,11 @@ mod tests {
             assert!(
                 full.contains("hint: about 900 tokens fit: split the clip"),
                 "{full}"
+            );
+            let taken = found.full(driver(), 1000, false, 0.0).to_string();
+            assert!(
+                taken.contains("hint: end other programs on the GPU, and continue with --resume"),
+                "{taken}"
             );
             let other = found.full(Error::resource("a full disk"), 1000, true, 40e9);
             assert_eq!(other.to_string(), "a full disk");
