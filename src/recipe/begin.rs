@@ -176,8 +176,8 @@ impl Recipe {
     }
 
     /// The recipe with its dropout masks written out, and with the size of micro-batches of the run
-    /// that it continues. A run from before the choice of masks shares them, and continues so unless
-    /// the recipe has another value.
+    /// that it continues. A run from before the choice of masks shares them, and continues so
+    /// unless the recipe has another value.
     fn with_defaults(&self, original: Option<&Self>) -> Self {
         let before = original.map(|original| original.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();

@@ -193,8 +193,8 @@ impl Model<'_> {
 /// Tokens of a micro-batch by default.
 pub const PACK_TOKENS: usize = 8192;
 
-/// Tokens of a micro-batch that a GPU may have by default, the best first: the longer a micro-batch,
-/// the more of a GPU is busy.
+/// Tokens of a micro-batch that a GPU may have by default, the best first: the longer a
+/// micro-batch, the more of a GPU is busy.
 const PACKS: [usize; 7] = [16_384, PACK_TOKENS, 4096, 2048, 1024, 512, LEAST_TOKENS];
 
 /// Memory of a GPU that is left out of the choice of a default: what the driver takes, in bytes,
@@ -595,9 +595,9 @@ mod tests {
         load
     }
 
-    /// Bytes of seven billion's micro-batches on GPUs of so many GiB, from `maqam plan --gpu-memory`:
-    /// beside 18.0 GB, 8,192 tokens take 41.2, 28.9 and 5.8 GB under `all`, `norms` and `layer`, and
-    /// 25.2 GB have room for 1,783 under `norms`.
+    /// Bytes of seven billion's micro-batches on GPUs of so many GiB, from `maqam plan`: beside
+    /// 18.0 GB, 8,192 tokens take 41.2, 28.9 and 5.8 GB under `all`, `norms` and `layer`, and 25.2
+    /// GB have room for 1,783 under `norms`.
     #[test]
     fn a_default_pack_follows_from_all_memory() {
         with_seven_billion(|config, sizes| {

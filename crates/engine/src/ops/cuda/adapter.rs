@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn blocks_share_the_tokens_between_them() {
-        // An H200 has 396 places for a rank of 16. 18,944 columns are 37 chunks: 10 blocks along 128
-        // tiles of 64 tokens, 13 tiles each. 512 columns are one: a tile each.
+        // An H200 has 396 places for a rank of 16. 18,944 columns are 37 chunks: 10 blocks along
+        // 128 tiles of 64 tokens, 13 tiles each. 512 columns are one: a tile each.
         assert_eq!(tokens_of_block(8192, 37, 396), 13 * 64);
         assert_eq!(tokens_of_block(8192, 1, 396), 64);
         assert_eq!(tokens_of_block(1, 1, 396), 64);

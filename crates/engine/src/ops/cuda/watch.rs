@@ -324,8 +324,8 @@ mod tests {
             traffic("attention_step", [1, 4, 1], &[28.0, 4.0, 128.0]),
             None
         );
-        // 8,192 tokens of 18,944 columns in bf16, read once; parts of 16 numbers in f32, 37 for each
-        // token and 22 for each column.
+        // 8,192 tokens of 18,944 columns in bf16, read once; parts of 16 numbers in f32, 37 for
+        // each token and 22 for each column.
         assert_eq!(
             traffic(
                 "adapter_backward_16",
