@@ -14,6 +14,7 @@ use crate::models::memory::HostNeed;
 use crate::models::sizes::Sizes;
 use crate::nn::lora::Plan;
 use crate::nn::precision::Precision;
+use crate::ops::device::Memory;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product_new;
@@ -152,13 +153,7 @@ pub fn lines_of_shape(
     lines.extend(encoder(recipe, config, speed()).map(|line| ("encoder", line)));
     if let Some(gpu_memory) = gpu_memory {
         let precision = gpu_precision(recipe);
-        let fit = recipe.fit(
-            config,
-            &plan,
-            &parts,
-            precision,
-            (gpu_memory - CONTEXT).max(0.0),
-        );
+        let fit = recipe.fit(config, &plan, &parts, precision, empty_gpu(gpu_memory));
         let said = match fit {
             Ok(fit) => {
                 let mut said = vec![
@@ -254,6 +249,14 @@ fn gpu_precision(recipe: &Recipe) -> Precision {
 /// Memory that a GPU's driver takes for itself, in bytes.
 const CONTEXT: f64 = 0.6e9;
 
+/// A GPU of `total` bytes that does nothing else.
+fn empty_gpu(total: f64) -> Memory {
+    Memory {
+        free: (total - CONTEXT).max(0.0) as u64,
+        total: total as u64,
+    }
+}
+
 /// How the training fits a GPU of `gpu_memory` bytes, and which drawn rows do not fit.
 fn on_gpu(
     training: &Training<'_>,
@@ -269,13 +272,7 @@ fn on_gpu(
         ..
     } = training;
     let precision = gpu_precision(recipe);
-    let fit = match recipe.fit(
-        config,
-        plan,
-        parts,
-        precision,
-        (gpu_memory - CONTEXT).max(0.0),
-    ) {
+    let fit = match recipe.fit(config, plan, parts, precision, empty_gpu(gpu_memory)) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };
@@ -366,7 +363,7 @@ fn loads(
             .map(|fact| fact.tokens)
             .collect::<Option<Vec<_>>>()?;
         let lengths: Vec<usize> = tokens.iter().map(|(all, _)| *all).collect();
-        for range in micro_batches(&lengths, recipe.memory.pack_tokens) {
+        for range in micro_batches(&lengths, recipe.memory.pack_tokens()) {
             let mut load = Load::default();
             range.for_each(|i| load.add(tokens[i].0, draws[i].audio_tokens, tokens[i].1));
             activations = activations.max(model.activations(&load));

@@ -311,7 +311,7 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
-        if self.memory.pack_tokens == 0 {
+        if self.memory.pack_tokens == Some(0) {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }
         self.checkpoint.check()?;
@@ -792,7 +792,7 @@ mod tests {
             (
                 recipe.lora.rank,
                 recipe.lora.alpha,
-                recipe.memory.pack_tokens
+                recipe.memory.pack_tokens()
             ),
             (16, 32.0, 8192)
         );

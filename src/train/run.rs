@@ -12,6 +12,7 @@ use crate::featurise::Loader;
 use crate::featurise::augment::Augmentation;
 use crate::loss_weights;
 use crate::models::EmbeddingNoise;
+use crate::models::memory::Fit;
 use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
@@ -74,6 +75,8 @@ pub struct Run {
     pub gradients: Option<GradientSettings>,
     /// `memory:`.
     pub memory: MemorySettings,
+    /// Memory of the training on a GPU, if it runs on one.
+    pub fit: Option<Fit>,
     /// `checkpoint:`.
     pub checkpoint: CheckpointSettings,
     /// `evaluate:`, with its suite read.

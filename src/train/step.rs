@@ -357,7 +357,7 @@ fn packed(
         .iter()
         .map(|example| example.sequence.tokens.len())
         .collect();
-    micro_batches(&lengths, run.memory.pack_tokens)
+    micro_batches(&lengths, run.memory.pack_tokens())
         .into_iter()
         .map(|range| {
             let range = group.start + range.start..group.start + range.end;

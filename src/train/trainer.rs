@@ -20,6 +20,7 @@ use crate::models::Pass;
 use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
+use crate::ops::device::memory;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::parts::Part;
@@ -234,14 +235,19 @@ impl Trainer<'_> {
 
         let first_weights = self.first_weights()?;
         let before_probe = Instant::now();
-        let probed = self.probe(&loaded)?;
+        let largest = largest_batch(&loaded);
+        let probed = self
+            .probe(&loaded)
+            .map_err(|error| self.told_of_memory(error, largest))?;
         let probing = before_probe.elapsed();
         let clips = std::mem::take(&mut loaded.clips);
         let picks = std::mem::take(&mut loaded.picks);
         // Before the step: from where it moves the state to where it is logged, nothing may fail
         // that a user can cause.
         let ahead = self.read_ahead()?;
-        let (record, gradients) = self.step(loaded, audio, steps)?;
+        let (record, gradients) = self
+            .step(loaded, audio, steps)
+            .map_err(|error| self.told_of_memory(error, largest))?;
         let chosen = self.take_chosen();
         let choosing = chosen.as_ref().map_or(Duration::ZERO, |(_, took)| *took);
         self.run.inputs().add(record.step, clips);
@@ -449,7 +455,7 @@ impl Trainer<'_> {
         let settings = probe::LossSettings {
             pass: self.pass(stage),
             normalise: loss.normalise,
-            pack_tokens: self.run.memory.pack_tokens,
+            pack_tokens: self.run.memory.pack_tokens(),
         };
         let probe::Gradients { norms, cosines } = probe::gradients(self.model, loaded, settings)?;
         Ok(Some(ProbeRecord {
@@ -507,7 +513,7 @@ impl Trainer<'_> {
         };
         let model = &*self.model;
         let step = self.state.step;
-        let pack_tokens = self.run.memory.pack_tokens;
+        let pack_tokens = self.run.memory.pack_tokens();
         let watch = || self.check_stop();
         let gaps = loaded.measure(model, self.run.framing, pack_tokens, &watch)?;
         let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
@@ -526,6 +532,17 @@ impl Trainer<'_> {
             dropout: self.run.dropout,
             label_smoothing: self.run.loss[stage].label_smoothing,
             noise: self.run.noise,
+        }
+    }
+
+    /// The error of a step with what it says of the largest micro-batch, tokens and examples, where
+    /// a GPU has no memory for it.
+    fn told_of_memory(&self, error: Error, (tokens, examples): (usize, usize)) -> Error {
+        match (&self.run.fit, memory(&self.model.device)) {
+            (Some(fit), Ok(Some(memory))) => {
+                fit.full(error, tokens, examples == 1, memory.free as f64)
+            }
+            _ => error,
         }
     }
 
@@ -731,6 +748,15 @@ impl Trainer<'_> {
 /// Whether something that happens every so many steps, and after the last, happens after `step`.
 fn is_due(step: u64, every: u64, last: u64) -> bool {
     step == last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// Tokens and examples of the longest micro-batch of a step.
+fn largest_batch(loaded: &LoadedStep) -> (usize, usize) {
+    let sizes = loaded
+        .batches
+        .iter()
+        .map(|(examples, batch)| (batch.tokens.len(), examples.len()));
+    sizes.max().unwrap_or_default()
 }
 
 /// Stops a run whose loss or gradient is not finite.
