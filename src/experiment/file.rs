@@ -294,9 +294,11 @@ impl Experiment {
 }
 
 /// The optimiser of a recipe, but for `lora_plus`, which may be what is compared.
+/// So may `restart`.
 fn optimiser(recipe: &Recipe) -> optimiser::Settings {
     optimiser::Settings {
         lora_plus: 1.0,
+        restart: false,
         ..recipe.optimiser.clone()
     }
 }
