@@ -424,7 +424,7 @@ impl Recipe {
         ];
         expect_positive(&positive)?;
         self.drops().check()?;
-        self.optimiser.check_without_adapters()?;
+        self.optimiser.check_without_stages()?;
 
         for (i, iteration) in self.iterations.iter().enumerate() {
             self.check_iteration(i, iteration)

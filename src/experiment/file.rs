@@ -436,9 +436,11 @@ fn known_names(name: &str, known: &[&str]) -> String {
 }
 
 /// The optimiser of a recipe, but for `lora_plus`, which may be what is compared.
+/// So may `restart`.
 fn optimiser(recipe: &Recipe) -> optimiser::Settings {
     optimiser::Settings {
         lora_plus: 1.0,
+        restart: false,
         ..recipe.optimiser.clone()
     }
 }

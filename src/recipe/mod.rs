@@ -886,6 +886,7 @@ mod tests {
             ("max_audio_s=0", "max_audio_s"),
             ("neftune.alpha=0", "neftune.alpha"),
             ("optimiser.lora_plus=0", "optimiser.lora_plus"),
+            ("optimiser.restart=2", "optimiser.restart"),
         ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -124,11 +124,17 @@ impl Run {
 }
 
 /// Learning rate of a step: the peak of its stage, else the optimiser's, shaped over all planned
-/// steps.
+/// steps, or with `restart` over those of its stage.
 pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> f64 {
-    let (stage, _) = schedule.stage_of(step);
-    let peak = schedule.stages()[stage]
-        .learning_rate
-        .unwrap_or(settings.learning_rate);
-    peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps())
+    let (number, _) = schedule.stage_of(step);
+    let stage = &schedule.stages()[number];
+    let peak = stage.learning_rate.unwrap_or(settings.learning_rate);
+    let planned = schedule.planned_step(step);
+
+    let factor = if settings.restart {
+        settings.factor(planned - stage.planned_start, stage.planned_steps)
+    } else {
+        settings.factor(planned, schedule.num_planned_steps())
+    };
+    peak * factor
 }

@@ -440,6 +440,7 @@ fn defaults_are_those_of_the_types() {
         "/lora/dropout_masks",
         "/loss/ctc",
         "/optimiser/lora_plus",
+        "/optimiser/restart",
         "/probe/audio_gap",
         "/schedule/shuffle",
         "/sets/0/instructions",

@@ -293,7 +293,7 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
-        self.optimiser.check_without_adapters()?;
+        self.optimiser.check_without_stages()?;
         let is_zero = self.steps == 0 || self.batch.clips == 0 || self.width == 0;
 
         if is_zero || self.checkpoint.every == 0 || self.checkpoint.keep == 0 {
