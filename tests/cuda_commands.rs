@@ -499,6 +499,100 @@ fn an_allocation_is_tried_again_after_a_trim() {
 }
 
 #[test]
+fn a_gpu_that_cannot_be_used_is_refused_in_a_sentence() {
+    if !is_emulated() {
+        return;
+    }
+    for (setting, value, code, words) in [
+        (
+            "MAQAM_EMULATED_DRIVER",
+            "12040",
+            2,
+            "no NVIDIA GPU can be computed on: its driver knows CUDA 12.4\n",
+        ),
+        (
+            "MAQAM_EMULATED_CAPABILITY",
+            "75",
+            2,
+            "no NVIDIA GPU can be computed on: emulated GPU has compute capability 7.5\n",
+        ),
+        (
+            "MAQAM_EMULATED_MEMORY_GIB",
+            "0",
+            4,
+            "the GPU has no free memory: emulated GPU has 0.00 of 0.0 GB free\n",
+        ),
+    ] {
+        let ran = step(&[(setting, value)]);
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(words) && ran.stderr.contains("hint: "),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn a_step_without_memory_says_what_fits() {
+    if !is_emulated() {
+        return;
+    }
+    let place = command::small_run(3);
+    let train = |name: &str, variables: &[(&str, &str)]| {
+        let name = format!("name={name}");
+        let mut command = place.command(&["train", "recipe.yaml", "--device", "cuda"]);
+        command
+            .args(["--set", &name])
+            .env("MAQAM_EMULATED_REPORT", "1")
+            .envs(variables.iter().copied());
+        command::outcome(command.output().unwrap())
+    };
+    // Allocations of a whole run, of which most are those of its steps.
+    let told = train("whole", &[]).succeeds().stderr;
+    let all = told
+        .lines()
+        .find_map(|line| line.split_once(" allocations, at most"))
+        .and_then(|(before, _)| before.rsplit(' ').next()?.parse::<usize>().ok())
+        .unwrap();
+    let in_a_step = (all / 2).to_string();
+    let full = train("full", &[("MAQAM_EMULATED_TAKEN", &in_a_step)]);
+    assert_eq!(full.code, Some(4), "{}", full.stderr);
+    for words in [
+        "a micro-batch of ",
+        "CUDA_ERROR_OUT_OF_MEMORY",
+        "hint: about ",
+        "--set memory.pack_tokens=",
+    ] {
+        assert!(full.stderr.contains(words), "{words}: {}", full.stderr);
+    }
+}
+
+#[test]
+fn a_default_pack_follows_from_the_gpu_and_stays_with_the_run() {
+    if !is_emulated() {
+        return;
+    }
+    let place = command::small_run(3);
+    let train = |name: &str, gib: &str, rest: &[&str]| {
+        let name = format!("name={name}");
+        let mut command = place.command(&["train", "recipe.yaml", "--device", "cuda"]);
+        command
+            .args(["--set", &name])
+            .args(rest)
+            .env("MAQAM_EMULATED_MEMORY_GIB", gib);
+        command::outcome(command.output().unwrap()).succeeds();
+        let stored = place.bytes(&format!("runs/{}/recipe.yaml", &name[5..]));
+        String::from_utf8(stored).unwrap()
+    };
+    assert!(train("large", "8", &[]).contains("  pack_tokens: 16384\n"));
+    // Of 1 GiB nothing is left beside the driver and the workspace, by the rule for all memory.
+    assert!(train("small", "1", &[]).contains("  pack_tokens: 8192\n"));
+    std::fs::remove_dir_all(place.path("runs/small/checkpoints/step-000006")).unwrap();
+    assert!(train("small", "8", &["--resume"]).contains("  pack_tokens: 8192\n"));
+}
+
+#[test]
 fn a_profile_has_kernels_and_products() {
     if GPU.is_none() {
         return;

@@ -39,6 +39,9 @@ LINEARS = {
     "gate_up": (WIDTH, 2 * FFN, True, True),
     "down": (FFN, WIDTH, True, True),
 }
+# Outputs of a layer's up-projections, and their rank.
+UPS = {"qkv": [WIDTH, 512, 512], "output": [WIDTH], "gate_up": [FFN, FFN], "down": [WIDTH]}
+RANK = 16
 # Bytes of element-wise kernels for each token of the decoder, all layers: forward, back, and norms and
 # SwiGLU once more. Kernels of a layer for each of them.
 ELEMENTWISE = {"forward": (4.8e6, 5), "back": (7.2e6, 7), "again": (4.0e6, 3)}
@@ -54,6 +57,9 @@ ATTENTION = {
     "queries": (170e12, 2, 3),
     "keys": (150e12, 2, 4),
 }
+# Blocks of the pass over keys that each place for one should have; with fewer, a block has fewer query heads
+# and writes its part of dK and dV in f32 (ops/cuda/attention.rs).
+BLOCKS_PER_PLACE = 3
 # A tile on the diagonal leaves out groups; a block begins and ends in this many tiles' time.
 DIAGONAL, BLOCK_ENDS = 0.63, 0.4
 ROWS = 64
@@ -94,23 +100,41 @@ def product(rows, outputs, inputs, rate=PRODUCTS):
     return min(took(*tile) for tile in TILES)
 
 
+def heads_of_block(blocks, slots):
+    """Query heads of a block of the pass over keys, where whole groups would be so many blocks."""
+    group = HEADS // KEY_HEADS
+    for parts in range(1, group + 1):
+        of_block = math.ceil(group / parts)
+        if blocks * math.ceil(group / of_block) >= BLOCKS_PER_PLACE * slots:
+            return of_block
+    return 1
+
+
 def attention(which, lengths):
     """Seconds of one kernel of one decoder layer: its blocks, the longest first, on the slots there are."""
     rate, blocks, products = ATTENTION[which]
     slots = MULTIPROCESSORS * blocks
     tile = products * 2 * ROWS * ROWS * HEAD_DIM / (rate / slots)
-    # A block of keys walks over the query heads that share them.
-    heads, in_series = (KEY_HEADS, HEADS // KEY_HEADS) if which == "keys" else (HEADS, 1)
+    # Query heads that the blocks of a tile walk over in series.
+    series, sums = [1] * HEADS, 0.0
+    if which == "keys":
+        group = HEADS // KEY_HEADS
+        of_block = heads_of_block(KEY_HEADS * sum(math.ceil(length / ROWS) for length in lengths), slots)
+        parts = math.ceil(group / of_block)
+        series = [min(of_block, group - part * of_block) for part in range(parts)] * KEY_HEADS
+        if parts > 1:
+            # Parts are written and read in f32, their sum is written in bf16.
+            moved = sum(lengths) * 2 * KEY_HEADS * HEAD_DIM * (8 * parts + 2)
+            sums = moved / BYTES + LAUNCH_S
     work = []
     for length in lengths:
         for first in range(0, length, ROWS):
             full = (length - first - 1) // ROWS if which == "keys" else first // ROWS
-            work.append((full + DIAGONAL) * in_series + BLOCK_ENDS)
-    work = sorted(work * heads, reverse=True)
+            work += [(full + DIAGONAL) * heads + BLOCK_ENDS for heads in series]
     ends = [0.0] * slots
-    for one in work:
+    for one in sorted(work, reverse=True):
         heapq.heapreplace(ends, ends[0] + one)
-    return max(ends) * tile + LAUNCH_S
+    return max(ends) * tile + LAUNCH_S + sums
 
 
 def packs(work, pack_tokens):
@@ -125,12 +149,21 @@ def packs(work, pack_tokens):
     return found
 
 
-def adapter_bytes(is_fp8):
-    """Bytes per token and layer that adapters read and write, forward and backward."""
+def up_bytes(tokens, columns):
+    """Bytes of the backward of one up-projection: dY once, and the parts of both gradients (ops/cuda/adapter.rs)."""
+    chunks, tiles = math.ceil(columns / 512), math.ceil(tokens / 64)
+    splits = min(max(MULTIPROCESSORS * 3 // chunks, 1), tiles)
+    splits = math.ceil(tiles / math.ceil(tiles / splits))
+    return 2 * tokens * columns + 8 * RANK * (tokens * chunks + columns * splits)
+
+
+def adapter_bytes(tokens, is_fp8):
+    """Bytes of a layer that adapters read and write, forward and backward."""
     forward = back = 0
-    for inputs, outputs, is_joined, is_joined_back in LINEARS.values():
-        forward += 2 * inputs + (0 if is_joined and not is_fp8 else 4 * outputs)
-        back += 4 * outputs + 2 * inputs + (0 if is_joined_back and not is_fp8 else 4 * inputs)
+    for name, (inputs, outputs, is_joined, is_joined_back) in LINEARS.items():
+        forward += tokens * (2 * inputs + (0 if is_joined and not is_fp8 else 4 * outputs))
+        back += sum(up_bytes(tokens, columns) for columns in UPS[name])
+        back += tokens * (2 * inputs + (0 if is_joined_back and not is_fp8 else 4 * inputs))
     return forward, back
 
 
@@ -180,7 +213,7 @@ def micro_batch(examples, precision, save):
     lengths = [sum(example[:3]) for example in examples]
     tokens, targets = sum(lengths), sum(example[2] for example in examples)
     products, down, products_back = decoder_products(tokens, targets, is_fp8)
-    moved, moved_back = adapter_bytes(is_fp8)
+    moved, moved_back = adapter_bytes(tokens, is_fp8)
 
     def bytes_of(which):
         moves, kernels = ELEMENTWISE[which]
@@ -190,14 +223,14 @@ def micro_batch(examples, precision, save):
         "products": products,
         "attention forward": LAYERS * attention("forward", lengths),
         "element-wise": bytes_of("forward"),
-        "adapters": LAYERS * (tokens * moved / THIN + ADAPTER_KERNELS[0] * LAUNCH_S),
+        "adapters": LAYERS * (moved / THIN + ADAPTER_KERNELS[0] * LAUNCH_S),
     }
     back = {
         "products": products_back,
         "attention queries": LAYERS * attention("queries", lengths),
         "attention keys": LAYERS * attention("keys", lengths),
         "element-wise": bytes_of("back"),
-        "adapters": LAYERS * (tokens * moved_back / THIN + ADAPTER_KERNELS[1] * LAUNCH_S),
+        "adapters": LAYERS * (moved_back / THIN + ADAPTER_KERNELS[1] * LAUNCH_S),
     }
     if is_fp8:
         forward["rounding"] = LAYERS * tokens * 3 * sum(linear[0] for linear in LINEARS.values()) / ROUNDING

@@ -290,11 +290,11 @@ KINDS = [
     ("tower rest", re.compile(r"attention_\w+_64$|gelu|layer_norm|unfold|pool_pairs")),
     ("attention forward", re.compile("attention_forward")),
     ("attention queries", re.compile("attention_backward_queries")),
-    ("attention keys", re.compile("attention_backward_keys")),
+    ("attention keys", re.compile("attention_backward_keys|sum_attention_parts")),
     ("loss", re.compile("cross_entropy|weighted_sum")),
     ("optimiser", re.compile("adamw|sum_of_squares|root_of_sum|copy_matrices")),
     ("rounding", re.compile("quantise")),
-    ("adapters", re.compile("write_beside")),
+    ("adapters", re.compile("write_beside|adapter_backward|sum_adapter")),
 ]
 # Products with a side of the adapters' ranks are theirs, with one of the vocabulary the head's.
 MOST_RANKS = 64

@@ -259,13 +259,15 @@ impl State {
     /// The answer at a place; none if its checksum is wrong.
     fn read_at(&mut self, place: Place) -> Result<Option<Vec<u8>>> {
         let (path, file) = &mut self.packs[place.pack as usize];
-        let mut bytes = vec![0; HEAD + place.len as usize];
+        let mut head = [0; HEAD];
+        let mut answer = Vec::with_capacity(place.len as usize);
         file.seek(SeekFrom::Start(place.offset - HEAD as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
+            .and_then(|_| file.read_exact(&mut head))
+            .and_then(|()| file.take(place.len.into()).read_to_end(&mut answer))
             .map_err(|e| Error::io(path, "read", e))?;
-        let answer = bytes.split_off(HEAD);
-        let head: [u8; HEAD] = bytes.try_into().map_err(|_| Error::bug("a short head"))?;
-        if read_head(&head).is_some_and(|(_, _, sum)| sum == crc32c::crc32c(&answer)) {
+        if answer.len() == place.len as usize
+            && read_head(&head).is_some_and(|(_, _, sum)| sum == crc32c::crc32c(&answer))
+        {
             return Ok(Some(answer));
         }
         Ok(None)

@@ -256,6 +256,19 @@ impl Watcher for Terminal {
         self.screen = Screen::new(begun.state.step, begun.schedule.num_steps(), false);
     }
 
+    fn merges(&mut self, planned: &Planned, place: usize, total: usize) {
+        self.screen.clear();
+        let sources = planned.merged.iter().flat_map(|merged| &merged.sources);
+        let names: Vec<&str> = sources.map(|source| source.name.as_str()).collect();
+        print::message(format_args!(
+            "run {} of {total}: {}, merged of {}",
+            place + 1,
+            planned.recipe.name,
+            names.join(", ")
+        ));
+        self.screen = Screen::new(0, 0, false);
+    }
+
     fn observer(&mut self) -> &mut dyn Observer {
         &mut self.screen
     }

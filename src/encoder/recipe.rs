@@ -424,7 +424,7 @@ impl Recipe {
         ];
         expect_positive(&positive)?;
         self.drops().check()?;
-        self.optimiser.check_without_adapters()?;
+        self.optimiser.check_without_stages()?;
 
         for (i, iteration) in self.iterations.iter().enumerate() {
             self.check_iteration(i, iteration)
@@ -561,28 +561,60 @@ mod tests {
 
     #[test]
     fn shipped_recipes_are_read() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("encoders");
-        let mut read = 0;
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let is_student = std::fs::read_to_string(&path)
-                    .unwrap()
-                    .contains("\nteacher:");
-                let command = if is_student {
-                    Command::Distill
-                } else {
-                    Command::Pretrain
-                };
-                Recipe::load(&path, &[], command).unwrap();
-                read += 1;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut paths = Vec::new();
+        for folder in ["encoders", "encoders/heads", "docs/experiments/encoders"] {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|found| found == "yaml") {
+                    paths.push(path);
+                }
             }
         }
-        for entry in std::fs::read_dir(folder.join("heads")).unwrap() {
-            crate::encoder::probe::Recipe::load(&entry.unwrap().path(), &[], true).unwrap();
-            read += 1;
+        for path in &paths {
+            let text = std::fs::read_to_string(path).unwrap();
+            if text.contains("\nhead:") {
+                crate::encoder::probe::Recipe::load(path, &[], true).unwrap();
+                continue;
+            }
+            let command = match text.contains("\nteacher:") {
+                true => Command::Distill,
+                false => Command::Pretrain,
+            };
+            Recipe::load(path, &[], command).unwrap();
         }
-        assert_eq!(read, 9);
+        assert_eq!(paths.len(), 15);
+    }
+
+    /// The first iteration of the experiment's student after changes that its script makes.
+    fn changed(changes: &[&str]) -> Iteration {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = root.join("docs/experiments/encoders");
+        let script = std::fs::read_to_string(folder.join("run.py")).unwrap();
+        for change in changes {
+            let written = change.replace("iterations.0.targets.0", "{TARGET}");
+            assert!(script.contains(&format!("\"{written}\"")), "{written}");
+        }
+        let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
+        let path = folder.join("student.yaml");
+        let recipe = Recipe::load(&path, &changes, Command::Distill).unwrap();
+        recipe.iterations[0].clone()
+    }
+
+    #[test]
+    fn changes_of_the_experiment_are_read() {
+        let first = |change: &str| changed(&[change]).targets[0].clone();
+        assert_eq!(first("iterations.0.targets.0.pca=64").pca, Some(64));
+        assert_eq!(first("iterations.0.targets.0.pca=9").pca, Some(9));
+        assert_eq!(first("iterations.0.targets.0.random=9").random, Some(9));
+        let regression = first("iterations.0.targets.0.learn=features");
+        assert_eq!(regression.learn, Learn::Features);
+        let masked = changed(&[
+            "iterations.0.masks.share=0.8",
+            "iterations.0.loss.unmasked=0",
+        ]);
+        assert_eq!(masked.masks.share, 0.8);
+        assert_eq!((masked.loss.masked, masked.loss.unmasked), (1.0, 0.0));
     }
 
     #[test]

@@ -10,13 +10,14 @@ use crate::records::log::StepRecord;
 /// Seconds of an hour.
 const HOUR_S: f64 = 3600.0;
 
-/// The budget of each recipe, the mean over seeds; `seeds` is `[seeds][recipes]`.
+/// The budget of each recipe, the mean over seeds; of a merge, of all runs that are merged; `seeds`
+/// is `[seeds][recipes]`.
 pub fn of_recipes(seeds: &[Vec<&Planned>]) -> Result<Vec<Budget>> {
     let share = 1.0 / seeds.len() as f64;
     let mut budgets = vec![Budget::default(); seeds[0].len()];
     for runs in seeds {
         for (budget, run) in budgets.iter_mut().zip(runs) {
-            for line in run.log()? {
+            for line in run.logs()? {
                 if let Line::Train(step) = line {
                     add(budget, &step, share);
                 }

@@ -256,6 +256,10 @@ fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradien
             }
         }
         lengths.retain(|length| length.is_finite());
+        // A merge has no steps.
+        if lengths.is_empty() {
+            continue;
+        }
         let middle = mean(&lengths);
         volatilities.push(
             (mean(
@@ -276,7 +280,10 @@ fn mean_gradients<'a>(runs: impl Iterator<Item = &'a Planned>) -> Result<Gradien
     Ok(Gradients {
         cosines: means(cosines),
         norms: means(norms),
-        volatility: mean(&volatilities),
+        volatility: match volatilities.is_empty() {
+            true => f64::NAN,
+            false => mean(&volatilities),
+        },
     })
 }
 

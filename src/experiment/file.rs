@@ -9,8 +9,11 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::experiment::merge_settings::MergeSettings;
+use crate::experiment::merge_settings::check_mergeable;
 use crate::experiment::power_settings;
 use crate::files;
+use crate::merge;
 use crate::recipe::Recipe;
 use crate::records::comparison::Contrast;
 use crate::records::log;
@@ -58,15 +61,19 @@ fn default_resamples() -> usize {
     2000
 }
 
-/// A recipe of an experiment, or its path alone.
+/// A recipe of an experiment, or its path alone; or a merge of others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename = "recipe")]
 pub struct Entry {
     /// Name in the comparison; by default the recipe's own.
     #[serde(default)]
     pub name: String,
-    /// The recipe's file.
-    pub recipe: PathBuf,
+    /// The recipe's file; either this or `merge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<PathBuf>,
+    /// Entries whose adapters are merged into one, in place of a recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergeSettings>,
     /// Changes to this recipe, after the experiment's.
     #[serde(default)]
     pub set: Vec<String>,
@@ -106,18 +113,53 @@ pub struct Planned {
     pub recipe_name: String,
     /// Its seed, by its place.
     pub seed: usize,
-    /// The recipe, resolved down to its folder.
+    /// The recipe, resolved down to its folder. Of a merge, the first one that is merged, with the
+    /// folder of the merge.
     pub recipe: Recipe,
+    /// Runs of the same seed whose adapters are merged, in place of training.
+    pub merged: Option<MergedRun>,
+}
+
+/// Runs whose adapters become one.
+#[derive(Clone, Debug)]
+pub struct MergedRun {
+    /// Recipes of the runs, in the order of the merge.
+    pub sources: Vec<Recipe>,
+    /// Settings of the merge.
+    pub settings: merge::Settings,
 }
 
 impl Planned {
-    /// The lines of the run's log.
+    /// The lines of the run's log; none of a merge.
     ///
     /// # Errors
     /// A log that is missing or damaged.
     pub fn log(&self) -> Result<Vec<Line>> {
-        log::read(&self.recipe.folder().join(run_folder::LOG_FILE))
+        match self.merged {
+            Some(_) => Ok(Vec::new()),
+            None => log_of(&self.recipe),
+        }
     }
+
+    /// The lines of the logs of all that was trained for the run's weights: its own, or those of
+    /// the runs that are merged.
+    ///
+    /// # Errors
+    /// As [`Planned::log`].
+    pub fn logs(&self) -> Result<Vec<Line>> {
+        let Some(merged) = &self.merged else {
+            return self.log();
+        };
+        let mut lines = Vec::new();
+        for source in &merged.sources {
+            lines.extend(log_of(source)?);
+        }
+        Ok(lines)
+    }
+}
+
+fn log_of(recipe: &Recipe) -> Result<Vec<Line>> {
+    log::read(&recipe.folder().join(run_folder::LOG_FILE))
 }
 
 impl Experiment {
@@ -160,6 +202,7 @@ impl Experiment {
                 "`level` is not between 0 and 1, or `resamples` is 0",
             ));
         }
+        self.recipes.iter().try_for_each(Entry::check)?;
         self.power
             .iter()
             .try_for_each(power_settings::Settings::check)
@@ -170,13 +213,26 @@ impl Experiment {
         let mut planned = Vec::new();
         let seeds = self.seeds.clone();
         for (seed, &values) in seeds.iter().enumerate() {
+            let mut trained = Vec::with_capacity(self.recipes.len());
             for place in 0..self.recipes.len() {
-                let recipe = self.recipe(place, seed, values)?;
-                let recipe_name = self.recipes[place].name.clone();
+                trained.push(self.recipe(place, seed, values)?);
+            }
+            for (entry, recipe) in self.recipes.iter().zip(&trained) {
+                let merged = match &entry.merge {
+                    Some(settings) => Some(self.merged(settings, &trained)?),
+                    None => None,
+                };
+                let sources = merged.iter().flat_map(|merged| &merged.sources);
+                let Some(recipe) = recipe.iter().chain(sources).next() else {
+                    return Err(Error::bug("an entry without a recipe"));
+                };
+                let mut recipe = recipe.clone();
+                recipe.name = run_name(&entry.name, seed);
                 planned.push(Planned {
-                    recipe_name,
+                    recipe_name: entry.name.clone(),
                     seed,
                     recipe,
+                    merged,
                 });
             }
         }
@@ -199,40 +255,70 @@ impl Experiment {
                         .iter()
                         .map(|planned| planned.recipe_name.as_str())
                         .collect();
-                    let near = yaml::nearest(name, known.iter().copied())
-                        .map(|near| format!("did you mean `{near}`? "))
-                        .unwrap_or_default();
                     return Err(Error::input(format!("`contrasts` names `{name}`"))
-                        .hint(format!("{near}the recipes are {}", known.join(", "))));
+                        .hint(known_names(name, &known)));
                 }
             }
         }
         Ok(planned)
     }
 
-    fn recipe(&mut self, place: usize, seed: usize, values: Seed) -> Result<Recipe> {
+    /// The runs that an entry merges. `trained` has the recipes of a seed, none for merges.
+    fn merged(&self, settings: &MergeSettings, trained: &[Option<Recipe>]) -> Result<MergedRun> {
+        let with_recipe = || {
+            self.recipes
+                .iter()
+                .zip(trained)
+                .filter(|(_, of)| of.is_some())
+        };
+        let mut sources = Vec::with_capacity(settings.of.len());
+        for name in &settings.of {
+            let found = with_recipe().find(|(entry, _)| entry.name == *name);
+            let Some((_, Some(recipe))) = found else {
+                let known: Vec<&str> = with_recipe()
+                    .map(|(entry, _)| entry.name.as_str())
+                    .collect();
+                return Err(Error::input(format!("`merge.of` names `{name}`"))
+                    .hint(known_names(name, &known)));
+            };
+            check_mergeable(name, recipe)?;
+            sources.push(recipe.clone());
+        }
+        Ok(MergedRun {
+            sources,
+            settings: settings.settings(),
+        })
+    }
+
+    /// The recipe of an entry for a seed; none for a merge.
+    fn recipe(&mut self, place: usize, seed: usize, values: Seed) -> Result<Option<Recipe>> {
         let entry = &mut self.recipes[place];
+        let Some(path) = &entry.recipe else {
+            return Ok(None);
+        };
         let mut set = self.set.clone();
         set.extend(entry.set.iter().cloned());
         set.extend([
             format!("seed={}", values.initialisation),
             format!("schedule.seed={}", values.order),
         ]);
-        let mut recipe = Recipe::load(&entry.recipe, &set)?;
+        let mut recipe = Recipe::load(path, &set)?;
         if entry.name.is_empty() {
             entry.name.clone_from(&recipe.name);
         }
         files::check_name(&entry.name).map_err(|e| e.at("`name` of a recipe"))?;
-        recipe.name = format!("{}-seed{}", entry.name, seed + 1);
+        recipe.name = run_name(&entry.name, seed);
         recipe.runs = Some(Path::new("runs").join(&self.name));
-        Ok(recipe)
+        Ok(Some(recipe))
     }
 
     /// All recipes learn from the same rows, and plan the same learning rate for the same step.
     /// Stages that end by mSFT may go back in the plan and end early. Lengths are compared once
     /// schedules are planned.
     fn check_alike(&self, planned: &[&Planned]) -> Result<()> {
-        let first = &planned[0];
+        let Some(first) = planned.iter().find(|one| one.merged.is_none()) else {
+            return Err(Error::bug("an experiment of merges alone"));
+        };
         let differ = |what: &str, other: &Planned| {
             Error::input(format!("`{what}` of `{}` is not that of `{}`", other.recipe_name, first.recipe_name))
                 .hint("an experiment compares recipes over one data set, one model and one budget; change it for all with the experiment's `set`")
@@ -240,6 +326,15 @@ impl Experiment {
         for (entry, other) in self.recipes.iter().zip(planned) {
             let a = &first.recipe;
             let b = &other.recipe;
+            // The runs that are merged were compared as entries of their own.
+            if let Some(merged) = &other.merged {
+                let batch = |recipe: &Recipe| recipe.schedule.batch;
+                let is_same = merged.sources.iter().all(|of| batch(of) == batch(a));
+                if !entry.own_budget && !is_same {
+                    return Err(differ("schedule.batch", other));
+                }
+                continue;
+            }
             let same = [
                 // What it computes in may be what is compared.
                 (
@@ -293,10 +388,59 @@ impl Experiment {
     }
 }
 
+impl Entry {
+    /// Refuses an entry that is both a recipe and a merge, or neither, and keys that a merge does
+    /// not follow.
+    fn check(&self) -> Result<()> {
+        let Some(merge) = &self.merge else {
+            return match self.recipe {
+                Some(_) => Ok(()),
+                None => Err(
+                    Error::input("an entry of `recipes` has neither `recipe` nor `merge`")
+                        .hint("write `recipe: FILE`, or `merge: {of: [NAME, NAME]}`"),
+                ),
+            };
+        };
+        if self.recipe.is_some() {
+            return Err(
+                Error::input("an entry of `recipes` has both `recipe` and `merge`")
+                    .hint("keep one of them: a merge trains nothing itself"),
+            );
+        }
+        if self.name.is_empty() {
+            return Err(Error::input("an entry with `merge` has no `name`")
+                .hint("write `name: merged`, the name of the merge in the comparison"));
+        }
+        files::check_name(&self.name).map_err(|e| e.at("`name` of a merge"))?;
+        if !self.set.is_empty() {
+            return Err(
+                Error::input(format!("`set` beside `merge` in `{}`", self.name))
+                    .hint("write `set` in the entries that are merged"),
+            );
+        }
+        merge.check().map_err(|e| e.at(format!("`{}`", self.name)))
+    }
+}
+
+/// Name of the run of an entry for a seed.
+fn run_name(name: &str, seed: usize) -> String {
+    format!("{name}-seed{}", seed + 1)
+}
+
+/// A hint that names the recipes, the one that is nearest to an unknown name first.
+fn known_names(name: &str, known: &[&str]) -> String {
+    let near = yaml::nearest(name, known.iter().copied())
+        .map(|near| format!("did you mean `{near}`? "))
+        .unwrap_or_default();
+    format!("{near}the recipes are {}", known.join(", "))
+}
+
 /// The optimiser of a recipe, but for `lora_plus`, which may be what is compared.
+/// So may `restart`.
 fn optimiser(recipe: &Recipe) -> optimiser::Settings {
     optimiser::Settings {
         lora_plus: 1.0,
+        restart: false,
         ..recipe.optimiser.clone()
     }
 }

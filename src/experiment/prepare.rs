@@ -1,6 +1,7 @@
 //! Checks of an experiment before its first run: rows, leakage and lengths of every recipe, and the
 //! test suite.
 
+use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -14,12 +15,13 @@ use crate::featurise::rows::Pool;
 use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
 use crate::leakage::Allowed;
+use crate::recipe::Recipe;
 
 /// What the runs of an experiment begin with.
 pub struct Prepared {
     /// The suite that every run is evaluated on.
     pub test: Option<Suite>,
-    /// Number of steps of each recipe.
+    /// Number of steps of each recipe; of a merge, of all runs that are merged.
     pub num_steps: Vec<u64>,
     /// What the user should know, each once.
     pub notes: Vec<String>,
@@ -53,14 +55,29 @@ pub fn prepare(
         told.skip(suite.skipped.iter());
     }
 
-    let mut num_steps = Vec::new();
-    for one in planned.iter().take(experiment.recipes.len()) {
+    let entries = &planned[..experiment.recipes.len().min(planned.len())];
+    let mut steps = BTreeMap::new();
+    for one in entries.iter().filter(|one| one.merged.is_none()) {
         let rows = one.recipe.rows(&tasks, headers, Pool::Fresh, watch)?;
-        num_steps.push(rows.schedule.num_steps());
+        steps.insert(one.recipe.name.as_str(), rows.schedule.num_steps());
         told.skip(rows.skipped());
         told.note(rows.notes().cloned());
         let test = experiment.test.as_slice();
         told.note(rows.check_leakage(test, allowed, headers)?);
+    }
+    // What is merged was trained for the steps of all its runs.
+    let mut num_steps = Vec::with_capacity(entries.len());
+    for one in entries {
+        let trained: Vec<&Recipe> = match &one.merged {
+            Some(merged) => merged.sources.iter().collect(),
+            None => vec![&one.recipe],
+        };
+        let of_each = trained.iter().map(|recipe| steps.get(recipe.name.as_str()));
+        num_steps.push(
+            of_each
+                .map(|steps| steps.copied().unwrap_or(0))
+                .sum::<u64>(),
+        );
     }
     Ok(Prepared {
         test,

@@ -237,7 +237,11 @@ fn gradients(outcome: &Comparison) -> String {
 
     let mut rows = Vec::with_capacity(outcome.recipes.len());
     for (recipe, of) in outcome.recipes.iter().zip(&outcome.dynamics.gradients) {
-        let mut row = vec![recipe.clone(), format!("{:.2}", of.volatility)];
+        let volatility = match of.volatility.is_finite() {
+            true => format!("{:.2}", of.volatility),
+            false => "-".to_owned(),
+        };
+        let mut row = vec![recipe.clone(), volatility];
         for name in &names {
             let cosine = of.cosines.get(*name);
             row.push(cosine.map_or("-".to_owned(), |value| format!("{value:+.2}")));

@@ -12,12 +12,17 @@ pub use folders::merge_folders;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::Serializer;
+use serde::de::Unexpected;
+use serde::de::Visitor;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -70,6 +75,57 @@ pub enum Rank {
     Of(usize),
     /// The smaller side of each module's matrix: exact for every method.
     Full,
+}
+
+impl Rank {
+    /// Returns whether it is the sum of the adapters' ranks.
+    pub fn is_sum(&self) -> bool {
+        *self == Self::Sum
+    }
+}
+
+impl Serialize for Rank {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Sum => serializer.serialize_none(),
+            Self::Of(rank) => rank.serialize(serializer),
+            Self::Full => serializer.serialize_str(FULL),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rank {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(RankVisitor)
+    }
+}
+
+/// Name of [`Rank::Full`] in files.
+const FULL: &str = "full";
+
+struct RankVisitor;
+
+impl Visitor<'_> for RankVisitor {
+    type Value = Rank;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number or `full`")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<Rank, E> {
+        Ok(Rank::Sum)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> std::result::Result<Rank, E> {
+        usize::try_from(value).map(Rank::Of).map_err(E::custom)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> std::result::Result<Rank, E> {
+        match value {
+            FULL => Ok(Rank::Full),
+            other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+        }
+    }
 }
 
 /// Settings of a merge.

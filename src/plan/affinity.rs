@@ -395,7 +395,7 @@ fn gradient(
         noise: EmbeddingNoise::default(),
     };
     model.parameters.zero_gradients()?;
-    for range in micro_batches(&lengths, recipe.memory.pack_tokens) {
+    for range in micro_batches(&lengths, recipe.memory.pack_tokens()) {
         let packed: Vec<&Sequence> = sequences[range].iter().collect();
         let batch = Batch::pack(&packed, model.config.framing())?;
         model.train(&batch, None, pass)?;

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::parts::Part;
 use crate::parts::Training;
+use crate::plan::uds;
 use crate::recipe::Recipe;
 use crate::records::picks::StepPicks;
 use crate::schedule::Draw;
@@ -56,6 +57,9 @@ pub fn unknown_until_trained(
 ) -> Option<String> {
     let stages = schedule.stages();
     if let Some(why) = unknown_after_msft(stages, stage) {
+        return Some(why);
+    }
+    if let Some(why) = uds::unknown(&stages[stage]) {
         return Some(why);
     }
     if schedule.embeddings_of(stage) != Some(EmbeddingSource::Current) {

@@ -14,6 +14,7 @@ use crate::models::memory::HostNeed;
 use crate::models::sizes::Sizes;
 use crate::nn::lora::Plan;
 use crate::nn::precision::Precision;
+use crate::ops::device::Memory;
 use crate::ops::gemm::Matrix;
 use crate::ops::gemm::Threads;
 use crate::ops::gemm::product_new;
@@ -22,7 +23,9 @@ use crate::parts::Training as PartTraining;
 use crate::plan::draws::StageDraws;
 use crate::plan::facts::Fact;
 use crate::plan::facts::Facts;
+use crate::plan::uds;
 use crate::recipe::Recipe;
+use crate::schedule::Draw;
 use crate::schedule::Schedule;
 use crate::text_table::count;
 use crate::text_table::duration;
@@ -46,7 +49,8 @@ const CALIBRATION: Duration = Duration::from_millis(300);
 /// Log-mel numbers for each token of audio: four frames of 128.
 const FEATURES: f64 = 512.0;
 
-/// Steps whose clips are in memory: the one that is computed and the one that is read ahead.
+/// Steps whose clips are in memory: the one that is computed and the one that is read ahead. Of a
+/// stage with `draw: uds`, the candidates of one step.
 const STEPS_IN_MEMORY: f64 = 2.0;
 
 /// What an estimate needs to know beside what is drawn.
@@ -149,13 +153,7 @@ pub fn lines_of_shape(
     lines.extend(encoder(recipe, config, speed()).map(|line| ("encoder", line)));
     if let Some(gpu_memory) = gpu_memory {
         let precision = gpu_precision(recipe);
-        let fit = recipe.fit(
-            config,
-            &plan,
-            &parts,
-            precision,
-            (gpu_memory - CONTEXT).max(0.0),
-        );
+        let fit = recipe.fit(config, &plan, &parts, precision, empty_gpu(gpu_memory));
         let said = match fit {
             Ok(fit) => {
                 let mut said = vec![
@@ -251,6 +249,14 @@ fn gpu_precision(recipe: &Recipe) -> Precision {
 /// Memory that a GPU's driver takes for itself, in bytes.
 const CONTEXT: f64 = 0.6e9;
 
+/// A GPU of `total` bytes that does nothing else.
+fn empty_gpu(total: f64) -> Memory {
+    Memory {
+        free: (total - CONTEXT).max(0.0) as u64,
+        total: total as u64,
+    }
+}
+
 /// How the training fits a GPU of `gpu_memory` bytes, and which drawn rows do not fit.
 fn on_gpu(
     training: &Training<'_>,
@@ -266,13 +272,7 @@ fn on_gpu(
         ..
     } = training;
     let precision = gpu_precision(recipe);
-    let fit = match recipe.fit(
-        config,
-        plan,
-        parts,
-        precision,
-        (gpu_memory - CONTEXT).max(0.0),
-    ) {
+    let fit = match recipe.fit(config, plan, parts, precision, empty_gpu(gpu_memory)) {
         Ok(fit) => fit,
         Err(refusal) => return refusal.to_string().replace('\n', "; "),
     };
@@ -363,7 +363,7 @@ fn loads(
             .map(|fact| fact.tokens)
             .collect::<Option<Vec<_>>>()?;
         let lengths: Vec<usize> = tokens.iter().map(|(all, _)| *all).collect();
-        for range in micro_batches(&lengths, recipe.memory.pack_tokens) {
+        for range in micro_batches(&lengths, recipe.memory.pack_tokens()) {
             let mut load = Load::default();
             range.for_each(|i| load.add(tokens[i].0, draws[i].audio_tokens, tokens[i].1));
             activations = activations.max(model.activations(&load));
@@ -383,11 +383,17 @@ fn loads(
         let num_tasks = of_stage.tasks.len();
         rule.lookahead_steps(of_stage.steps, num_tasks, recipe.schedule.batch)
     });
+    // Candidates are in memory together, before the step that is made of them is read.
+    let steps_of_clips = of_stage
+        .uds
+        .map_or(0.0, |uds| uds.candidates as f64)
+        .max(STEPS_IN_MEMORY);
     Some(StageLoads {
-        operations: model.operations(&total) * (1.0 + ahead / of_stage.steps as f64),
+        operations: model.operations(&total)
+            * (1.0 + ahead / of_stage.steps as f64 + uds::cost(of_stage)),
         total,
         activations,
-        audio_tokens,
+        audio_tokens: audio_tokens * steps_of_clips / STEPS_IN_MEMORY,
     })
 }
 
@@ -406,6 +412,11 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
     let per_token = match &training.config.speech {
         Some(speech) => (speech.stack * speech.encoder.stride()) as f64,
         None => FEATURES,
+    };
+    let mut stages = training.recipe.schedule.stages.iter();
+    let clips = match stages.any(|stage| stage.draw == Draw::Uds) {
+        true => "two steps, or of the candidates of one,",
+        false => "two steps",
     };
     let features = STEPS_IN_MEMORY * per_token * F32 * largest(|load| load.audio_tokens);
     let parts = [
@@ -429,7 +440,7 @@ fn memory(training: &Training<'_>, sizes: &Sizes, loads: &[StageLoads]) -> Strin
                 bytes(activations)
             ),
         ),
-        (features, format!("clips of two steps {}", bytes(features))),
+        (features, format!("clips of {clips} {}", bytes(features))),
         (
             training.embeddings,
             format!("embeddings {}", bytes(training.embeddings)),

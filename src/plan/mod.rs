@@ -5,7 +5,7 @@
 //! - `draws`: which rows every step draws; `facts`: how long each of them is.
 //! - `shares`: what tasks and labels get, and how much of their rows that reaches.
 //! - `evenness`: batches beside those of chance; `neighbours`, `probe`: what the embeddings know.
-//! - `online`: weights of tasks that follow a reward.
+//! - `online`: weights of tasks that follow a reward; `uds`: candidates and their cost.
 //! - `estimate`: memory and time; `warnings`: what to look at.
 //! - `table`: tables as text; `page`: the whole as HTML.
 
@@ -20,6 +20,7 @@ mod page;
 mod probe;
 mod shares;
 mod table;
+mod uds;
 mod warnings;
 
 pub use affinity::Affinity;
@@ -182,6 +183,7 @@ impl Plan {
         let unknown = unknown(recipe, &corpus, &schedule, model);
         notes.extend(unknown_notes(&schedule, &unknown));
         notes.extend(online::notes(&schedule));
+        notes.extend(uds::notes(&schedule));
         let compared = match &opened {
             Some((opened, dir)) => embed(
                 recipe,
@@ -518,6 +520,7 @@ fn unknown(
 ) -> Vec<Option<String>> {
     let of_stage = |stage: usize| match model {
         ModelPlace::Elsewhere(why, _) => draws::unknown_after_msft(schedule.stages(), stage)
+            .or_else(|| uds::unknown(&schedule.stages()[stage]))
             .or_else(|| schedule.needs_model(stage).then(|| why.clone())),
         ModelPlace::Here(_) => draws::unknown_until_trained(recipe, corpus, schedule, stage),
     };
@@ -639,6 +642,11 @@ fn describe(recipe: &Recipe, stage: &Stage, index: usize, rounds: Option<u64>) -
     if let Some(most) = written.and_then(|written| written.max_repeats) {
         words.push(format!("at most {most} draws a row"));
     }
+    words.extend(
+        stage
+            .uds
+            .map(|uds| format!("{} candidates for each slot", uds.candidates)),
+    );
     if let Some(difficulty) = &stage.difficulty {
         let by = String::from(difficulty.by.clone());
         words.push(match difficulty.order {

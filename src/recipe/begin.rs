@@ -83,11 +83,11 @@ impl Recipe {
                 .at_path(&folder)
                 .hint("continue it with --resume, start another with --set name=NAME, or remove the folder"));
         }
-        let recipe = if is_begun {
+        let mut recipe = if is_begun {
             self.check_unchanged(&stored)?;
-            self.with_masks(Some(&Self::load(&stored, &[])?))
+            self.with_defaults(Some(&Self::load(&stored, &[])?))
         } else {
-            self.with_masks(None)
+            self.with_defaults(None)
         };
         // A refused folder does not change. Completing an interrupted exchange may restore a
         // checkpoint, so the last one is searched afterwards.
@@ -157,6 +157,9 @@ impl Recipe {
             }
             None => {
                 run.inputs().write(&run.folder)?;
+                let asked = fit.as_ref().map(|fit| fit.asked);
+                let pack_tokens = asked.unwrap_or_else(|| recipe.memory.pack_tokens());
+                recipe.memory.pack_tokens = Some(pack_tokens);
                 files::write_atomic(&stored, recipe.to_yaml()?.as_bytes())?;
             }
         }
@@ -172,9 +175,10 @@ impl Recipe {
         })
     }
 
-    /// The recipe with its dropout masks written out. A run from before this choice shares the
-    /// masks, and continues so unless the recipe has another value.
-    fn with_masks(&self, original: Option<&Self>) -> Self {
+    /// The recipe with its dropout masks written out, and with the size of micro-batches of the run
+    /// that it continues. A run from before the choice of masks shares them, and continues so
+    /// unless the recipe has another value.
+    fn with_defaults(&self, original: Option<&Self>) -> Self {
         let before = original.map(|original| original.lora.dropout_masks.unwrap_or(Masks::Shared));
         let mut recipe = self.clone();
         recipe.lora.dropout_masks = Some(match (self.lora.dropout_masks, before) {
@@ -183,6 +187,8 @@ impl Recipe {
             (Some(written), _) => written,
             (None, before) => before.unwrap_or_default(),
         });
+        let pack_tokens = &mut recipe.memory.pack_tokens;
+        *pack_tokens = pack_tokens.or(original.map(|original| original.memory.pack_tokens()));
         recipe
     }
 
@@ -192,8 +198,8 @@ impl Recipe {
     /// The first field that differs, evaluation and checkpoint cadence excepted.
     pub fn check_unchanged(&self, stored: &Path) -> Result<()> {
         let original = Self::load(stored, &[])?;
-        let now = self.with_masks(Some(&original));
-        let original = original.with_masks(Some(&original));
+        let now = self.with_defaults(Some(&original));
+        let original = original.with_defaults(Some(&original));
         let Some((field, before, now)) = now.first_difference(&original)? else {
             return Ok(());
         };

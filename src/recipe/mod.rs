@@ -142,9 +142,23 @@ pub struct Recipe {
     /// Parent of the run's folder; `runs` by default. An experiment puts its runs together.
     #[serde(skip)]
     pub runs: Option<PathBuf>,
+    /// Script that writes the manifests, if one lies beside the recipe's file.
+    #[serde(skip)]
+    pub script: Option<PathBuf>,
     /// Seed of everything random. `schedule.seed` sets the order of the data separately.
     #[serde(default)]
     pub seed: u64,
+}
+
+/// Name of a script that writes the manifests of the recipes in its folder and in folders of it.
+const SCRIPT: &str = "rows.py";
+
+/// The script that writes the manifests of a recipe's file, in its folder or in the one around it.
+fn script_beside(recipe: &Path) -> Option<PathBuf> {
+    let folders = recipe.ancestors().skip(1).take(2);
+    folders
+        .map(|folder| folder.join(SCRIPT))
+        .find(|script| script.is_file())
 }
 
 fn refuse() -> OnBadRow {
@@ -290,13 +304,14 @@ impl Recipe {
                 .map(|stem| stem.to_string_lossy().into_owned())
                 .unwrap_or_default();
         }
+        recipe.script = script_beside(path);
         recipe.check().map_err(|e| e.at_path(path))?;
         Ok(recipe)
     }
 
     fn check(&self) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
-        if self.memory.pack_tokens == 0 {
+        if self.memory.pack_tokens == Some(0) {
             return Err(Error::input("`memory.pack_tokens` is 0"));
         }
         self.checkpoint.check()?;
@@ -313,6 +328,18 @@ impl Recipe {
         self.optimiser.check()?;
         self.neftune.iter().try_for_each(NeftuneSettings::check)?;
         self.loss.check()
+    }
+
+    /// The error with a hint to the script that writes the manifests, if one of them is missing.
+    fn name_script(&self, error: Error) -> Error {
+        let is_missing = self.data.iter().any(|entry| !entry.manifest.exists());
+        match &self.script {
+            Some(script) if is_missing => error.and_hint(format!(
+                "write the rows of this recipe first: `python {} --help`",
+                script.display()
+            )),
+            _ => error,
+        }
     }
 
     /// The run's folder.
@@ -350,7 +377,8 @@ impl Recipe {
         let skip = "`on_bad_row: skip`";
         let mut check =
             RowCheck::new(headers, self.max_audio_s, self.on_bad_row, skip, watch).of_run(pool);
-        let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)?;
+        let corpus = Corpus::load(&self.data, &asked, &mut check, self.seed)
+            .map_err(|e| self.name_script(e))?;
         let augmentation = Augmentation::open(&self.augment, &mut check, self.seed)?;
         let evaluate = self.suite(tasks, &mut check)?;
         let suite = evaluate.as_ref().map(|(_, suite)| suite);
@@ -764,7 +792,7 @@ mod tests {
             (
                 recipe.lora.rank,
                 recipe.lora.alpha,
-                recipe.memory.pack_tokens
+                recipe.memory.pack_tokens()
             ),
             (16, 32.0, 8192)
         );
@@ -858,6 +886,7 @@ mod tests {
             ("max_audio_s=0", "max_audio_s"),
             ("neftune.alpha=0", "neftune.alpha"),
             ("optimiser.lora_plus=0", "optimiser.lora_plus"),
+            ("optimiser.restart=2", "optimiser.restart"),
         ] {
             let error = load(RECIPE, &[wrong]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

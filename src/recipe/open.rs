@@ -26,6 +26,7 @@ use crate::models::encoded;
 use crate::models::fresh_projector;
 use crate::models::memory::Fit;
 use crate::models::memory::HostNeed;
+use crate::models::memory::default_pack_tokens;
 use crate::models::names::Names;
 use crate::models::sizes::Sizes;
 use crate::models::token_rows_on_gpu;
@@ -38,6 +39,7 @@ use crate::nn::precision::Computes;
 use crate::nn::precision::Precision;
 use crate::nn::weights::Weights;
 use crate::ops::device;
+use crate::ops::device::Memory;
 use crate::ops::device::memory;
 use crate::parts::Part;
 use crate::parts::Parts;
@@ -141,13 +143,7 @@ impl Recipe {
         self.check_init(&plan, &config)?;
         let loss = self.losses(&rows.schedule)?;
         let fit = match memory(device)? {
-            Some(memory) => Some(self.fit(
-                &config,
-                &plan,
-                &parts,
-                computes.precision,
-                memory.free as f64,
-            )?),
+            Some(memory) => Some(self.fit(&config, &plan, &parts, computes.precision, memory)?),
             None => None,
         };
         if device.is_cpu() && !ignore_memory {
@@ -212,7 +208,7 @@ impl Recipe {
                     drawn.extend(tokens_of(rows, pick, config, loader, headers));
                 }
                 let lengths: Vec<usize> = drawn.iter().map(|(all, ..)| *all).collect();
-                for range in micro_batches(&lengths, self.memory.pack_tokens) {
+                for range in micro_batches(&lengths, self.memory.pack_tokens()) {
                     let mut load = Load::default();
                     drawn[range]
                         .iter()
@@ -249,7 +245,7 @@ impl Recipe {
         } = prepared;
         let mut memory = self.memory.clone();
         if let Some(fit) = &fit {
-            memory.pack_tokens = fit.pack_tokens;
+            memory.pack_tokens = Some(fit.pack_tokens);
             loader.limit(
                 fit.longest,
                 format!(
@@ -295,6 +291,7 @@ impl Recipe {
             optimiser: self.optimiser.clone(),
             gradients: self.gradients.clone(),
             memory,
+            fit: fit.clone(),
             checkpoint: self.checkpoint.clone(),
             evaluate: rows.evaluate,
             probe: self.probe.clone(),
@@ -311,7 +308,8 @@ impl Recipe {
         })
     }
 
-    /// Memory of the training on a GPU with this many free bytes.
+    /// Memory of the training on a GPU with this memory. Without `memory.pack_tokens` the size of
+    /// micro-batches follows from all of it.
     ///
     /// # Errors
     /// A training that does not fit, or that trains what a GPU does not.
@@ -321,7 +319,7 @@ impl Recipe {
         plan: &Plan,
         parts: &[Parts],
         precision: Precision,
-        free: f64,
+        memory: Memory,
     ) -> Result<Fit> {
         if config.speech.is_some() {
             config.refuse_gpu()?;
@@ -342,7 +340,11 @@ impl Recipe {
                 save: self.memory.save,
             })
             .collect();
-        Fit::new(&stages, precision, free, self.memory.pack_tokens)
+        let asked = self
+            .memory
+            .pack_tokens
+            .unwrap_or_else(|| default_pack_tokens(&stages, precision, memory.total as f64));
+        Fit::new(&stages, precision, memory.free as f64, asked)
     }
 
     /// Training of each part by each stage, and the model at the start of the run.

@@ -289,13 +289,13 @@ fn target_of(example: &Example) -> Option<&str> {
 /// Each example with its own clips and with those of its partner. Examples without one are left
 /// out.
 fn pairs(examples: &[Example], headers: &Headers) -> Result<Vec<Pair>> {
-    let heard = examples
+    let rows = examples
         .iter()
-        .map(|example| Heard::of(example, headers))
+        .map(|example| RowAudio::of(example, headers))
         .collect::<Result<Vec<_>>>()?;
     let mut pairs = Vec::with_capacity(examples.len());
     for (place, right) in examples.iter().enumerate() {
-        if let Some(other) = partner(place, &heard) {
+        if let Some(other) = partner(place, &rows) {
             let other = &examples[other];
             pairs.push(Pair {
                 right: right.clone(),
@@ -310,15 +310,15 @@ fn pairs(examples: &[Example], headers: &Headers) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-/// What decides which rows lend each other their audio.
-struct Heard<'a> {
+/// Target and audio of a row, which decide about its partner.
+struct RowAudio<'a> {
     target: Option<&'a str>,
     num_clips: usize,
     /// Samples of all clips.
     samples: usize,
 }
 
-impl<'a> Heard<'a> {
+impl<'a> RowAudio<'a> {
     fn of(example: &'a Example, headers: &Headers) -> Result<Self> {
         let clips = example.clips.iter();
         let samples = clips.map(|clip| headers.num_samples(&clip.source, clip.span));
@@ -332,7 +332,7 @@ impl<'a> Heard<'a> {
 
 /// Place of the row whose audio is the wrong one for the row at `place`: of those with another
 /// target and as many clips the nearest in length, and of several the next, in a circle.
-fn partner(place: usize, rows: &[Heard<'_>]) -> Option<usize> {
+fn partner(place: usize, rows: &[RowAudio<'_>]) -> Option<usize> {
     let own = &rows[place];
     let others = (1..rows.len()).map(|ahead| (place + ahead) % rows.len());
     others
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_partner_is_the_nearest_in_length_with_another_target() {
-        let row = |target, num_clips, samples| Heard {
+        let row = |target, num_clips, samples| RowAudio {
             target: Some(target),
             num_clips,
             samples,

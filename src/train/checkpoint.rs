@@ -20,6 +20,7 @@ use crate::ops::device::to_host;
 use crate::ops::device::write_stretch;
 use crate::records::checkpoint_state::State;
 use crate::records::run_folder;
+use crate::stats::uds::Queue;
 use crate::train::optimiser::Optimiser;
 
 /// Hint for a checkpoint that is not whole.
@@ -27,6 +28,9 @@ const DAMAGED_HINT: &str = "remove the checkpoint's folder to continue from the 
 const OPTIMISER_FILE: &str = "optimiser.safetensors";
 /// Head of the auxiliary CTC loss. It is no part of the model: adapters and exports have none.
 const CTC_FILE: &str = "ctc_head.safetensors";
+/// Projections of the rows that `draw: uds` chose lately.
+const QUEUE_FILE: &str = "uds_queue.safetensors";
+const PROJECTIONS: &str = "projections";
 
 /// Writes a checkpoint folder: adapter and wholly trained parts, the optimiser's moments, the
 /// state.
@@ -36,6 +40,18 @@ pub fn save(
     optimiser: &Optimiser,
     state: &State,
     metadata: &Metadata,
+) -> Result<()> {
+    save_with_queue(target, model, optimiser, state, metadata, None)
+}
+
+/// As [`save`], with the rows that a stage with `draw: uds` chose lately.
+pub fn save_with_queue(
+    target: &Path,
+    model: &AudioLlm,
+    optimiser: &Optimiser,
+    state: &State,
+    metadata: &Metadata,
+    queue: Option<&Queue>,
 ) -> Result<()> {
     let staged = StagedDir::new(target)?;
     trained::save(staged.path(), model, metadata)?;
@@ -48,8 +64,36 @@ pub fn save(
         ("second", on_host(&optimiser.second)?),
     ];
     files::write_safetensors(&staged.path().join(OPTIMISER_FILE), moments)?;
+    if let Some(queue) = queue {
+        let projections: Vec<f32> = queue.projections().flatten().copied().collect();
+        let count = queue.projections().len();
+        let dims = projections.len() / count.max(1);
+        let tensor = Tensor::from_vec(projections, (count, dims), &Device::Cpu)?;
+        files::write_safetensors(&staged.path().join(QUEUE_FILE), [(PROJECTIONS, tensor)])?;
+    }
     state.write(staged.path())?;
     staged.commit()
+}
+
+/// The rows that a stage with `draw: uds` chose lately, of a checkpoint inside of it.
+///
+/// # Errors
+/// A folder without them.
+pub fn load_queue(dir: &Path) -> Result<Queue> {
+    let path = dir.join(QUEUE_FILE);
+    let damaged = |found: String| Error::input(found).at_path(&path).hint(DAMAGED_HINT);
+    if !path.is_file() {
+        return Err(damaged("is missing".to_owned()));
+    }
+    let stored = read(&path)?;
+    let Some(projections) = stored.get(PROJECTIONS) else {
+        return Err(damaged(format!("`{PROJECTIONS}` is missing")));
+    };
+    let mut queue = Queue::default();
+    for projection in projections.to_vec2::<f32>()? {
+        queue.push(projection, usize::MAX);
+    }
+    Ok(queue)
 }
 
 /// Takes a checkpoint's weights and moments over; returns its state.
@@ -138,6 +182,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_queue_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = load_queue(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(QUEUE_FILE), "{error}");
+        assert!(error.contains(DAMAGED_HINT), "{error}");
+    }
 
     #[test]
     fn a_stop_leaves_no_checkpoint_beside_the_rotation() {

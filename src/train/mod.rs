@@ -16,6 +16,7 @@ mod online;
 pub mod optimiser;
 mod probe;
 mod run;
+mod selection;
 mod settings;
 pub mod spelling;
 mod step;
@@ -24,6 +25,7 @@ mod task_gradients;
 mod tensorboard;
 mod trainer;
 mod training_rows;
+mod uds;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -52,6 +54,7 @@ use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::train::environment::Recorder;
 use crate::train::optimiser::Optimiser;
+use crate::train::selection::Selection;
 use crate::train::tensorboard::Events;
 use crate::train::trainer::Trainer;
 
@@ -79,6 +82,7 @@ pub fn train(
         schedule.end_stage(stage, steps)?;
     }
     let picks = open_picks(run, &schedule, logged)?;
+    let selection = Selection::resume(run, &schedule, logged)?;
     let schedule = Arc::new(schedule);
     let saved = (logged > 0).then_some(logged);
     let mut trainer = Trainer {
@@ -98,6 +102,7 @@ pub fn train(
         recorded_clips: None,
         environment: Recorder::begin(&run.folder, logged, run.computes, &run.machine),
         gap: None,
+        selection,
     };
     trainer.record_environment();
     let events = Events::start(&run.folder, &run.log_path());

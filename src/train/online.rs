@@ -41,13 +41,14 @@ impl Trainer<'_> {
         schedule.settle()
     }
 
-    /// The number of finished steps at which the weights of a stage may change next, or at which it
-    /// ends.
+    /// The number of finished steps at which the weights of a stage may change next, at which rows
+    /// are chosen next, or at which it ends.
     pub(super) fn weights_hold_until(&self, stage: usize) -> u64 {
         let stage = &self.schedule.stages()[stage];
         let end = stage.start + stage.steps;
         match stage.online {
             Some(rule) => end.min(stage.start + rule.next_update(self.state.step - stage.start)),
+            None if stage.uds.is_some() => self.state.step + 1,
             None => end,
         }
     }

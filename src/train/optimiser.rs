@@ -43,11 +43,19 @@ pub struct Settings {
     /// Learning rate of LoRA's B over that of A (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
     #[serde(skip_serializing_if = "is_one")]
     pub lora_plus: f64,
+    /// Whether the learning rate rises and falls anew in each stage.
+    #[serde(skip_serializing_if = "is_off")]
+    pub restart: bool,
 }
 
 /// Whether a factor has no effect.
 fn is_one(factor: &f64) -> bool {
     *factor == 1.0
+}
+
+/// Whether a setting is off.
+fn is_off(setting: &bool) -> bool {
+    !setting
 }
 
 impl Default for Settings {
@@ -63,6 +71,7 @@ impl Default for Settings {
             decay: 0.2,
             max_grad_norm: 1.0,
             lora_plus: 1.0,
+            restart: false,
         }
     }
 }
@@ -208,6 +217,20 @@ impl Settings {
             .hint("leave it out"));
         }
         self.check()
+    }
+
+    /// Checks the settings of a training without adapters and without stages.
+    ///
+    /// # Errors
+    /// As [`Settings::check_without_adapters`]; settings of stages.
+    pub fn check_without_stages(&self) -> Result<()> {
+        if self.restart {
+            return Err(Error::input(
+                "`optimiser.restart` is true, and nothing is trained in stages here",
+            )
+            .hint("leave it out"));
+        }
+        self.check_without_adapters()
     }
 
     /// Factor of the learning rate of a tensor beside that of the step.
@@ -404,5 +427,12 @@ mod tests {
         assert!(plus.check().is_ok());
         let error = plus.check_without_adapters().unwrap_err().to_string();
         assert!(error.contains("`optimiser.lora_plus` is 16"), "{error}");
+        let restarts = Settings {
+            restart: true,
+            ..Settings::default()
+        };
+        assert!(restarts.check_without_adapters().is_ok());
+        let error = restarts.check_without_stages().unwrap_err().to_string();
+        assert!(error.contains("`optimiser.restart` is true"), "{error}");
     }
 }

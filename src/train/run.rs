@@ -12,6 +12,7 @@ use crate::featurise::Loader;
 use crate::featurise::augment::Augmentation;
 use crate::loss_weights;
 use crate::models::EmbeddingNoise;
+use crate::models::memory::Fit;
 use crate::nn::peft::Metadata;
 use crate::nn::precision::Computes;
 use crate::parts::Parts;
@@ -74,6 +75,8 @@ pub struct Run {
     pub gradients: Option<GradientSettings>,
     /// `memory:`.
     pub memory: MemorySettings,
+    /// Memory of the training on a GPU, if it runs on one.
+    pub fit: Option<Fit>,
     /// `checkpoint:`.
     pub checkpoint: CheckpointSettings,
     /// `evaluate:`, with its suite read.
@@ -121,11 +124,17 @@ impl Run {
 }
 
 /// Learning rate of a step: the peak of its stage, else the optimiser's, shaped over all planned
-/// steps.
+/// steps, or with `restart` over those of its stage.
 pub fn learning_rate(schedule: &Schedule, settings: &optimiser::Settings, step: u64) -> f64 {
-    let (stage, _) = schedule.stage_of(step);
-    let peak = schedule.stages()[stage]
-        .learning_rate
-        .unwrap_or(settings.learning_rate);
-    peak * settings.factor(schedule.planned_step(step), schedule.num_planned_steps())
+    let (number, _) = schedule.stage_of(step);
+    let stage = &schedule.stages()[number];
+    let peak = stage.learning_rate.unwrap_or(settings.learning_rate);
+    let planned = schedule.planned_step(step);
+
+    let factor = if settings.restart {
+        settings.factor(planned - stage.planned_start, stage.planned_steps)
+    } else {
+        settings.factor(planned, schedule.num_planned_steps())
+    };
+    peak * factor
 }

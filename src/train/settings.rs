@@ -9,25 +9,26 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::models::EmbeddingNoise;
+use crate::models::memory::PACK_TOKENS;
 use crate::nn::saving::Save;
 use crate::records::scores::MEAN;
 
 /// `memory:` of a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemorySettings {
-    /// Most tokens of a micro-batch; a longer example gets one of its own.
-    pub pack_tokens: usize,
+    /// Most tokens of a micro-batch; a longer example gets one of its own. The recipe that is
+    /// stored with a run has it always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pack_tokens: Option<usize>,
     /// Amount that layers save for the backward pass.
     pub save: Save,
 }
 
-impl Default for MemorySettings {
-    fn default() -> Self {
-        Self {
-            pack_tokens: 8192,
-            save: Save::default(),
-        }
+impl MemorySettings {
+    /// Most tokens of a micro-batch, as the recipe has it or by default where no GPU computes.
+    pub fn pack_tokens(&self) -> usize {
+        self.pack_tokens.unwrap_or(PACK_TOKENS)
     }
 }
 

@@ -234,6 +234,42 @@ pub(super) fn load_picks(
     })
 }
 
+/// Rows that compete for the slots of a step, read.
+pub(super) struct ReadCandidates {
+    /// Row and example, in the order of the picks.
+    pub examples: Vec<(u32, Loaded)>,
+    /// Files of the rows that the run has not used before.
+    pub clips: Vec<Fingerprint>,
+    /// Errors of the rows that were left out.
+    pub skipped: Vec<Error>,
+}
+
+/// Reads rows that compete for the slots of a step, as the step itself reads them. `key` is the
+/// stream of their random numbers, and `place` is what an error is about.
+pub(super) fn read_candidates(
+    run: &Run,
+    picks: &[Pick],
+    key: Key,
+    place: &str,
+) -> Result<ReadCandidates> {
+    let augmentation = run.augmentation.as_ref();
+    let read: Vec<Result<ReadRow>> = picks
+        .par_iter()
+        .enumerate()
+        .map(|(slot, pick)| {
+            let key = key.with(slot as u64);
+            read_row(run, pick, augmentation, ClassWeights::None, key)
+        })
+        .collect();
+    let (rows, skipped) = readable(run, read).map_err(|e| e.at(place))?;
+    let clips = new_clips(run, &rows);
+    Ok(ReadCandidates {
+        examples: rows.into_iter().map(|row| (row.row, row.example)).collect(),
+        clips,
+        skipped,
+    })
+}
+
 /// A row of a step, read.
 struct ReadRow {
     row: u32,
@@ -321,7 +357,7 @@ fn packed(
         .iter()
         .map(|example| example.sequence.tokens.len())
         .collect();
-    micro_batches(&lengths, run.memory.pack_tokens)
+    micro_batches(&lengths, run.memory.pack_tokens())
         .into_iter()
         .map(|range| {
             let range = group.start + range.start..group.start + range.end;

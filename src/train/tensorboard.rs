@@ -18,6 +18,7 @@ use crate::records::log::Line;
 use crate::records::log::MixtureRecord;
 use crate::records::log::ProbeRecord;
 use crate::records::log::RoundRecord;
+use crate::records::log::SelectionRecord;
 use crate::records::log::StepRecord;
 use crate::train::environment::Pace;
 
@@ -138,6 +139,7 @@ fn scalars(line: &Line) -> (u64, Vec<(String, f32)>) {
         Line::Probe(record) => (record.at_step, of_probe(record)),
         Line::Mixture(record) => (record.at_step, of_mixture(record)),
         Line::Gradients(record) => (record.at_step, of_gradients(record)),
+        Line::Selection(record) => (record.at_step, of_selection(record)),
         Line::AudioGap(record) => (record.at_step, of_audio_gap(record)),
         Line::Round(record) => (record.at_step, of_round(record)),
         Line::StageEnd(_) | Line::RollBack(_) | Line::Device(_) => (0, Vec::new()),
@@ -214,6 +216,18 @@ fn of_gradients(record: &GradientsRecord) -> Vec<(String, f64)> {
         .map(|(task, value)| (format!("gradients/factors/{task}"), *value))
         .chain(projected)
         .collect()
+}
+
+fn of_selection(record: &SelectionRecord) -> Vec<(String, f64)> {
+    let named = [
+        ("norm", record.norm),
+        ("chosen_norm", record.chosen_norm),
+        ("distance", record.distance),
+        ("chosen_distance", record.chosen_distance),
+    ];
+    named
+        .map(|(name, value)| (format!("selection/{name}"), value))
+        .into()
 }
 
 fn of_audio_gap(record: &AudioGapRecord) -> Vec<(String, f64)> {

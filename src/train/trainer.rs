@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -19,6 +20,7 @@ use crate::models::Pass;
 use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
+use crate::ops::device::memory;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
 use crate::parts::Part;
@@ -56,6 +58,7 @@ use crate::train::probe;
 use crate::train::run::Observer;
 use crate::train::run::Run;
 use crate::train::run::learning_rate;
+use crate::train::selection::Selection;
 use crate::train::settings::EvaluateSettings;
 use crate::train::step::LoadedStep;
 use crate::train::step::Steps;
@@ -95,6 +98,8 @@ pub(super) struct Trainer<'a> {
     pub environment: Recorder,
     /// Rows that the audio gap is measured on, read as the training begins.
     pub gap: Option<LoadedGap>,
+    /// Rows that stages with `draw: uds` choose.
+    pub selection: Selection,
 }
 
 impl Trainer<'_> {
@@ -179,8 +184,9 @@ impl Trainer<'_> {
             && !self.state.stage_ends.contains_key(&stage)
             && !self.is_roll_back_pending()
         {
-            // Steps are read ahead only as far as the weights of their tasks are known.
+            // Steps are read ahead only as far as their rows are known.
             let end = self.weights_hold_until(stage);
+            self.choose_rows(stage)?;
             self.run_steps(stage, end)?;
             self.take_weights(stage)?;
         }
@@ -229,20 +235,28 @@ impl Trainer<'_> {
 
         let first_weights = self.first_weights()?;
         let before_probe = Instant::now();
-        let probed = self.probe(&loaded)?;
+        let largest = largest_batch(&loaded);
+        let probed = self
+            .probe(&loaded)
+            .map_err(|error| self.told_of_memory(error, largest))?;
         let probing = before_probe.elapsed();
         let clips = std::mem::take(&mut loaded.clips);
         let picks = std::mem::take(&mut loaded.picks);
         // Before the step: from where it moves the state to where it is logged, nothing may fail
         // that a user can cause.
         let ahead = self.read_ahead()?;
-        let (record, gradients) = self.step(loaded, audio, steps)?;
+        let (record, gradients) = self
+            .step(loaded, audio, steps)
+            .map_err(|error| self.told_of_memory(error, largest))?;
+        let chosen = self.take_chosen();
+        let choosing = chosen.as_ref().map_or(Duration::ZERO, |(_, took)| *took);
         self.run.inputs().add(record.step, clips);
         let weights = self.update_weights(&record, ahead)?;
 
         let mut lines = Vec::new();
         lines.extend(first_weights.map(Line::Mixture));
         lines.extend(probed.map(Line::Probe));
+        lines.extend(chosen.map(|(record, _)| Line::Selection(record)));
         lines.push(Line::Train(record.clone()));
         lines.extend(gradients.map(Line::Gradients));
         lines.extend(weights.map(Line::Mixture));
@@ -257,7 +271,7 @@ impl Trainer<'_> {
         self.state.is_gap_due = self.is_audio_gap_due();
 
         let pace = Pace {
-            took: started.elapsed().saturating_sub(probing),
+            took: (started.elapsed() + choosing).saturating_sub(probing),
             waited,
         };
         self.environment.step(&record, pace);
@@ -441,7 +455,7 @@ impl Trainer<'_> {
         let settings = probe::LossSettings {
             pass: self.pass(stage),
             normalise: loss.normalise,
-            pack_tokens: self.run.memory.pack_tokens,
+            pack_tokens: self.run.memory.pack_tokens(),
         };
         let probe::Gradients { norms, cosines } = probe::gradients(self.model, loaded, settings)?;
         Ok(Some(ProbeRecord {
@@ -499,7 +513,7 @@ impl Trainer<'_> {
         };
         let model = &*self.model;
         let step = self.state.step;
-        let pack_tokens = self.run.memory.pack_tokens;
+        let pack_tokens = self.run.memory.pack_tokens();
         let watch = || self.check_stop();
         let gaps = loaded.measure(model, self.run.framing, pack_tokens, &watch)?;
         let (stage, _) = self.schedule.stage_of(step.saturating_sub(1));
@@ -521,7 +535,18 @@ impl Trainer<'_> {
         }
     }
 
-    fn set_trained(&mut self, stage: usize) {
+    /// The error of a step with what it says of the largest micro-batch, tokens and examples, where
+    /// a GPU has no memory for it.
+    fn told_of_memory(&self, error: Error, (tokens, examples): (usize, usize)) -> Error {
+        match (&self.run.fit, memory(&self.model.device)) {
+            (Some(fit), Ok(Some(memory))) => {
+                fit.full(error, tokens, examples == 1, memory.free as f64)
+            }
+            _ => error,
+        }
+    }
+
+    pub(super) fn set_trained(&mut self, stage: usize) {
         for part in Part::ALL {
             self.model
                 .set_trained(part, self.run.parts[stage].of(part) != Training::Frozen);
@@ -700,12 +725,14 @@ impl Trainer<'_> {
         }
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
-        checkpoint::save(
+        let (stage, _) = self.schedule.stage_of(self.state.step);
+        checkpoint::save_with_queue(
             &folder,
             self.model,
             self.optimiser,
             self.state,
             &self.run.metadata,
+            self.selection.queue_of(stage),
         )?;
         self.saved = Some(self.state.step);
         self.record_environment();
@@ -721,6 +748,15 @@ impl Trainer<'_> {
 /// Whether something that happens every so many steps, and after the last, happens after `step`.
 fn is_due(step: u64, every: u64, last: u64) -> bool {
     step == last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// Tokens and examples of the longest micro-batch of a step.
+fn largest_batch(loaded: &LoadedStep) -> (usize, usize) {
+    let sizes = loaded
+        .batches
+        .iter()
+        .map(|(examples, batch)| (batch.tokens.len(), examples.len()));
+    sizes.max().unwrap_or_default()
 }
 
 /// Stops a run whose loss or gradient is not finite.

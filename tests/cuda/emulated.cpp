@@ -47,6 +47,9 @@ namespace attention_backward_keys {
 namespace attention_backward_queries {
 #include "attention_backward_queries.cu"
 }
+namespace adapter_backward {
+#include "adapter_backward.cu"
+}
 namespace attention_step {
 #include "attention_step.cu"
 }

@@ -317,6 +317,31 @@ fn adapted_layers() {
     });
 }
 
+/// Ranks of 16 and 32: one reading of the output's gradient for both of an adapter's gradients, in
+/// tails of tiles and of pieces.
+#[test]
+fn adapters_whose_gradients_have_a_kernel() {
+    on_gpu(|gpu| {
+        for (tokens, probability) in [(130, 0.0), (1, 0.0), (70, 0.3)] {
+            let parts = Parts {
+                inputs: 72,
+                outputs: 648,
+                bias: false,
+                is_trained: false,
+                ups: vec![(0..520, 16), (520..648, 32)],
+            };
+            check(
+                gpu,
+                &format!("ranks 16 and 32 over {tokens} tokens, dropout {probability}"),
+                &parts,
+                tokens,
+                false,
+                probability,
+            );
+        }
+    });
+}
+
 #[test]
 fn layers_of_no_tokens() {
     on_gpu(|gpu| {

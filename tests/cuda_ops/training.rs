@@ -261,3 +261,19 @@ fn updates_with_gaps_between_segments() {
         );
     });
 }
+
+/// More than one piece of page-locked memory, and an odd rest.
+#[test]
+fn an_upload_of_any_size_arrives_whole() {
+    on_gpu(|gpu| {
+        for count in [0, 1, (32 << 20) / 2, (33 << 20) / 2 + 3] {
+            // Whole numbers of up to 8 bits are exact in bf16.
+            let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32).collect();
+            let placed = device::place(&values, count, gpu).unwrap();
+            assert!(
+                device::to_host(&placed).unwrap() == values,
+                "{count} numbers"
+            );
+        }
+    });
+}

@@ -71,6 +71,49 @@ fn end_of_first_stage(place: &Place) -> u64 {
 }
 
 #[test]
+fn restarts_give_each_stage_its_own_learning_rate() {
+    let place = place("base");
+    let recipe = place
+        .text("recipe.yaml")
+        .replace(
+            "steps: 8, early_stop: {score: moods.accuracy, patience: 1}",
+            "steps: 4",
+        )
+        .replace("draw: diverse, embeddings: base, steps: 6", "steps: 6")
+        .replace(
+            "{learning_rate: 2e-3}",
+            "{learning_rate: 2e-3, schedule: linear, warmup: 0.5, restart: true}",
+        );
+    place.write("recipe.yaml", recipe);
+    place
+        .run(&["train", "recipe.yaml", "--allow-leakage"])
+        .succeeds();
+
+    let rates: Vec<f64> = of_kind(&place, "small", "train")
+        .iter()
+        .map(|line| line["learning_rate"].as_f64().unwrap())
+        .collect();
+    // Half of each stage rises to 2e-3 in equal steps, the other half falls in a straight line
+    // from there.
+    let shares = [
+        1.0 / 2.0,
+        1.0,
+        1.0,
+        1.0 / 2.0,
+        1.0 / 3.0,
+        2.0 / 3.0,
+        1.0,
+        1.0,
+        2.0 / 3.0,
+        1.0 / 3.0,
+    ];
+    assert_eq!(rates.len(), shares.len());
+    for (rate, share) in rates.iter().zip(shares) {
+        assert!((rate - 2e-3 * share).abs() < 1e-12, "{rates:?}");
+    }
+}
+
+#[test]
 fn a_stage_after_an_early_stop_uses_the_current_model() {
     let place = place("current");
     place

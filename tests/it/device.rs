@@ -215,7 +215,7 @@ fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     assert!(!plan(&[]).lines().any(|line| line.starts_with("GPU")));
     let text = plan(&["--card", "80"]);
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let begin = "GPU in bf16: frozen weights 0.00 GB + what is trained 0.00 GB + workspace 0.47 GB + a micro-batch of 8192 tokens";
+    let begin = "GPU in bf16: frozen weights 0.00 GB + what is trained 0.00 GB + workspace 0.47 GB + a micro-batch of 16384 tokens";
     assert!(
         words.contains(begin)
             && words.contains("of 85.3 GB free")
@@ -224,6 +224,9 @@ fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     );
     let fp8 = plan(&["--card", "80", "--set", "model.precision=fp8"]);
     assert!(fp8.contains("GPU     in fp8"), "{fp8}");
+    let written = plan(&["--card", "80", "--set", "memory.pack_tokens=4096"]);
+    let words = written.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("a micro-batch of 4096 tokens"), "{written}");
     // 60 MB remain after the driver's part and the workspace: not enough for 8192 tokens.
     let small = plan(&["--card", "1.05"])
         .split_whitespace()
@@ -245,6 +248,30 @@ fn a_plan_shows_the_memory_of_training_on_a_gpu() {
     place
         .run(&["plan", "recipe.yaml", "--card", "0"])
         .fails(2, &["--gpu-memory"]);
+}
+
+#[test]
+fn a_run_keeps_the_size_of_its_micro_batches() {
+    let place = small_run(1);
+    let train = |name: &str, rest: &[&str]| {
+        let name = format!("name={name}");
+        let arguments = ["train", "recipe.yaml", "--device", "cpu", "--set", &name];
+        place.run(&[&arguments[..], rest].concat())
+    };
+    let stored = |name: &str| place.text(&format!("runs/{name}/recipe.yaml"));
+    train("whole", &[]).succeeds();
+    assert!(
+        stored("whole").contains("  pack_tokens: 8192\n"),
+        "{}",
+        stored("whole")
+    );
+    train("short", &["--set", "memory.pack_tokens=64"]).succeeds();
+    // A recipe that does not write it continues with what the run began with.
+    train("short", &["--resume"]).succeeds();
+    assert!(stored("short").contains("  pack_tokens: 64\n"));
+    let other = ["--resume", "--set", "memory.pack_tokens=65"];
+    train("short", &other).fails(2, &["`memory.pack_tokens` was `64`", "is `65` now"]);
+    train("none", &["--set", "memory.pack_tokens=0"]).fails(2, &["`memory.pack_tokens` is 0"]);
 }
 
 #[test]

@@ -414,6 +414,144 @@ fn probes_and_fine_tuning() {
     assert!(crate::command::distance(&trained[&format!("hubert.{name}")], &before[name]) > 0.0);
 }
 
+/// Six rows of three labels by three speakers, who say each label in turn.
+fn rows_with_speakers() -> Vec<Value> {
+    let mut rows = emotion_rows();
+    for (i, row) in rows.iter_mut().enumerate() {
+        row["speaker"] = json!(["ann", "ben", "cy"][i / 2]);
+    }
+    rows
+}
+
+#[test]
+fn probes_choose_by_training_speakers() {
+    let place = place();
+    let model = golden("base").to_str().unwrap().to_owned();
+    place.write_rows("spoken.jsonl", &rows_with_speakers());
+    let recipe = |encoder: &str, pool: &str| {
+        format!(
+            "encoder: {encoder}\nhead: classify\ndata: [spoken.jsonl]\ndev: [spoken.jsonl]\npool: {pool}\nchoose: {{folds: 3, weight_decay: [1, 0.1]}}\nsteps: 6\nbatch: {{clips: 4}}\noptimiser: {{learning_rate: 1e-2}}\ncheckpoint: {{every: 3, keep: 9}}\n"
+        )
+    };
+    for (name, encoder, pool, vectors) in [
+        ("mfcc-two", "mfcc", "mean_std", 2),
+        ("mfcc-five", "mfcc", "segments", 5),
+        ("two", model.as_str(), "mean_std", 2),
+        ("five", model.as_str(), "segments", 5),
+    ] {
+        place.write(&format!("{name}.yaml"), recipe(encoder, pool));
+        place
+            .run(&["encoder", "probe", &format!("{name}.yaml")])
+            .succeeds();
+        let choice = place.json(&format!("runs/{name}/choice.json"));
+        let candidates = choice["candidates"].as_array().unwrap();
+        let pairs: Vec<(&Value, &Value)> = candidates
+            .iter()
+            .map(|candidate| (&candidate["classifier"], &candidate["weight_decay"]))
+            .collect();
+        let linear = json!("linear");
+        let mlp = json!("mlp");
+        let strong = json!(1.0);
+        let weak = json!(0.1);
+        assert_eq!(
+            pairs,
+            [
+                (&linear, &strong),
+                (&linear, &weak),
+                (&mlp, &strong),
+                (&mlp, &weak)
+            ]
+        );
+        let scores: Vec<f64> = candidates
+            .iter()
+            .map(|candidate| candidate["uar"].as_f64().unwrap())
+            .collect();
+        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let first = scores.iter().position(|&score| score == best);
+        assert_eq!(choice["chosen"].as_u64().map(|i| i as usize), first);
+        assert_eq!(candidates[0]["fold_uar"].as_array().unwrap().len(), 3);
+
+        let head = place.tensors(&format!("runs/{name}/model/head.safetensors"));
+        let (_, width) = head["projector.weight"].dims2().unwrap();
+        assert_eq!(
+            width,
+            vectors * head["scales.0.mean"].elem_count(),
+            "{name}"
+        );
+        let scored = place.lines(&format!("runs/{name}/log.jsonl"));
+        let evaluations = scored.iter().filter(|line| line["kind"] == "eval");
+        assert_eq!(evaluations.count(), 1, "dev is scored once");
+    }
+
+    // Resumed from the middle, the run ends as it did and reads the choice.
+    let log = place.text("runs/two/log.jsonl");
+    let head = place.bytes("runs/two/model/head.safetensors");
+    let choice = place.json("runs/two/choice.json");
+    std::fs::remove_dir_all(place.path("runs/two/checkpoints/step-000006")).unwrap();
+    place
+        .run(&["encoder", "probe", "two.yaml", "--resume"])
+        .succeeds();
+    assert_eq!(place.text("runs/two/log.jsonl"), log);
+    assert!(place.bytes("runs/two/model/head.safetensors") == head);
+    // Computed again, the choice is the same.
+    std::fs::remove_dir_all(place.path("runs/two")).unwrap();
+    place.run(&["encoder", "probe", "two.yaml"]).succeeds();
+    assert_eq!(place.json("runs/two/choice.json"), choice);
+    assert_eq!(place.text("runs/two/log.jsonl"), log);
+
+    let refused = |more: &[&str], expected: &str| {
+        let fixed = ["encoder", "probe", "two.yaml", "--set", "name=refused"];
+        place
+            .run(&[&fixed[..], more].concat())
+            .fails(2, &[expected, "hint:"]);
+    };
+    refused(&["--set", "choose.folds=1"], "`choose.folds` is 1");
+    refused(&["--set", "choose.weight_decay=[]"], "an empty list");
+    refused(&["--set", "choose.weight_decay=[-1]"], "not 0 or more");
+    refused(&["--set", "evaluate_every=2"], "`evaluate_every` with");
+    refused(&["--set", "open=transformer"], "encoder that is trained");
+    refused(&["--set", "head=ctc"], "with `head: ctc`");
+    place.write(
+        "four.yaml",
+        recipe("mfcc", "mean_std").replace("folds: 3", "folds: 4"),
+    );
+    place
+        .run(&["encoder", "probe", "four.yaml"])
+        .fails(2, &["3 speakers in the training rows for 4 folds", "hint:"]);
+    let nameless = recipe("mfcc", "mean").replace("data: [spoken", "data: [emotion");
+    place.write("nameless.yaml", nameless);
+    place
+        .run(&["encoder", "probe", "nameless.yaml"])
+        .fails(2, &["emotion.jsonl", "no `speaker`", "hint:"]);
+}
+
+#[test]
+fn deviations_train_an_open_encoder() {
+    let place = place();
+    let model = golden("base").to_str().unwrap().to_owned();
+    place.write("open.yaml", format!("encoder: {model}\nhead: classify\ndata: [emotion.jsonl]\ndev: [emotion.jsonl]\npool: mean_std\nclassifier: mlp\nweighted: true\nsteps: 20\nbatch: {{clips: 6}}\noptimiser: {{learning_rate: 3e-3, warmup: 0.0, schedule: constant}}\n"));
+    place.run(&["encoder", "finetune", "open.yaml"]).succeeds();
+    let lines = place.lines("runs/open/log.jsonl");
+    let losses: Vec<f64> = lines
+        .iter()
+        .filter_map(|line| line["loss"].as_f64())
+        .collect();
+    assert!(losses[19] < losses[0], "{losses:?}");
+    // transformers has no class for this head: the encoder and the head are two files.
+    let config = place.json("runs/open/model/config.json");
+    assert_eq!(config["architectures"][0], "HubertModel");
+    let head = place.tensors("runs/open/model/head.safetensors");
+    assert!(head.contains_key("projector.weight") && head.contains_key("layer_weights"));
+    let trained = place.tensors("runs/open/model/model.safetensors");
+    let before = candle_core::safetensors::load(
+        golden("base").join("model.safetensors"),
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
+    let name = "encoder.layers.0.attention.q_proj.weight";
+    assert!(crate::command::distance(&trained[name], &before[name]) > 0.0);
+}
+
 #[test]
 fn dropout_resumes_and_off_changes_nothing() {
     let place = place();

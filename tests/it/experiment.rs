@@ -246,6 +246,240 @@ fn runs_without_evaluations_compare_by_their_ends() {
     assert_eq!(found["contrasts"].as_array().unwrap().len(), 2);
 }
 
+const MERGES: &str = "\
+name: pairs
+recipes:
+  - {name: summed, merge: {of: [only-asr, only-emotion]}}
+  - {recipe: uniform.yaml}
+  - {name: only-asr, recipe: uniform.yaml, set: ['schedule.stages=[{tasks: [asr], steps: 2}]'], own_budget: true}
+  - {name: only-emotion, recipe: uniform.yaml, set: ['schedule.stages=[{tasks: [emotion], steps: 2}]'], own_budget: true}
+  - {name: elected, merge: {of: [only-asr, only-emotion], method: ties, density: 0.5, rank: full}}
+seeds: [{initialisation: 1, order: 11}, {initialisation: 2, order: 12}]
+test: test.yaml
+resamples: 50
+contrasts: [{recipe: uniform, against: summed, score: mean}, {recipe: elected, against: summed, score: moods.accuracy}]
+";
+
+#[test]
+fn merged_adapters_are_compared_like_recipes() {
+    let place = place();
+    place.write("experiment.yaml", MERGES);
+    let run = ["experiment", "experiment.yaml", "--allow-leakage"];
+    let ran = place.run(&run).succeeds();
+    assert!(
+        ran.stdout.contains("5 recipes, 2 seeds, 10 runs"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stderr
+            .contains("elected-seed2, merged of only-asr-seed2, only-emotion-seed2"),
+        "{}",
+        ran.stderr
+    );
+
+    // What is merged are the last adapters of the same seed, and their best on dev.
+    let model = fixture_text("qwen_omni");
+    let linear: &[&str] = &[];
+    let ties: &[&str] = &["--method", "ties", "--density", "0.5", "--rank", "full"];
+    for (folder, of) in [
+        ("adapter", "checkpoints/step-000002"),
+        ("adapter-best", "best"),
+    ] {
+        for (name, more) in [("summed", linear), ("elected", ties)] {
+            for seed in [1, 2] {
+                let source = |task: &str| format!("runs/pairs/only-{task}-seed{seed}/{of}");
+                let out = format!("merged/{folder}-{name}-{seed}");
+                let asr = source("asr");
+                let emotion = source("emotion");
+                let merge = [
+                    &[
+                        "merge",
+                        "--model",
+                        &model,
+                        "--adapter",
+                        &asr,
+                        "--adapter",
+                        &emotion,
+                        "--out",
+                        &out,
+                    ],
+                    more,
+                ];
+                place.run(&merge.concat()).succeeds();
+                for file in ["adapter_model.safetensors", "merge.json"] {
+                    let found =
+                        place.bytes(&format!("runs/pairs/{name}-seed{seed}/{folder}/{file}"));
+                    let expected = place.bytes(&format!("{out}/{file}"));
+                    assert!(found == expected, "{out}/{file}");
+                }
+            }
+        }
+    }
+
+    // The tables have the scores of the merged adapters, and the budget of all that was trained.
+    let found = place.json("runs/pairs/comparison.json");
+    let recipes = ["summed", "uniform", "only-asr", "only-emotion", "elected"];
+    assert_eq!(found["recipes"], json!(recipes));
+    let budgets = found["budgets"].as_array().unwrap().iter();
+    let examples: Vec<f64> = budgets
+        .map(|budget| budget["examples"].as_f64().unwrap())
+        .collect();
+    assert_eq!(examples, [16.0, 16.0, 8.0, 8.0, 16.0]);
+    assert_eq!(
+        found["budgets"][0]["examples_by_task"],
+        json!({"asr": 8.0, "emotion": 8.0})
+    );
+    let table = &found["last"].as_array().unwrap()[0];
+    let score = table["score"].as_str().unwrap();
+    for (seed, shown) in table["seeds"][4].as_array().unwrap().iter().enumerate() {
+        let run = format!("elected-seed{}", seed + 1);
+        let own = json_of(&place, &run, "eval/test/scores.json")[score].clone();
+        assert!((shown.as_f64().unwrap() - own.as_f64().unwrap()).abs() < 1e-9);
+    }
+    assert_eq!(found["contrasts"].as_array().unwrap().len(), 2);
+    assert_eq!(found["dynamics"]["convergence"], json!([]), "no dev curve");
+
+    // An adapter answers here as it does in an evaluation of its own.
+    let adapter = "elected=runs/pairs/elected-seed1/adapter";
+    place
+        .run(&[
+            "eval",
+            "test.yaml",
+            "--model",
+            &model,
+            "--adapter",
+            adapter,
+            "--no-base",
+            "--allow-leakage",
+            "--out",
+            "alone",
+        ])
+        .succeeds();
+    let told = |lines: Vec<Value>| -> Vec<Value> {
+        lines
+            .iter()
+            .map(|line| line["prediction"].clone())
+            .collect()
+    };
+    assert_eq!(
+        told(place.lines("runs/pairs/elected-seed1/eval/test/words.jsonl")),
+        told(place.lines("alone/elected/words.jsonl"))
+    );
+
+    // A merge that was interrupted is made again, and what is finished stays.
+    let before = place.bytes("runs/pairs/comparison.json");
+    std::fs::remove_dir_all(place.path("runs/pairs/summed-seed2/eval/test-best")).unwrap();
+    std::fs::remove_dir_all(place.path("runs/pairs/elected-seed1/adapter")).unwrap();
+    place.run(&run).succeeds();
+    assert!(place.bytes("runs/pairs/comparison.json") == before);
+    assert!(!place.path("runs/pairs/elected-seed1/adapter").exists());
+
+    std::fs::remove_dir_all(place.path("runs/pairs/summed-seed1")).unwrap();
+    std::fs::remove_dir_all(place.path("runs/pairs/only-asr-seed1/checkpoints")).unwrap();
+    let ended = place.run(&run);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    for word in ["no checkpoint of a finished run", "hint: put"] {
+        assert!(ended.stderr.contains(word), "{word}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn merges_that_cannot_work_are_refused() {
+    let place = place();
+    for (from, to, words) in [
+        (
+            "of: [only-asr, only-emotion]}}",
+            "of: [only-asr, only-emotoin]}}",
+            [
+                "`merge.of` names `only-emotoin`",
+                "did you mean `only-emotion`?",
+            ],
+        ),
+        (
+            "of: [only-asr, only-emotion]}}",
+            "of: [only-asr, elected]}}",
+            ["`merge.of` names `elected`", "hint: "],
+        ),
+        (
+            "of: [only-asr, only-emotion]}}",
+            "of: [only-asr, only-asr]}}",
+            ["`merge.of` names `only-asr` twice", "hint: name each"],
+        ),
+        (
+            "of: [only-asr, only-emotion]}}",
+            "of: [only-asr]}}",
+            ["`summed`", "1 adapter to merge"],
+        ),
+        (
+            "of: [only-asr, only-emotion]}}",
+            "of: [only-asr, only-emotion], weights: [1]}}",
+            ["1 weights for 2 adapters", "hint: give one weight"],
+        ),
+        (
+            "density: 0.5",
+            "density: 2",
+            ["the density is 2", "hint: give a share"],
+        ),
+        (
+            "rank: full",
+            "rank: whole",
+            ["a whole number or `full`", "experiment.yaml"],
+        ),
+        (
+            "method: ties",
+            "method: dare",
+            ["unknown value `dare`", "ties"],
+        ),
+        (
+            "{name: summed, merge",
+            "{merge",
+            ["an entry with `merge` has no `name`", "hint: write `name"],
+        ),
+        (
+            "{name: summed, merge",
+            "{name: summed, set: [seed=1], merge",
+            ["`set` beside `merge` in `summed`", "hint: write `set`"],
+        ),
+        (
+            "{name: summed, merge",
+            "{name: summed, recipe: uniform.yaml, merge",
+            ["both `recipe` and `merge`", "hint: keep one"],
+        ),
+        (
+            "  - {recipe: uniform.yaml}",
+            "  - {name: nothing}",
+            ["neither `recipe` nor `merge`", "hint: write `recipe: FILE`"],
+        ),
+        (
+            "tasks: [asr], steps: 2",
+            "tasks: [asr], steps: 3",
+            ["`uniform` has 4 steps, `summed` 5", "own_budget"],
+        ),
+        (
+            "name: pairs\n",
+            "name: pairs\nset: [train.projector=full]\n",
+            [
+                "`merge.of` names `only-asr`, whose recipe has `train.projector: full`",
+                "hint: merge recipes",
+            ],
+        ),
+    ] {
+        assert!(MERGES.contains(from), "{from}");
+        place.write("experiment.yaml", MERGES.replacen(from, to, 1));
+        let ended = place.run(&["experiment", "experiment.yaml", "--allow-leakage"]);
+        assert_eq!(ended.code, Some(2), "{to}: {}", ended.stderr);
+        for word in words {
+            assert!(
+                ended.stderr.contains(word),
+                "{to}: `{word}` is not in {}",
+                ended.stderr
+            );
+        }
+        assert!(!place.path("runs/pairs/uniform-seed1").exists(), "{to}");
+    }
+}
+
 #[test]
 fn unfair_comparisons_are_refused() {
     let place = place();

@@ -665,7 +665,10 @@ fn useful_work_is_that_of_the_measured_peers() {
     }
 }
 
-/// Milliseconds that a review by hand gave for some steps, before this program computed them.
+/// Milliseconds that a review by hand gave for some steps, before this program computed them: 301,
+/// 595, 1040, 792 and 268, less the 1, 24, 9, 3 and 1 that it gave for more blocks in the pass over
+/// keys, and half of the 10, 18, 24, 24 and 12 for adapters by kernels of their own, forward and
+/// backward: those of the backward exist.
 #[test]
 fn the_forecast_is_near_one_made_by_hand() {
     if !has_python() {
@@ -677,7 +680,7 @@ for given in [('asr', 'bf16', 'all', 8192), ('mix', 'bf16', 'all', 8192), ('ssum
               ('ssum', 'bf16', 'norms', 16384), ('asr', 'fp8', 'norms', 8192)]:
     print(1e3 * sum(forecast.by_phase(*given).values()))";
     let found = forecast(program);
-    for (line, expected) in found.lines().zip([301.0, 595.0, 1040.0, 792.0, 268.0]) {
+    for (line, expected) in found.lines().zip([295.0, 562.0, 1019.0, 777.0, 261.0]) {
         let ms: f64 = line.parse().unwrap();
         assert!((ms / expected - 1.0).abs() < 0.03, "{ms} beside {expected}");
     }

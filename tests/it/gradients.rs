@@ -2,6 +2,7 @@
 //! a killed run ends like an undisturbed one, and a plan says what is wrong.
 
 use crate::command;
+use crate::kills;
 
 use std::time::Instant;
 
@@ -167,12 +168,6 @@ const LEFT: [&str; 4] = [
     "checkpoints/step-000008/state.json",
 ];
 
-fn left_by(place: &Place) -> Vec<Vec<u8>> {
-    LEFT.iter()
-        .map(|name| place.bytes(&format!("runs/small/{name}")))
-        .collect()
-}
-
 #[test]
 fn a_killed_run_ends_like_an_undisturbed_one() {
     for (round, gradients) in (0..).zip(["pcgrad", "famo"]) {
@@ -180,34 +175,11 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
         let started = Instant::now();
         train(&whole, &[]);
         let took = started.elapsed();
-        let expected = left_by(&whole);
-
-        let place = surgery_run(gradients);
         let delays = Key::new(29, "kill").with(round);
-        let mut kills = 0;
-        for attempt in 0u64.. {
-            let mut child = place
-                .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
-                .spawn()
-                .unwrap();
-            if attempt < 8 {
-                std::thread::sleep(took.mul_f64(0.1 + 0.6 * delays.uniform(attempt)));
-                child.kill().unwrap();
-            }
-            let ended = command::outcome(child.wait_with_output().unwrap());
-            if ended.code == Some(0) {
-                break;
-            }
-            assert_eq!(ended.code, None, "killed, not failed: {}", ended.stderr);
-            kills += 1;
-        }
-        assert!(kills > 0);
-        for (name, (found, expected)) in LEFT.iter().zip(left_by(&place).iter().zip(&expected)) {
-            assert!(
-                found == expected,
-                "{gradients}, {kills} kills: {name} differs"
-            );
-        }
+        let (place, kills, _) = kills::killed_run(&|| surgery_run(gradients), took, delays);
+        let when = format!("{gradients}, {kills} kills");
+        let expected = kills::files(&whole, &LEFT);
+        kills::assert_same_files(&kills::files(&place, &LEFT), &expected, &when);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::command::asr_rows;
 use crate::command::emotion_rows;
 use crate::command::outcome;
 use crate::command::small_run;
+use crate::kills;
 use maqam::seed::Key;
 use serde_json::Value;
 use serde_json::json;
@@ -414,22 +415,20 @@ fn checkpoints_of_earlier_rounds_go_before_the_next_checkpoint() {
 }
 
 /// Names and bytes of what a run of so many steps leaves.
-fn files_after(place: &Place, steps: usize) -> Vec<(String, Vec<u8>)> {
+fn files_after(place: &Place, steps: usize) -> kills::Files {
     let step = format!("checkpoints/step-{steps:06}");
-    [
-        "log.jsonl".to_owned(),
-        "picks.jsonl".to_owned(),
-        format!("{step}/adapter_model.safetensors"),
-        format!("{step}/optimiser.safetensors"),
-        format!("{step}/state.json"),
-        "best/adapter_model.safetensors".to_owned(),
-    ]
-    .into_iter()
-    .map(|name| {
-        let bytes = place.bytes(&format!("runs/small/{name}"));
-        (name, bytes)
-    })
-    .collect()
+    let adapter = format!("{step}/adapter_model.safetensors");
+    let optimiser = format!("{step}/optimiser.safetensors");
+    let state = format!("{step}/state.json");
+    let names: [&str; 6] = [
+        "log.jsonl",
+        "picks.jsonl",
+        &adapter,
+        &optimiser,
+        &state,
+        "best/adapter_model.safetensors",
+    ];
+    kills::files(place, &names)
 }
 
 /// A run whose roll-back fails leaves a checkpoint between the evaluation and the roll-back.
@@ -485,33 +484,10 @@ fn a_killed_run_rolls_back_like_an_undisturbed_one() {
     assert!(!of_kind(&whole, "roll_back").is_empty());
     let expected = files_after(&whole, last);
     for round in 0..3 {
-        let place = msft_run(16, SCORES);
         let delays = Key::new(21, "kill").with(round);
-        let mut kills = 0;
-        for attempt in 0u64.. {
-            let mut child = place
-                .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
-                .spawn()
-                .unwrap();
-            if attempt < 10 {
-                let share = 0.15 + 0.6 * delays.uniform(attempt);
-                std::thread::sleep(Duration::from_secs_f64(took.as_secs_f64() * share));
-                child.kill().unwrap();
-            }
-            let ended = outcome(child.wait_with_output().unwrap());
-            if ended.code == Some(0) {
-                break;
-            }
-            assert_eq!(ended.code, None, "killed, not failed: {}", ended.stderr);
-            kills += 1;
-        }
-        assert!(kills > 0);
-        for ((name, found), (_, expected)) in files_after(&place, last).iter().zip(&expected) {
-            assert!(
-                found == expected,
-                "round {round}, {kills} kills: {name} differs"
-            );
-        }
+        let (place, kills, _) = kills::killed_run(&|| msft_run(16, SCORES), took, delays);
+        let when = format!("round {round}, {kills} kills");
+        kills::assert_same_files(&files_after(&place, last), &expected, &when);
     }
 }
 

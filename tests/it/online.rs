@@ -2,9 +2,9 @@
 //! a killed run ends like an undisturbed one, and a plan says what is wrong.
 
 use crate::command;
+use crate::kills;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 use std::time::Instant;
 
 use command::Place;
@@ -300,50 +300,19 @@ const LEFT: [&str; 5] = [
     "checkpoints/step-000014/state.json",
 ];
 
-fn left_by(place: &Place) -> Vec<Vec<u8>> {
-    LEFT.iter()
-        .map(|name| place.bytes(&format!("runs/small/{name}")))
-        .collect()
-}
-
 #[test]
 fn a_killed_run_ends_like_an_undisturbed_one() {
     for mix in [ODM, DYNAMIX] {
         let whole = online_run(mix);
         let started = Instant::now();
         train(&whole, &[]);
-        assert_killed_runs_end_alike(&whole, started.elapsed(), &|| online_run(mix));
-    }
-}
-
-fn assert_killed_runs_end_alike(whole: &Place, took: Duration, run: &dyn Fn() -> Place) {
-    let expected = left_by(whole);
-    for round in 0..2 {
-        let place = run();
-        let delays = Key::new(28, "kill").with(round);
-        let mut kills = 0;
-        for attempt in 0u64.. {
-            let mut child = place
-                .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
-                .spawn()
-                .unwrap();
-            if attempt < 8 {
-                std::thread::sleep(took.mul_f64(0.1 + 0.6 * delays.uniform(attempt)));
-                child.kill().unwrap();
-            }
-            let ended = command::outcome(child.wait_with_output().unwrap());
-            if ended.code == Some(0) {
-                break;
-            }
-            assert_eq!(ended.code, None, "killed, not failed: {}", ended.stderr);
-            kills += 1;
-        }
-        assert!(kills > 0);
-        for (name, (found, expected)) in LEFT.iter().zip(left_by(&place).iter().zip(&expected)) {
-            assert!(
-                found == expected,
-                "round {round}, {kills} kills: {name} differs"
-            );
+        let took = started.elapsed();
+        let expected = kills::files(&whole, &LEFT);
+        for round in 0..2 {
+            let delays = Key::new(28, "kill").with(round);
+            let (place, kills, _) = kills::killed_run(&|| online_run(mix), took, delays);
+            let when = format!("{mix}, round {round}, {kills} kills");
+            kills::assert_same_files(&kills::files(&place, &LEFT), &expected, &when);
         }
     }
 }
@@ -355,7 +324,7 @@ fn a_resume_at_every_step_draws_the_same() {
         &whole,
         &["--set", "checkpoint.every=1", "--set", "checkpoint.keep=99"],
     );
-    let expected = left_by(&whole);
+    let expected = kills::files(&whole, &LEFT);
     let state = whole.json("runs/small/checkpoints/step-000009/state.json");
     assert_eq!(state["mixtures"]["1"]["from"], 5);
     assert_eq!(state["mixtures"]["1"]["updates"], 3);
@@ -372,9 +341,8 @@ fn a_resume_at_every_step_draws_the_same() {
                 "checkpoint.keep=99",
             ],
         );
-        for (name, (found, expected)) in LEFT.iter().zip(left_by(&whole).iter().zip(&expected)) {
-            assert!(found == expected, "resumed after {step}: {name} differs");
-        }
+        let when = format!("resumed after {step}");
+        kills::assert_same_files(&kills::files(&whole, &LEFT), &expected, &when);
         std::fs::remove_dir_all(whole.path("runs/small/checkpoints/step-000014")).unwrap();
     }
 }

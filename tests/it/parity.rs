@@ -78,6 +78,39 @@ fn logits_equal_the_reference_alone_and_packed() {
 }
 
 #[test]
+fn logits_of_targets_are_rows_of_all() {
+    for name in GOLDENS {
+        let golden = Golden::load(name);
+        let model = golden.model(Plan::default(), false);
+        let batch = pack(&golden.sequences());
+        let all = flat(&model.logits(&batch).unwrap());
+        let vocabulary = model.vocabulary().unwrap();
+        assert_eq!(all.len(), batch.tokens.len() * vocabulary);
+        let mut found: Vec<(usize, Vec<f32>)> = Vec::new();
+        model
+            .each_target_logits(&batch, &mut |sequence, logits| {
+                found.push((sequence, logits));
+            })
+            .unwrap();
+        let mut targets = batch.target_rows.iter().zip(&batch.target_sequences);
+        for (sequence, logits) in &found {
+            for of_target in logits.chunks_exact(vocabulary) {
+                let (&row, &of) = targets.next().unwrap();
+                assert_eq!(of as usize, *sequence, "{name}");
+                let expected = &all[row as usize * vocabulary..][..vocabulary];
+                let largest = of_target
+                    .iter()
+                    .zip(expected)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                assert!(largest < 1e-3, "{name}: {largest}");
+            }
+        }
+        assert!(targets.next().is_none() && !found.is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn losses_and_log_probabilities_equal_the_references() {
     for name in GOLDENS {
         let golden = Golden::load(name);

@@ -120,6 +120,30 @@ fn train_step_0(place: &Place, sets: &[&str]) {
 }
 
 #[test]
+fn missing_rows_name_the_script_that_writes_them() {
+    let place = Place::new();
+    copy(&place, "curricula/real-base");
+    copy(&place, "eval/real-base");
+    compose(&place, "real-base");
+    let base = "model.path=data/models/real-base";
+    let plan = |recipe: &str| place.run(&["plan", recipe, "--allow-leakage", "--set", base]);
+    for recipe in ["0-overfit.yaml", "schedules/uniform.yaml"] {
+        plan(&format!("curricula/real-base/{recipe}")).fails(
+            2,
+            &[
+                "data/real-base/",
+                "`python curricula/real-base/rows.py --help`",
+            ],
+        );
+    }
+    // Elsewhere there is no such script.
+    let text = place.text("curricula/real-base/0-overfit.yaml");
+    place.write("mine.yaml", text);
+    let told = plan("mine.yaml").fails(2, &["data/real-base/overfit.jsonl"]);
+    assert!(!told.stderr.contains("rows.py"), "{}", told.stderr);
+}
+
+#[test]
 fn step_0_learns_sixteen_clips() {
     let place = place(|i| 200.0 * 1.2f64.powi(i as i32));
     overfit(&place);

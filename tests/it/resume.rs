@@ -2,6 +2,7 @@
 //! reason if a run cannot be resumed.
 
 use crate::command;
+use crate::kills;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -180,18 +181,8 @@ fn two_runs_of_one_seed_leave_the_same_bytes() {
 fn a_killed_run_ends_like_an_undisturbed_one() {
     for round in 0..3 {
         let delays = Key::new(20, "kill").with(round);
-        // The machine may be faster now than it was for the undisturbed run.
-        let mut whole = UNINTERRUPTED.took;
-        let (place, kills, last) = loop {
-            let place = evaluated_run();
-            let (kills, last) = killed(&place, whole, delays);
-            if kills > 0 || whole < Duration::from_millis(1) {
-                break (place, kills, last);
-            }
-            whole /= 2;
-        };
+        let (place, kills, last) = kills::killed_run(&evaluated_run, UNINTERRUPTED.took, delays);
         let how = format!("round {round}: {kills} kills, at the end:\n{}", last.stderr);
-        assert!(kills > 0, "{how}");
         assert_uninterrupted(&place, &how);
         let leftovers = |folder: &Path| {
             let entries = std::fs::read_dir(folder)
@@ -204,28 +195,6 @@ fn a_killed_run_ends_like_an_undisturbed_one() {
             "old checkpoints are removed all the same"
         );
     }
-}
-
-/// Kills a run at moments within `whole`, and resumes it until it ends. Returns the number of kills
-/// and the last outcome.
-fn killed(place: &Place, whole: Duration, delays: Key) -> (usize, Outcome) {
-    for kills in 0usize.. {
-        let mut child = place
-            .command(&["train", "recipe.yaml", "--allow-leakage", "--resume"])
-            .spawn()
-            .unwrap();
-        // After some kills the run may go to its end, however slow the machine is at that time.
-        if kills < 12 {
-            std::thread::sleep(whole.mul_f64(0.1 + 0.6 * delays.uniform(kills as u64)));
-            child.kill().unwrap();
-        }
-        let ended = outcome(child.wait_with_output().unwrap());
-        if ended.code == Some(0) {
-            return (kills, ended);
-        }
-        assert_eq!(ended.code, None, "killed, not failed: {}", ended.stderr);
-    }
-    unreachable!("the loop has no end")
 }
 
 #[test]

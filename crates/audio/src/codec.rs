@@ -8,12 +8,15 @@ use symphonia::core::codecs::audio::AudioDecoder;
 use symphonia::core::codecs::audio::AudioDecoderOptions;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_AAC;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
+use symphonia::core::codecs::audio::well_known::CODEC_ID_PCM_S16LE;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_VORBIS;
 use symphonia::core::packet::PacketRef;
 use symphonia::core::units::Duration;
 use symphonia::core::units::Timestamp;
 
 use crate::append_channel;
+use crate::check_channel;
+use crate::pcm16;
 use crate::resample::RATES;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
@@ -37,6 +40,8 @@ pub(super) struct Decoder {
 
 enum Inner {
     Symphonia(Box<dyn AudioDecoder>),
+    /// Little-endian samples of 16 bits, which need no decoder.
+    Pcm16,
     Opus {
         decoder: Box<OpusDecoder>,
         gain: f32,
@@ -78,7 +83,12 @@ impl Decoder {
             .for_codec(codec)
             .with_sample_rate(rate)
             .with_channels(Channels::Discrete(channels));
-        Self::symphonia(&parameters, "PCM")
+        // symphonia checks what the header says.
+        let mut decoder = Self::symphonia(&parameters, "PCM")?;
+        if codec == CODEC_ID_PCM_S16LE {
+            decoder.inner = Inner::Pcm16;
+        }
+        Ok(decoder)
     }
 
     /// An Opus decoder from an `OpusHead`, and the number of samples to drop at the beginning.
@@ -201,6 +211,16 @@ impl Decoder {
                 buffer.copy_to_vec_interleaved(&mut self.interleaved);
                 buffer.num_planes()
             }
+            Inner::Pcm16 if self.channels == 1 => {
+                check_channel(channel, 1)?;
+                pcm16::append_little_endian(packet, samples);
+                return Ok(packet.len() / 2);
+            }
+            Inner::Pcm16 => {
+                self.interleaved.clear();
+                pcm16::append_little_endian(packet, &mut self.interleaved);
+                self.channels
+            }
             Inner::Opus { decoder, gain } => {
                 if packet.is_empty() {
                     return Err("an empty packet".into());
@@ -228,6 +248,7 @@ impl Decoder {
     pub(super) fn reset(&mut self) -> Result<()> {
         match &mut self.inner {
             Inner::Symphonia(decoder) => decoder.reset(),
+            Inner::Pcm16 => {}
             Inner::Opus { decoder, .. } => {
                 **decoder =
                     OpusDecoder::new(OPUS_RATE as i32, self.channels).map_err(Error::bug_from)?;
@@ -258,4 +279,33 @@ pub(super) fn opus_packet_samples(packet: &[u8]) -> Option<usize> {
 fn damaged(codec: &str, what: &str) -> Error {
     Error::input(format!("damaged {codec} audio: {what}"))
         .hint("copy or download it again, or convert it to FLAC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_16_bits_equal_symphonias() {
+        let packet: Vec<u8> = (i16::MIN..=i16::MAX)
+            .flat_map(|value| value.wrapping_mul(3).to_le_bytes())
+            .collect();
+        for channels in [1, 2] {
+            let mut ours = Decoder::pcm(CODEC_ID_PCM_S16LE, 16_000, channels).unwrap();
+            let mut parameters = AudioCodecParameters::new();
+            parameters
+                .for_codec(CODEC_ID_PCM_S16LE)
+                .with_sample_rate(16_000)
+                .with_channels(Channels::Discrete(channels));
+            let mut symphonias = Decoder::symphonia(&parameters, "PCM").unwrap();
+            for channel in [None, Some(0), Some(channels - 1), Some(channels)] {
+                let mut found = vec![0.5];
+                let mut expected = vec![0.5];
+                let num_found = ours.decode(&packet, channel, &mut found).ok();
+                let num_expected = symphonias.decode(&packet, channel, &mut expected).ok();
+                assert_eq!(num_found, num_expected, "{channels} channels, {channel:?}");
+                assert_eq!(found, expected, "{channels} channels, {channel:?}");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use maqam_base::error::Error;
 use maqam_base::error::Result;
 
 use crate::SAMPLE_RATE;
+use crate::vectors::on_256_bits;
 
 /// Samples of a full block; the streamable subset allows up to 4608.
 const BLOCK: usize = 4096;
@@ -21,6 +22,10 @@ const MAX_ORDER: usize = 4;
 const PARTITION_ORDER: u32 = 4;
 /// Largest Rice parameter in 4 bits; the next value is an escape.
 const MAX_RICE: u32 = 14;
+/// Longest Rice code that is written at once, in bits; seven more bits may wait before it.
+const LONGEST_CODE: u32 = 56;
+/// Zeros that are written at once before a longer code.
+const ZEROS: u32 = 32;
 /// First bytes of a piece in a file.
 const MAGIC: [u8; 4] = *b"MQP1";
 
@@ -37,6 +42,11 @@ impl Piece {
     /// Encodes samples. Fewer than 16 are padded with zeros to 16, because FLAC has no shorter
     /// blocks.
     pub fn encode(samples: &[i16]) -> Self {
+        on_256_bits(Encoding(samples))
+    }
+
+    #[inline(always)]
+    fn of_samples(samples: &[i16]) -> Self {
         let mut piece = Self::default();
         let mut scratch = Scratch::default();
         let mut rest = samples;
@@ -130,21 +140,28 @@ impl Piece {
     }
 
     /// Encodes one block.
+    #[inline(always)]
     fn add(&mut self, block: &[i16], scratch: &mut Scratch) {
         if block.iter().all(|sample| *sample == block[0]) {
             let [high, low] = block[0].to_be_bytes();
             self.push(block.len(), &[0, high, low]);
             return;
         }
-        let order = scratch.predict(block);
+        let order = smallest_order(block);
+        match order {
+            0 => fill_residuals::<0>(block, &mut scratch.residuals),
+            1 => fill_residuals::<1>(block, &mut scratch.residuals),
+            2 => fill_residuals::<2>(block, &mut scratch.residuals),
+            3 => fill_residuals::<3>(block, &mut scratch.residuals),
+            _ => fill_residuals::<4>(block, &mut scratch.residuals),
+        }
         let bits = &mut scratch.bits;
         bits.clear();
         bits.put((0b001_000 | order as u32) << 1, 8);
         for sample in &block[..order] {
             bits.put(u32::from(*sample as u16), 16);
         }
-        let residuals = &scratch.residuals[order][order..block.len()];
-        encode_residuals(residuals, block.len(), order, bits);
+        encode_residuals(&scratch.residuals, block.len(), order, bits);
         bits.align();
         // A block that prediction would lengthen is stored verbatim.
         if bits.bytes.len() > 1 + 2 * block.len() {
@@ -158,6 +175,18 @@ impl Piece {
         self.blocks
             .push((block.len() as u16, scratch.bits.bytes.len() as u32));
         self.bytes.extend(&scratch.bits.bytes);
+    }
+}
+
+/// The work of [`Piece::encode`], compiled for the processor's vectors.
+struct Encoding<'a>(&'a [i16]);
+
+impl pulp::WithSimd for Encoding<'_> {
+    type Output = Piece;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Piece {
+        Piece::of_samples(self.0)
     }
 }
 
@@ -382,47 +411,92 @@ fn crc16(bytes: &[u8]) -> u16 {
 /// Buffers for encoding a piece's blocks.
 #[derive(Default)]
 struct Scratch {
-    /// Residuals of each order.
-    residuals: [Vec<i32>; MAX_ORDER + 1],
+    /// Residuals of the chosen order, folded.
+    residuals: Vec<u32>,
     bits: Bits,
 }
 
-impl Scratch {
-    /// Fills the residuals of every order, and returns the order whose residuals are smallest.
-    fn predict(&mut self, block: &[i16]) -> usize {
-        self.residuals[0].clear();
-        self.residuals[0].extend(block.iter().map(|sample| i32::from(*sample)));
-        let most = MAX_ORDER.min(block.len() - 1);
-        let mut best = (self.size(0, most), 0);
-        for order in 1..=most {
-            let (before, after) = self.residuals.split_at_mut(order);
-            let lower = &before[order - 1];
-            let higher = &mut after[0];
-            higher.clear();
-            higher.push(0);
-            higher.extend(lower.windows(2).map(|pair| pair[1] - pair[0]));
-            best = best.min((self.size(order, most), order));
+/// The order of the fixed predictor whose residuals are smallest over the samples for which every
+/// order has one; the lowest of equals.
+#[inline(always)]
+fn smallest_order(block: &[i16]) -> usize {
+    let mut sizes = [0u64; MAX_ORDER + 1];
+    // Residuals have 20 bits at most, so that 4096 of them fit into 32.
+    for start in (0..block.len().saturating_sub(MAX_ORDER)).step_by(BLOCK) {
+        let end = (start + BLOCK + MAX_ORDER).min(block.len());
+        let sums = residual_sizes(&block[start..end]);
+        for (size, sum) in sizes.iter_mut().zip(sums) {
+            *size += u64::from(sum);
         }
-        best.1
     }
+    (0..=MAX_ORDER)
+        .min_by_key(|order| sizes[*order])
+        .unwrap_or(0)
+}
 
-    /// Sum of the residuals' sizes over the samples for which every order has residuals.
-    fn size(&self, order: usize, from: usize) -> u64 {
-        let sum = |part: &[i32]| {
-            part.iter()
-                .map(|residual| residual.unsigned_abs())
-                .sum::<u32>()
-        };
-        // Residuals have 20 bits at most, so that 4096 of them fit into 32.
-        self.residuals[order][from..]
-            .chunks(BLOCK)
-            .map(|part| u64::from(sum(part)))
-            .sum()
+/// Sum of the residuals' sizes for each order, without the first four samples.
+#[inline(always)]
+fn residual_sizes(block: &[i16]) -> [u32; MAX_ORDER + 1] {
+    let len = block.len() - MAX_ORDER;
+    // Separate names, because the compiler uses no vectors for an array of sums.
+    let mut sum0 = 0;
+    let mut sum1 = 0;
+    let mut sum2 = 0;
+    let mut sum3 = 0;
+    let mut sum4 = 0;
+    let shifted: [&[i16]; MAX_ORDER + 1] = std::array::from_fn(|i| &block[i..i + len]);
+    for i in 0..len {
+        let [a, b, c, d, e] = shifted.map(|samples| i32::from(samples[i]));
+        let first = [b - a, c - b, d - c, e - d];
+        let second = [
+            first[1] - first[0],
+            first[2] - first[1],
+            first[3] - first[2],
+        ];
+        let third = [second[1] - second[0], second[2] - second[1]];
+        sum0 += e.unsigned_abs();
+        sum1 += first[3].unsigned_abs();
+        sum2 += second[2].unsigned_abs();
+        sum3 += third[1].unsigned_abs();
+        sum4 += (third[1] - third[0]).unsigned_abs();
+    }
+    [sum0, sum1, sum2, sum3, sum4]
+}
+
+/// Fills in the residuals of a fixed predictor, folded: 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4.
+///
+/// # Shapes
+/// `[n]` -> `[n - ORDER]`
+#[inline(always)]
+fn fill_residuals<const ORDER: usize>(block: &[i16], residuals: &mut Vec<u32>) {
+    /// Weights of a sample and those before it, the earliest first.
+    const WEIGHTS: [&[i32]; MAX_ORDER + 1] = [
+        &[1],
+        &[-1, 1],
+        &[1, -2, 1],
+        &[-1, 3, -3, 1],
+        &[1, -4, 6, -4, 1],
+    ];
+
+    let len = block.len() - ORDER;
+    residuals.clear();
+    residuals.resize(len, 0);
+    let shifted: [&[i16]; MAX_ORDER + 1] = std::array::from_fn(|i| {
+        let i = i.min(ORDER);
+        &block[i..i + len]
+    });
+    for (i, residual) in residuals.iter_mut().enumerate() {
+        let mut value = 0;
+        for (weight, samples) in WEIGHTS[ORDER].iter().zip(shifted) {
+            value += weight * i32::from(samples[i]);
+        }
+        *residual = (value << 1 ^ value >> 31) as u32;
     }
 }
 
-/// Rice codes of residuals in partitions (RFC 9639, section 9.2.7).
-fn encode_residuals(residuals: &[i32], block_len: usize, order: usize, bits: &mut Bits) {
+/// Rice codes of folded residuals in partitions (RFC 9639, section 9.2.7).
+#[inline(always)]
+fn encode_residuals(residuals: &[u32], block_len: usize, order: usize, bits: &mut Bits) {
     let divides = block_len.is_multiple_of(1 << PARTITION_ORDER)
         && block_len >> PARTITION_ORDER > order.max(SHORTEST_BLOCK);
     let partition_order = if divides { PARTITION_ORDER } else { 0 };
@@ -438,27 +512,23 @@ fn encode_residuals(residuals: &[i32], block_len: usize, order: usize, bits: &mu
     }
 }
 
-fn encode_partition(part: &[i32], bits: &mut Bits) {
-    let folded = |residual: i32| (residual << 1 ^ residual >> 31) as u32;
-    let sum: u64 = part
-        .iter()
-        .map(|residual| u64::from(folded(*residual)))
-        .sum();
+#[inline(always)]
+fn encode_partition(part: &[u32], bits: &mut Bits) {
+    let sum: u64 = part.iter().map(|value| u64::from(*value)).sum();
     let mean = sum / part.len().max(1) as u64;
     // A mean of m is coded best with about log2(m ln 2) low bits.
     let rice = (mean * 11 / 16 + 1).ilog2().min(MAX_RICE);
     bits.put(rice, 4);
-    for residual in part {
-        let value = folded(*residual);
-        let high = value >> rice;
-        let low = value & ((1 << rice) - 1);
-        if high + 1 + rice <= 32 {
-            bits.put(1 << rice | low, high + 1 + rice);
-        } else {
-            bits.zeros(high);
-            bits.put(1 << rice | low, rice + 1);
-        }
-    }
+    bits.put_rice(part, rice);
+}
+
+/// Writes the first `num` bits of `first` as eight bytes at `at`, and keeps those that fill no byte.
+#[inline(always)]
+fn write_whole_bytes(out: &mut [u8], at: &mut usize, first: &mut u64, num: &mut u32) {
+    out[*at..*at + 8].copy_from_slice(&first.to_be_bytes());
+    *at += (*num >> 3) as usize;
+    *first <<= *num & !7;
+    *num &= 7;
 }
 
 /// Bits, the most significant first.
@@ -487,12 +557,47 @@ impl Bits {
         }
     }
 
-    fn zeros(&mut self, mut count: u32) {
-        while count > 0 {
-            let some = count.min(32);
-            self.put(0, some);
-            count -= some;
+    /// Adds the Rice codes of values: zeros as many as the high bits say, a one, and `rice` low
+    /// bits.
+    ///
+    /// Every code is written at once, as the first bits of eight bytes, without a branch that
+    /// depends on its length.
+    #[inline(always)]
+    fn put_rice(&mut self, values: &[u32], rice: u32) {
+        let high_bits: u64 = values.iter().map(|value| u64::from(value >> rice)).sum();
+        let code_bits = high_bits as usize + values.len() * (1 + rice as usize);
+        let start = self.bytes.len();
+        // The waiting bits, the codes, and the rest of the last eight bytes.
+        self.bytes
+            .resize(start + (self.num_waiting as usize + code_bits) / 8 + 9, 0);
+        let out = &mut self.bytes[start..];
+        let mut at = 0;
+        // The bits that are not yet whole bytes are the first of `first`.
+        let mut num = self.num_waiting;
+        let mut first = match num {
+            0 => 0,
+            num => self.waiting << (64 - num),
+        };
+        write_whole_bytes(out, &mut at, &mut first, &mut num);
+        for value in values {
+            let mut zeros = value >> rice;
+            while zeros + 1 + rice > LONGEST_CODE {
+                num += ZEROS;
+                zeros -= ZEROS;
+                write_whole_bytes(out, &mut at, &mut first, &mut num);
+            }
+            num += zeros + 1 + rice;
+            let code = 1 << rice | value & ((1 << rice) - 1);
+            first |= u64::from(code) << (64 - num);
+            write_whole_bytes(out, &mut at, &mut first, &mut num);
         }
+        let len = start + at;
+        self.bytes.truncate(len);
+        self.num_waiting = num;
+        self.waiting = match num {
+            0 => 0,
+            num => first >> (64 - num),
+        };
     }
 
     /// Fills the last byte with zeros.
@@ -551,6 +656,89 @@ mod tests {
                 let piece = Piece::encode(&samples);
                 assert_eq!(piece.num_samples(), len);
                 assert_eq!(decoded(file([&piece])), samples, "{len} samples");
+            }
+        }
+    }
+
+    /// Residuals by their definition: the differences of differences.
+    fn plain_residuals(block: &[i16], order: usize) -> Vec<i32> {
+        let mut residuals: Vec<i32> = block.iter().map(|sample| i32::from(*sample)).collect();
+        for _ in 0..order {
+            residuals = residuals.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        }
+        residuals
+    }
+
+    #[test]
+    fn residuals_and_order_equal_their_definition() {
+        let steep: Vec<i16> = [i16::MIN, i16::MAX]
+            .into_iter()
+            .cycle()
+            .take(4111)
+            .collect();
+        let ramp: Vec<i16> = (0..700).map(|i| 40 * i - 9000).collect();
+        for block in [
+            steep,
+            ramp,
+            tone(4096),
+            noise(16, 9.0),
+            noise(333, 30_000.0),
+        ] {
+            let mut sizes: Vec<u64> = Vec::new();
+            for order in 0..=MAX_ORDER {
+                let plain = plain_residuals(&block, order);
+                let folded: Vec<u32> = plain
+                    .iter()
+                    .map(|residual| match *residual {
+                        negative if negative < 0 => 2 * negative.unsigned_abs() - 1,
+                        residual => 2 * residual as u32,
+                    })
+                    .collect();
+                let mut found = vec![7];
+                match order {
+                    0 => fill_residuals::<0>(&block, &mut found),
+                    1 => fill_residuals::<1>(&block, &mut found),
+                    2 => fill_residuals::<2>(&block, &mut found),
+                    3 => fill_residuals::<3>(&block, &mut found),
+                    _ => fill_residuals::<4>(&block, &mut found),
+                }
+                assert_eq!(found, folded, "order {order}");
+                let common = &plain[MAX_ORDER - order..];
+                sizes.push(common.iter().map(|r| u64::from(r.unsigned_abs())).sum());
+            }
+            let least: u64 = *sizes.iter().min().unwrap();
+            let expected = sizes.iter().position(|size| *size == least);
+            assert_eq!(Some(smallest_order(&block)), expected);
+        }
+    }
+
+    #[test]
+    fn rice_codes_equal_those_written_bit_by_bit() {
+        let mut values: Vec<u32> = (0..300).map(|i| i * i % 71).collect();
+        values.extend([55, 56, 57, 63, 64, 65, 1000, 0, (1 << 20) - 1]);
+        for rice in [0, 1, 3, 9, MAX_RICE] {
+            // Bits that wait for the rest of their byte, or of their word.
+            for num_before in 0..32 {
+                let mut found = Bits::default();
+                let mut expected = Bits::default();
+                for bits in [&mut found, &mut expected] {
+                    bits.put(0x2a, 32);
+                    (0..num_before).for_each(|i| bits.put(i & 1, 1));
+                }
+                found.put_rice(&values, rice);
+                for value in &values {
+                    (0..value >> rice).for_each(|_| expected.put(0, 1));
+                    expected.put(1, 1);
+                    expected.put(value & ((1 << rice) - 1), rice);
+                }
+                for bits in [&mut found, &mut expected] {
+                    bits.put(0x15, 5);
+                    bits.align();
+                }
+                assert!(
+                    found.bytes == expected.bytes,
+                    "{rice} low bits, {num_before} before"
+                );
             }
         }
     }

@@ -43,9 +43,9 @@ pub fn levels(samples: &[f32], rate: u32) -> Levels {
     if frames.is_empty() {
         return Levels::default();
     }
-    let mut sorted = frames.clone();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let loud = sorted[((sorted.len() - 1) as f64 * LOUD_QUANTILE) as usize];
+    let mut ordered = frames.clone();
+    let place = ((ordered.len() - 1) as f64 * LOUD_QUANTILE) as usize;
+    let loud = *ordered.select_nth_unstable_by(place, f64::total_cmp).1;
     let threshold = (loud - ACTIVE_RANGE_DB).max(LEAST_ACTIVE_DB);
     let mut pause = 0usize;
     let mut longest = 0usize;

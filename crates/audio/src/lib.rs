@@ -21,11 +21,13 @@ mod mfcc;
 mod mp4;
 mod mpeg;
 mod ogg;
+pub mod pcm16;
 mod read;
 mod resample;
 mod samples;
 mod source;
 pub mod vad;
+mod vectors;
 mod wav;
 mod webm;
 

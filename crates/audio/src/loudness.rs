@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use crate::vectors::on_256_bits;
+
 /// Length of a gating block, in milliseconds.
 const BLOCK_MS: usize = 400;
 
@@ -109,48 +111,76 @@ fn block_powers(samples: &[f32], rate: u32) -> Vec<f64> {
 }
 
 /// Sum of squares of each step of `step` samples after both filters, with the recording in `N`
-/// parts.
+/// parts. Wider vectors change no bit of it.
 fn step_energies<const N: usize>(
     samples: &[f32],
     step: usize,
     num_steps: usize,
     rate: u32,
 ) -> Vec<f64> {
-    let per_lane = num_steps.div_ceil(N);
-    let mut energies = vec![0.0; num_steps];
-    let mut shelf = Lanes::<N>::new(Biquad::shelf(rate));
-    let mut high_pass = Lanes::<N>::new(Biquad::high_pass(rate));
-    let silence = vec![0.0; step];
-    let warm_up = if N == 1 { 0 } else { WARM_UP };
-    for at in 0..warm_up + per_lane {
-        // The lanes' steps at this time; silence before the recording and after it.
-        let index = |lane: usize| (lane * per_lane + at).checked_sub(warm_up);
-        let parts: [&[f32]; N] = std::array::from_fn(|lane| {
-            index(lane)
-                .and_then(|index| samples.get(index * step..(index + 1) * step))
-                .unwrap_or(&silence)
-        });
-        let mut sums = [0.0; N];
-        #[expect(
-            clippy::needless_range_loop,
-            reason = "a sample of each lane is read at once"
-        )]
-        for i in 0..step {
-            let x = std::array::from_fn(|lane| f64::from(parts[lane][i]));
-            let y = high_pass.filter(shelf.filter(x));
-            for lane in 0..N {
-                sums[lane] += y[lane] * y[lane];
+    on_256_bits(Energies::<N> {
+        samples,
+        step,
+        num_steps,
+        rate,
+    })
+}
+
+/// The work of [`step_energies`], compiled for the processor's vectors.
+struct Energies<'a, const N: usize> {
+    samples: &'a [f32],
+    step: usize,
+    num_steps: usize,
+    rate: u32,
+}
+
+impl<const N: usize> pulp::WithSimd for Energies<'_, N> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<f64> {
+        let Self {
+            samples,
+            step,
+            num_steps,
+            rate,
+        } = self;
+        let per_lane = num_steps.div_ceil(N);
+        let mut energies = vec![0.0; num_steps];
+        let mut shelf = Lanes::<N>::new(Biquad::shelf(rate));
+        let mut high_pass = Lanes::<N>::new(Biquad::high_pass(rate));
+        let silence = vec![0.0; step];
+        let warm_up = if N == 1 { 0 } else { WARM_UP };
+        for at in 0..warm_up + per_lane {
+            // The lanes' steps at this time; silence before the recording and after it.
+            let index = |lane: usize| (lane * per_lane + at).checked_sub(warm_up);
+            let parts: [&[f32]; N] = std::array::from_fn(|lane| {
+                index(lane)
+                    .and_then(|index| samples.get(index * step..(index + 1) * step))
+                    .unwrap_or(&silence)
+            });
+            let mut sums = [0.0; N];
+            #[expect(
+                clippy::needless_range_loop,
+                reason = "a sample of each lane is read at once"
+            )]
+            for i in 0..step {
+                let x = std::array::from_fn(|lane| f64::from(parts[lane][i]));
+                let y = high_pass.filter(shelf.filter(x));
+                for lane in 0..N {
+                    sums[lane] += y[lane] * y[lane];
+                }
             }
-        }
-        if at >= warm_up {
-            for (lane, sum) in sums.into_iter().enumerate() {
-                if let Some(energy) = energies.get_mut(lane * per_lane + at - warm_up) {
-                    *energy = sum;
+            if at >= warm_up {
+                for (lane, sum) in sums.into_iter().enumerate() {
+                    if let Some(energy) = energies.get_mut(lane * per_lane + at - warm_up) {
+                        *energy = sum;
+                    }
                 }
             }
         }
+        energies
     }
-    energies
 }
 
 /// Coefficients of a filter of second order.
@@ -207,7 +237,7 @@ impl<const N: usize> Lanes<N> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn filter(&mut self, x: [f64; N]) -> [f64; N] {
         let Biquad { b, a } = &self.biquad;
         let [first, second] = &mut self.state;

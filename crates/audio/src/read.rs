@@ -188,7 +188,9 @@ impl Recording {
     /// Finite samples of a part at the recording's own rate.
     pub(super) fn part(&mut self, span: Span) -> Result<Vec<f32>> {
         let samples = self.native_samples(span)?;
-        if let Some(at) = samples.iter().position(|x| !x.is_finite()) {
+        if !are_finite(&samples)
+            && let Some(at) = samples.iter().position(|x| !x.is_finite())
+        {
             let at_s = span.start_s.unwrap_or(0.0) + at as f64 / f64::from(self.rate());
             return Err(Error::input(format!(
                 "a sample that is not finite ({}) at {at_s:.3} s",
@@ -265,6 +267,14 @@ impl Recording {
             }
         }
     }
+}
+
+/// Returns whether all samples are finite. It reads all of them, because a loop that may end early
+/// uses no vectors.
+fn are_finite(samples: &[f32]) -> bool {
+    samples
+        .iter()
+        .fold(true, |are_finite, x| are_finite & x.is_finite())
 }
 
 /// A span in samples at `rate`, inside a recording of `total` samples.

@@ -146,6 +146,7 @@ pub struct Gradients {
     pub cosines: BTreeMap<String, f64>,
     /// By task.
     pub norms: BTreeMap<String, f64>,
-    /// Standard deviation over mean of the gradient's length over the steps of a run.
+    /// Standard deviation over mean of the gradient's length over the steps of a run; not a number
+    /// for a merge.
     pub volatility: f64,
 }

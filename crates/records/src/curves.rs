@@ -145,7 +145,7 @@ impl Log {
             Line::AudioGap(record) => self.audio_gap(&record),
             Line::Round(record) => self.rounds.push(record),
             Line::RollBack(record) => self.roll_backs.push(record),
-            Line::Device(_) => {}
+            Line::Selection(_) | Line::Device(_) => {}
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Files of an evaluation of a head on a speech encoder: `scores.json` and `predictions.jsonl`.
+//! Files of a head on a speech encoder: `scores.json` and `predictions.jsonl` of an evaluation, and
+//! `choice.json`.
 
 use std::path::Path;
 
@@ -9,9 +10,13 @@ use crate::scores::SCORES_FILE;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::files;
+use maqam_base::json;
 
 /// The file of a head's predictions in the folder of an evaluation.
 const PREDICTIONS_FILE: &str = "predictions.jsonl";
+
+/// The file of a cross-validation in the folder of a run.
+const CHOICE_FILE: &str = "choice.json";
 
 /// `scores.json`: scores on dev, and the weights of the layers that the head reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +52,55 @@ pub struct HeadPrediction {
     pub reference: String,
     /// Who speaks, where the row says it.
     pub speaker: Option<String>,
+}
+
+/// `choice.json`: outcome of a cross-validation over the training speakers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadChoice {
+    /// Number of folds.
+    pub folds: usize,
+    /// Place of the chosen one in `candidates`, from 0.
+    pub chosen: usize,
+    /// All settings that were tried.
+    pub candidates: Vec<HeadCandidate>,
+}
+
+/// Settings that were tried, with their score on rows that they did not learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadCandidate {
+    /// Form of the classifier.
+    pub classifier: String,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// UAR over all training rows, each predicted by a head that did not learn its fold.
+    pub uar: f64,
+    /// UAR over the rows of each fold.
+    pub fold_uar: Vec<f64>,
+}
+
+impl HeadChoice {
+    /// Reads the outcome from the folder of a run; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no outcome.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(CHOICE_FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        json::parse(&files::read_text(&path)?)
+            .map(Some)
+            .map_err(|e| e.at_path(&path))
+    }
+
+    /// Writes the outcome into the folder of a run.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(Error::bug_from)?;
+        files::write_atomic(&folder.join(CHOICE_FILE), (text + "\n").as_bytes())
+    }
 }
 
 impl HeadScores {

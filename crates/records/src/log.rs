@@ -31,6 +31,8 @@ pub enum Line {
     Mixture(MixtureRecord),
     /// How the gradients of tasks became that of a step.
     Gradients(GradientsRecord),
+    /// Choice of the rows of a step among candidates.
+    Selection(SelectionRecord),
     /// A measurement of the audio gap.
     AudioGap(AudioGapRecord),
     /// A stage that ended early.
@@ -216,6 +218,31 @@ pub struct GradientsRecord {
     pub factors: BTreeMap<String, f64>,
 }
 
+/// Choice of the rows of a step under `draw: uds`. Means are over rows that could be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelectionRecord {
+    /// The step, from 1; the model is the one before its update.
+    pub at_step: u64,
+    /// Name of its stage.
+    #[serde(default)]
+    pub stage: String,
+    /// Number of candidates that were passed forward.
+    #[serde(default)]
+    pub candidates: usize,
+    /// Mean nuclear norm of the candidates' logits.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub norm: f64,
+    /// Mean nuclear norm of the chosen rows' logits.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub chosen_norm: f64,
+    /// Mean distance of the candidates to rows chosen lately; 0 if there are none.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub distance: f64,
+    /// Mean distance of the chosen rows to rows chosen lately.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub chosen_distance: f64,
+}
+
 /// Audio gap of the model after some steps: losses of the same rows with their own audio and with
 /// that of other rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -348,9 +375,8 @@ impl Line {
         let found: LineHead = json::parse_slice(text).map_err(place)?;
         let (key, number) = match found.kind.as_str() {
             "train" => ("step", found.step),
-            "eval" | "probe" | "mixture" | "gradients" | "audio_gap" | "round" | "roll_back" => {
-                ("at_step", found.at_step)
-            }
+            "eval" | "probe" | "mixture" | "gradients" | "selection" | "audio_gap" | "round"
+            | "roll_back" => ("at_step", found.at_step),
             _ => ("", Some(0)),
         };
         if number.is_none() {
@@ -365,6 +391,7 @@ impl Line {
             "probe" => Self::Probe(json::parse_slice(text).map_err(place)?),
             "mixture" => Self::Mixture(json::parse_slice(text).map_err(place)?),
             "gradients" => Self::Gradients(json::parse_slice(text).map_err(place)?),
+            "selection" => Self::Selection(json::parse_slice(text).map_err(place)?),
             "audio_gap" => Self::AudioGap(json::parse_slice(text).map_err(place)?),
             "stage_end" => Self::StageEnd(json::parse_slice(text).map_err(place)?),
             "round" => Self::Round(json::parse_slice(text).map_err(place)?),
@@ -418,6 +445,7 @@ mod tests {
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":0.75,"emotion":0.25},"rewards":{"asr":1.5,"emotion":0.5},"counts":{"asr":6,"emotion":2}}"#,
             r#"{"kind":"mixture","at_step":2,"stage":"listen","weights":{"asr":1.0},"rewards":{"asr":1.0},"counts":{"asr":6},"lookahead":{"asr":[2.5,2.25],"emotion":[2.5,null]}}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","conflicts":[1,6]}"#,
+            r#"{"kind":"selection","at_step":2,"stage":"listen","candidates":8,"norm":20.5,"chosen_norm":22.25,"distance":0.0,"chosen_distance":0.0}"#,
             r#"{"kind":"gradients","at_step":2,"stage":"listen","weights":{"asr":0.5},"factors":{"asr":0.25}}"#,
             r#"{"kind":"audio_gap","at_step":2,"stage":"listen","tasks":{"asr":{"rows":2,"target_tokens":4,"loss":1.0,"wrong_loss":1.5,"gap":0.5,"wins":2}}}"#,
             r#"{"kind":"audio_gap","at_step":0,"stage":"listen","tasks":{},"sets":{"words":{"rows":2,"target_tokens":4,"loss":1.5,"wrong_loss":1.0,"gap":-0.5,"wins":0}}}"#,

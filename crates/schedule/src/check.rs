@@ -48,9 +48,10 @@ pub(super) fn settings(settings: &Settings) -> Result<()> {
 fn of_stage(stage: &StageSettings, batch: usize) -> Result<()> {
     match stage.draw {
         Draw::Shuffled => mixing(stage, batch)?,
-        Draw::Balanced | Draw::Diverse => owns_the_slots(stage)?,
+        Draw::Balanced | Draw::Diverse | Draw::Uds => owns_the_slots(stage)?,
     }
     needs_draw(stage)?;
+    uds(stage)?;
     difficulty(stage)?;
     msft(stage)?;
     if let Some(rate) = stage
@@ -92,7 +93,7 @@ fn mixing(stage: &StageSettings, batch: usize) -> Result<()> {
     }
 }
 
-/// Refuses keys that assign slots to tasks, under balanced and diverse drawing.
+/// Refuses keys that assign slots to tasks, under drawing that assigns them itself.
 fn owns_the_slots(stage: &StageSettings) -> Result<()> {
     let draw = stage.draw.name();
     let written = [
@@ -141,6 +142,27 @@ fn needs_draw(stage: &StageSettings) -> Result<()> {
     Ok(())
 }
 
+/// Refuses keys that draws by UDS do not follow, and its settings beside other draws.
+fn uds(stage: &StageSettings) -> Result<()> {
+    if stage.draw != Draw::Uds {
+        return match stage.uds {
+            Some(_) => Err(Error::input(format!(
+                "`uds` beside `draw: {}`, on which it has no effect",
+                stage.draw.name()
+            ))
+            .hint("write `draw: uds`, or remove `uds`")),
+            None => Ok(()),
+        };
+    }
+    if stage.max_repeats.is_some() {
+        return Err(Error::input(
+            "`max_repeats` beside `draw: uds`, which passes over the rows that it does not choose",
+        )
+        .hint("remove `max_repeats`, or write `draw: balanced`"));
+    }
+    stage.uds.unwrap_or_default().check()
+}
+
 /// Refuses an order by difficulty beside drawing that has an order of its own, and values outside
 /// their range.
 fn difficulty(stage: &StageSettings) -> Result<()> {
@@ -152,10 +174,16 @@ fn difficulty(stage: &StageSettings) -> Result<()> {
             "write `duration`, `words_per_second`, `base_loss` or a column of the manifests",
         ));
     }
-    if stage.draw == Draw::Diverse {
-        return Err(Error::input(
-            "`difficulty` beside `draw: diverse`, which chooses rows by their embeddings",
-        )
+    let chooses_by = match stage.draw {
+        Draw::Diverse => Some("their embeddings"),
+        Draw::Uds => Some("the logits of the model"),
+        Draw::Shuffled | Draw::Balanced => None,
+    };
+    if let Some(by) = chooses_by {
+        return Err(Error::input(format!(
+            "`difficulty` beside `draw: {}`, which chooses rows by {by}",
+            stage.draw.name()
+        ))
         .hint("remove `difficulty`, or write `draw: balanced` or `draw: shuffled`"));
     }
     let is_competence = difficulty.order == DifficultyOrder::Competence;
@@ -207,6 +235,7 @@ fn msft(stage: &StageSettings) -> Result<()> {
     }
     let contradicts = [
         ("draw: diverse", stage.draw == Draw::Diverse),
+        ("draw: uds", stage.draw == Draw::Uds),
         ("max_repeats", stage.max_repeats.is_some()),
         ("replay", stage.replay.is_some_and(|replay| replay > 0.0)),
         ("early_stop", stage.early_stop.is_some()),
@@ -257,6 +286,7 @@ fn early_stop(stage: &StageSettings) -> Result<()> {
 fn beside_shuffle(stage: &StageSettings) -> Result<()> {
     let keys = [
         ("draw: diverse", stage.draw == Draw::Diverse),
+        ("draw: uds", stage.draw == Draw::Uds),
         ("difficulty", stage.difficulty.is_some()),
         ("learning_rate", stage.learning_rate.is_some()),
         ("train", stage.train != StageParts::default()),

@@ -2,11 +2,11 @@
 //! and an order in every pool of rows.
 //!
 //! The picks of a step follow from the settings, the rows, the seed, the stages that ended early,
-//! in a diverse stage the embeddings, in a stage with `mix: {online: ...}` the weights so far, and in
-//! one with `end: msft` its roll-backs so far. They do not depend on earlier calls. Webster's method
-//! gives a slot's pool by counting slots, without replaying them. A seeded order gives the pool's
-//! row at the number of draws that the pool has had in all stages so far. A diverse stage replays
-//! at most the steps of one block.
+//! in a diverse stage the embeddings, in a stage with `mix: {online: ...}` the weights so far, in
+//! one with `end: msft` its roll-backs so far, and in one with `draw: uds` the choice of the
+//! trainer. They do not depend on earlier calls. Webster's method gives a slot's pool by counting
+//! slots, without replaying them. A seeded order gives the pool's row at the number of draws that
+//! the pool has had in all stages so far. A diverse stage replays at most the steps of one block.
 //!
 //! - `settings`: the recipe's section as written; `check`: its invalid values.
 //! - `population`: the available rows.
@@ -19,6 +19,7 @@
 //! - `timeline`: start of stages in the run and in each pool, also after some ended early.
 //! - `embeddings`: vectors that diverse stages compare; `blocks`, `select`: the rows of a cell that
 //!   share a batch.
+//! - [`uds`]: candidates for slots, of which the model's logits choose.
 //! - [`kmeans`], [`kdpp`], [`pca`] and `eigen`: the mathematics behind them.
 //! - [`spread`]: statistics of batches for plans and reports.
 
@@ -45,6 +46,7 @@ mod settings;
 mod slots;
 pub mod spread;
 mod timeline;
+pub mod uds;
 
 pub use difficulty::Difficulty;
 pub use difficulty::DifficultyOrder;
@@ -91,6 +93,8 @@ use crate::plan::Planned;
 use crate::plan::Planner;
 use crate::slots::Slots;
 use crate::timeline::Timeline;
+use crate::uds::CellCandidates;
+use crate::uds::UdsSettings;
 use maqam_base::error::Error;
 use maqam_base::error::Result;
 use maqam_base::parts::StageParts;
@@ -129,6 +133,8 @@ pub struct Stage {
     pub draw: Draw,
     /// Settings of `draw: diverse`.
     pub diverse: Option<Diverse>,
+    /// Settings of `draw: uds`.
+    pub uds: Option<UdsSettings>,
     /// Order of rows by their difficulty.
     pub difficulty: Option<Difficulty>,
     /// Peak learning rate, if the stage has its own.
@@ -198,6 +204,8 @@ pub struct Schedule {
     /// Task of each pool, by its place.
     pool_tasks: Arc<[usize]>,
     last_block: LastBlock,
+    /// Rows that were chosen for a step of a stage with `draw: uds`.
+    chosen: Option<(u64, Vec<Pick>)>,
     /// Slots of stages whose weights follow a reward.
     online: Vec<Option<OnlineSlots>>,
     /// Rows of each task that losses are measured on, in a seeded order.
@@ -263,6 +271,7 @@ impl Schedule {
             shuffled: None,
             names: Arc::new((population.tasks.clone(), population.labels.clone())),
             last_block: LastBlock::default(),
+            chosen: None,
         };
         schedule.place_stages()?;
         if settings.shuffle {
@@ -452,13 +461,15 @@ impl Schedule {
     }
 
     /// True if the picks of a stage may depend on training: weights of its tasks follow a reward,
-    /// it ends early or by mSFT, or it compares embeddings of the model as it stands then; or an
-    /// earlier stage does any of that, whose rows come before its own.
+    /// it ends early or by mSFT, it compares embeddings of the model as it stands then, or it draws
+    /// by UDS; or an earlier stage does any of that, whose rows come before its own.
     pub fn depends_on_training(&self, stage: usize) -> bool {
-        let ends_by_scores = |stage: &Stage| stage.msft.is_some() || stage.early_stop.is_some();
+        let follows_model = |stage: &Stage| {
+            stage.msft.is_some() || stage.early_stop.is_some() || stage.uds.is_some()
+        };
         let compares = |stage| self.embeddings_of(stage) == Some(EmbeddingSource::Current);
         self.follows_reward(stage)
-            || self.stages.iter().take(stage + 1).any(ends_by_scores)
+            || self.stages.iter().take(stage + 1).any(follows_model)
             || (0..=stage).any(compares)
     }
 
@@ -688,7 +699,8 @@ impl Schedule {
     }
 
     /// The rows of a step, in slot order, exactly [`Schedule::batch`] of them. Equal calls return
-    /// equal rows. After the end, the last stage continues.
+    /// equal rows. After the end, the last stage continues. Under `draw: uds`, the first candidates
+    /// stand for rows that were not chosen yet.
     ///
     /// # Errors
     /// A bug if the stage compares embeddings, or orders rows by a difficulty, that were not set.
@@ -709,6 +721,7 @@ impl Schedule {
         match self.stages[stage].diverse.filter(Diverse::chooses) {
             Some(diverse) => self.chosen(stage, step_in_stage, diverse),
             None if self.online[stage].is_some() => self.weighted(stage, step_in_stage),
+            None if self.stages[stage].uds.is_some() => self.best_candidates(step),
             None => {
                 let (slots, first) = self.slots_of(stage, step_in_stage)?;
                 let mut cursor = slots.at(first);
@@ -735,6 +748,57 @@ impl Schedule {
             picks.push(self.pick(stage, step, pool, in_stage)?);
         }
         Ok(picks)
+    }
+
+    /// The rows that compete for the slots of a step of a stage with `draw: uds`, cell by cell.
+    ///
+    /// # Errors
+    /// A bug if the step's stage draws otherwise.
+    pub fn candidates(&self, step: u64) -> Result<Vec<CellCandidates>> {
+        let (stage, in_stage) = self.stage_of(step);
+        let planned = &self.planned[stage];
+        if self.stages[stage].uds.is_none() {
+            let name = &self.stages[stage].name;
+            return Err(Error::bug(format!("stage `{name}` has no candidates")));
+        }
+        let per_slot = planned.draws_per_slot;
+        let mut cursor = planned.slots.at(in_stage.saturating_mul(self.batch as u64));
+        let mut cells: BTreeMap<usize, CellCandidates> = BTreeMap::new();
+        for slot in 0..self.batch {
+            let (pool, before) = cursor.next();
+            let draws = before * per_slot..(before + 1) * per_slot;
+            let picks = draws.map(|draw| self.timeline.pick(&self.pools, stage, pool, draw));
+            cells.entry(pool).or_default().add(slot, picks);
+        }
+        Ok(cells.into_values().collect())
+    }
+
+    /// Sets the rows of a step of a stage with `draw: uds`, in the order of its slots.
+    ///
+    /// # Errors
+    /// A bug if they are not as many as a step has.
+    pub fn set_chosen(&mut self, step: u64, picks: Vec<Pick>) -> Result<()> {
+        if picks.len() != self.batch {
+            return Err(Error::bug(format!(
+                "{} rows were chosen for {} slots",
+                picks.len(),
+                self.batch
+            )));
+        }
+        self.chosen = Some((step, picks));
+        Ok(())
+    }
+
+    /// The rows that were chosen for a step, or the first candidates if none were.
+    fn best_candidates(&self, step: u64) -> Result<Vec<Pick>> {
+        match &self.chosen {
+            Some((known, picks)) if *known == step => Ok(picks.clone()),
+            _ => {
+                let cells = self.candidates(step)?;
+                let first: Vec<Vec<Pick>> = cells.iter().map(CellCandidates::first).collect();
+                uds::in_slots(&cells, &first)
+            }
+        }
     }
 
     /// The slots of a step of a stage, and the number of its first slot.
@@ -791,7 +855,7 @@ impl Schedule {
         })
     }
 
-    /// The cells of a balanced or diverse stage, in the order of tasks and labels, with the slots
+    /// The cells of a stage with equal slots, in the order of tasks and labels, with the slots
     /// of each; none for a mixture. For a shuffled run, the cells of all its original stages.
     pub fn cells(&self, stage: usize) -> Vec<CellShare> {
         let planned = if self.shuffled.is_some() {
@@ -861,6 +925,7 @@ fn stage(
         replayed: names(&planned.replayed),
         draw: written.draw,
         diverse: (written.draw == Draw::Diverse).then_some(diverse),
+        uds: (written.draw == Draw::Uds).then(|| written.uds.unwrap_or_default()),
         difficulty: written.difficulty.clone(),
         learning_rate: written.learning_rate,
         msft: (written.end == Some(EndRule::Msft))

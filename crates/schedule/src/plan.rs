@@ -38,6 +38,19 @@ pub(super) struct Planned {
     pub(super) cells: Vec<BalanceCell>,
     /// Most times that a row may be drawn.
     pub(super) max_repeats: Option<u64>,
+    /// Draws from a pool for each of its slots: 1, or the candidates of `draw: uds`.
+    pub(super) draws_per_slot: u64,
+}
+
+impl Planned {
+    /// Adds the draws from each pool for the first `slots` slots.
+    pub(super) fn add_draws(&self, slots: u64, drawn: &mut [u64]) {
+        let mut counts = vec![0; drawn.len()];
+        self.slots.at(slots).add_counts(&mut counts);
+        for (drawn, count) in drawn.iter_mut().zip(counts) {
+            *drawn += count * self.draws_per_slot;
+        }
+    }
 }
 
 /// Inputs of the planning of a stage.
@@ -64,7 +77,7 @@ impl Planner<'_> {
     ) -> Result<Planned> {
         match stage.draw {
             Draw::Shuffled => self.mixture(stage, seen, pools),
-            Draw::Balanced | Draw::Diverse => self.balance(stage, pools),
+            Draw::Balanced | Draw::Diverse | Draw::Uds => self.balance(stage, pools),
         }
     }
 
@@ -106,6 +119,7 @@ impl Planner<'_> {
             online,
             cells: Vec::new(),
             max_repeats: None,
+            draws_per_slot: 1,
         })
     }
 
@@ -167,6 +181,10 @@ impl Planner<'_> {
             online: None,
             cells: tree.cells(),
             max_repeats,
+            draws_per_slot: match stage.draw {
+                Draw::Uds => stage.uds.unwrap_or_default().candidates,
+                _ => 1,
+            },
         })
     }
 

@@ -19,6 +19,7 @@ use crate::msft::MsftSettings;
 use crate::online::Online;
 use crate::online::Prior;
 use crate::online::RuleName;
+use crate::uds::UdsSettings;
 use maqam_base::parts::StageParts;
 
 /// `schedule:` of a recipe.
@@ -43,7 +44,7 @@ pub struct Settings {
     /// True if the picks of all stages come in one seeded random order: the same rows as often,
     /// without the order of the stages. It is the control for the order of a curriculum. The run
     /// then has one stage, `shuffled`. Keys of a stage about training (`learning_rate`, `train`,
-    /// `early_stop`) and `draw: diverse`, which composes whole batches, are refused.
+    /// `early_stop`), and `draw: diverse` and `uds`, which choose among rows, are refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shuffle: bool,
     /// Curriculum: stages in the order in which they are trained.
@@ -81,7 +82,7 @@ pub struct StageSettings {
     /// Only with `draw: shuffled`. To train an earlier task fully, list it under `tasks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replay: Option<f64>,
-    /// Choice of the example for a slot: `shuffled`, the default, `balanced` or `diverse`.
+    /// Choice of the example for a slot: `shuffled`, the default, `balanced`, `diverse` or `uds`.
     pub draw: Draw,
     /// Most times that a row may be drawn in the stage; only with `draw: balanced` and `diverse`,
     /// where rare labels repeat.
@@ -103,6 +104,9 @@ pub struct StageSettings {
     /// Embeddings that `draw: diverse` compares; `base` by default. `select: random` compares none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<EmbeddingSource>,
+    /// Settings of `draw: uds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uds: Option<UdsSettings>,
     /// Order of rows by their difficulty, in place of the seeded order. Rows compete only with those
     /// of their pool: of their task under `draw: shuffled`, of their task, label and form under
     /// `draw: balanced`.
@@ -269,6 +273,11 @@ pub enum Draw {
     /// rest of its block, by the rule `select` over `embeddings` of the rows. Rows without audio
     /// are compared only with each other.
     Diverse,
+    /// The slots of `balanced`. Each has the next few rows of its cell's seeded order as
+    /// candidates, and takes the one with the highest score under the model as it stands: the
+    /// nuclear norm of its logits, plus their distance to those of rows chosen lately. The others
+    /// are passed over.
+    Uds,
 }
 
 impl Draw {
@@ -278,6 +287,7 @@ impl Draw {
             Self::Shuffled => "shuffled",
             Self::Balanced => "balanced",
             Self::Diverse => "diverse",
+            Self::Uds => "uds",
         }
     }
 }
@@ -389,10 +399,11 @@ stages:
   - {draw: balanced, max_repeats: 4, steps: 10, early_stop: {score: words.wer, patience: 3, min_delta: 0.01}}
   - {draw: diverse, block: 4, select: kdpp, embeddings: current, steps: 10}
   - {mix: {online: odm, reward_scale: 15}, steps: 10}
+  - {draw: uds, uds: {candidates: 2}, steps: 10}
 ";
         let settings: Settings = yaml_serde::from_str(yaml).unwrap();
         assert_eq!(settings.batch, 8);
-        let [listen, discern, refine, level, spread, online] = &settings.stages[..] else {
+        let [listen, discern, refine, level, spread, online, uds] = &settings.stages[..] else {
             panic!("{settings:?}")
         };
         assert_eq!(
@@ -441,6 +452,16 @@ stages:
             (odm.online, odm.reward_scale, odm.alpha),
             (RuleName::Odm, Some(15.0), None)
         );
+        assert_eq!(
+            (uds.draw, uds.uds),
+            (
+                Draw::Uds,
+                Some(UdsSettings {
+                    candidates: 2,
+                    ..UdsSettings::default()
+                })
+            )
+        );
         let again: Settings =
             yaml_serde::from_str(&yaml_serde::to_string(&settings).unwrap()).unwrap();
         assert_eq!(again, settings);
@@ -470,7 +491,7 @@ stages:
             ("{batch: 8, stages: [{stepz: 3}]}", "unknown field `stepz`"),
             (
                 "{batch: 8, stages: [{draw: divers}]}",
-                "unknown variant `divers`, expected one of `shuffled`, `balanced`, `diverse`",
+                "unknown variant `divers`, expected one of `shuffled`, `balanced`, `diverse`, `uds`",
             ),
             (
                 "{batch: 8, stages: [{select: kcenter}]}",
@@ -509,6 +530,10 @@ stages:
             (
                 "{batch: 8, stages: [{mix: {alpha: 1}}]}",
                 "missing field `online`",
+            ),
+            (
+                "{batch: 8, stages: [{uds: {candidate: 1}}]}",
+                "unknown field `candidate`",
             ),
             ("{batch: -1, stages: []}", "-1"),
             ("{stages: []}", "missing field `batch`"),

@@ -69,7 +69,7 @@ impl Timeline {
                         slots.at(count).add_counts(&mut drawn);
                     }
                 }
-                _ => of_stage.slots.at(steps * batch).add_counts(&mut drawn),
+                _ => of_stage.add_draws(steps * batch, &mut drawn),
             }
         }
         timeline

@@ -1,5 +1,6 @@
 //! Statistics on plain arrays: significance tests, k-means, principal components, agreement of
-//! codes with labels, determinantal point processes, peaks of scores, spectral groups.
+//! codes with labels, determinantal point processes, peaks of scores, spectral groups, scores of
+//! logits.
 //!
 //! The crate promises no stable API.
 
@@ -16,3 +17,4 @@ pub mod codes;
 pub mod kdpp;
 pub mod msft;
 pub mod spectral;
+pub mod uds;

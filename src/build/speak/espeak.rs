@@ -1,6 +1,7 @@
 //! espeak-ng: a formant synthesiser for many languages, found on the path. Its voices are `ar`,
 //! variants such as `ar+f2`, and installed MBROLA voices such as `mb-ar1`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -65,24 +66,15 @@ impl<'a> Espeak<'a> {
         let listed = ["--voices=variant".to_owned()];
         let variants = process::run(&self.program, &listed, "", self.timeout)?;
         let variants = String::from_utf8_lossy(&variants.output).into_owned();
+        let mut bases = BTreeSet::new();
         for voice in voices {
             let (base, variant) = match voice.voice.split_once('+') {
                 Some((base, variant)) => (base, Some(variant)),
                 None => (voice.voice.as_str(), None),
             };
-            let tried = ["-v", base, "-q", "a"].map(str::to_owned);
-            let tried = process::run(&self.program, &tried, "", self.timeout)?;
-            if !tried.is_success {
-                let hint = if base.starts_with("mb") {
-                    "install the MBROLA voice (`apt-get install mbrola mbrola-ar1`), or choose one of `espeak-ng --voices`"
-                } else {
-                    "choose one of `espeak-ng --voices`"
-                };
-                return Err(Error::input(format!(
-                    "espeak-ng has no voice `{base}`: {}",
-                    tried.told(self.calls)
-                ))
-                .hint(hint));
+            // Variants share the program's look at their voice.
+            if bases.insert(base) {
+                self.check_base(base)?;
             }
             let is_known = |variant: &str| {
                 variants
@@ -95,6 +87,25 @@ impl<'a> Espeak<'a> {
                 ))
                 .hint("choose one of `espeak-ng --voices=variant`"));
             }
+        }
+        Ok(())
+    }
+
+    /// Tries a voice without its variant.
+    fn check_base(&self, base: &str) -> Result<()> {
+        let tried = ["-v", base, "-q", "a"].map(str::to_owned);
+        let tried = process::run(&self.program, &tried, "", self.timeout)?;
+        if !tried.is_success {
+            let hint = if base.starts_with("mb") {
+                "install the MBROLA voice (`apt-get install mbrola mbrola-ar1`), or choose one of `espeak-ng --voices`"
+            } else {
+                "choose one of `espeak-ng --voices`"
+            };
+            return Err(Error::input(format!(
+                "espeak-ng has no voice `{base}`: {}",
+                tried.told(self.calls)
+            ))
+            .hint(hint));
         }
         Ok(())
     }

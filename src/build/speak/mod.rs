@@ -30,6 +30,7 @@ use crate::audio::flac_writer::Piece;
 use crate::audio::levels::Levels;
 use crate::audio::levels::levels;
 use crate::audio::loudness::integrated_lufs;
+use crate::audio::pcm16;
 use crate::build::cache;
 use crate::build::cache::Cache;
 use crate::build::call::Calls;
@@ -490,19 +491,12 @@ fn trimmed(samples: &[f32]) -> &[f32] {
 
 /// Encodes samples with 16 bits, and appends them as they will be decoded.
 fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
-    let rounded: Vec<i16> = samples.iter().map(|x| to_i16(*x)).collect();
+    let rounded = pcm16::rounded(samples);
     let piece = Piece::encode(&rounded);
     let padding = piece.num_samples() - rounded.len();
-    decoded.extend(rounded.iter().map(|x| f32::from(*x) / 32768.0));
+    pcm16::append(&rounded, decoded);
     decoded.extend(std::iter::repeat_n(0.0, padding));
     piece
-}
-
-/// The nearest 16-bit value, halves away from zero. `f32::round` would be a call for each sample; in
-/// f64 the sum is exact, so that cutting it off rounds it.
-fn to_i16(sample: f32) -> i16 {
-    let scaled = f64::from(sample) * 32768.0;
-    (scaled + 0.5f64.copysign(scaled)).clamp(-32768.0, 32767.0) as i32 as i16
 }
 
 /// A text in parts of at most this many characters, divided at commas, else at spaces.
@@ -557,18 +551,6 @@ mod tests {
         let mut file = b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data\xff\xff\xff\x7f".to_vec();
         file.extend([0x10, 0x20, 0x30, 0x40]);
         assert_eq!(audible_samples(file).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn samples_round_to_the_nearest() {
-        for value in -40_000..40_000 {
-            for part in [-0.5, -0.499_999_97, 0.0, 0.25, 0.499_999_97] {
-                let sample = (value as f32 + part) / 32768.0;
-                let expected = (sample * 32768.0).round().clamp(-32768.0, 32767.0) as i16;
-                assert_eq!(to_i16(sample), expected, "{sample}");
-            }
-        }
-        assert_eq!(to_i16(f32::NAN), 0);
     }
 
     #[test]

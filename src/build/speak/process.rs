@@ -1,15 +1,15 @@
 //! Runs a command with a text and a time limit.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Child;
-use std::process::ChildStdout;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -19,9 +19,17 @@ use crate::error::Kind;
 use crate::error::Result;
 
 /// Largest part of an error message that is stored, in bytes.
-const LONGEST_MESSAGE: u64 = 1 << 14;
+const LONGEST_MESSAGE: usize = 1 << 14;
 /// Largest output that is read, in bytes.
-const LONGEST_OUTPUT: u64 = 1 << 30;
+const LONGEST_OUTPUT: usize = 1 << 30;
+/// Bytes of an input that fit into the smallest pipe, so that writing them never waits.
+const SHORT_INPUT: usize = 4096;
+/// Bytes for which memory is reserved in advance; memory that is not written costs nothing.
+const RESERVED: usize = 1 << 20;
+/// Fewest bytes that one read may return.
+const LEAST_READ: usize = 1 << 14;
+/// Time that a program gets to end after it was told to.
+const GRACE: Duration = Duration::from_secs(1);
 /// Bytes that the system holds for this process to read.
 #[cfg(target_os = "linux")]
 const PIPE: libc::c_int = 1 << 20;
@@ -59,138 +67,172 @@ pub(crate) fn run(
     input: &str,
     timeout: Duration,
 ) -> Result<Ended> {
-    let mut command = Command::new(program);
-    // A process group, so that processes that the program starts end with it.
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command
+    let mut child = Command::new(program)
+        // A process group, so that processes that the program starts end with it.
+        .process_group(0)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| not_started(program, e))?;
-    let stdin = child.stdin.take();
-    let stdout = child.stdout.take();
-    let stderr = child.stderr.take();
-    let child = Mutex::new(Running {
-        child,
-        is_reaped: false,
-    });
     let deadline = Instant::now() + timeout;
-    std::thread::scope(|scope| {
-        let (done, is_done) = mpsc::channel::<()>();
-        let watched = &child;
-        let watchdog = scope.spawn(move || {
-            let is_late = is_done.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout);
-            if is_late {
-                end(&mut locked(watched));
-            }
-            is_late
-        });
-        let said = scope.spawn(move || {
-            let mut message = Vec::new();
-            if let Some(stderr) = stderr {
-                let mut stderr = stderr;
-                let _ = (&mut stderr)
-                    .take(LONGEST_MESSAGE)
-                    .read_to_end(&mut message);
-                // The rest is read too, or the program would wait.
-                let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-            }
-            message
-        });
-        scope.spawn(move || {
-            // A program that does not read its input is no error.
-            if let Some(mut stdin) = stdin {
+    let mut output = Stream::new(child.stdout.take().map(OwnedFd::from), LONGEST_OUTPUT);
+    let mut message = Stream::new(child.stderr.take().map(OwnedFd::from), LONGEST_MESSAGE);
+    output.enlarge();
+    let status = std::thread::scope(|scope| {
+        // A program that does not read its input is no error.
+        if let Some(mut stdin) = child.stdin.take() {
+            if input.len() <= SHORT_INPUT {
                 let _ = stdin.write_all(input.as_bytes());
+            } else {
+                scope.spawn(move || {
+                    let _ = stdin.write_all(input.as_bytes());
+                });
             }
-        });
-        let output = stdout.map(read_output).unwrap_or_default();
-        let mut wait = Duration::from_micros(50);
-        let status = loop {
-            match locked(&child).try_wait() {
-                Ok(Some(status)) => break Some(status),
-                Ok(None) if Instant::now() < deadline + Duration::from_secs(1) => {}
-                _ => break None,
-            }
-            std::thread::sleep(wait);
-            wait = (2 * wait).min(Duration::from_millis(10));
+        }
+        let have_ended = read_both(&mut output, &mut message, deadline);
+        let status = match have_ended {
+            true => wait(&mut child, deadline),
+            false => Ok(None),
         };
-        drop(done);
-        let is_late = watchdog.join().unwrap_or(false);
-        let message = said.join().unwrap_or_default();
-        let text = String::from_utf8_lossy(&message);
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let message = match (is_late, words.is_empty()) {
-            (true, _) => format!("it took longer than {} s", timeout.as_secs_f64()),
-            (false, true) => format!("{program} gave no message"),
-            (false, false) => words.join(" "),
-        };
-        Ok(Ended {
-            is_success: !is_late && status.is_some_and(|status| status.success()),
-            output,
-            message,
-        })
+        if matches!(status, Ok(None)) {
+            end(&mut child);
+            read_both(&mut output, &mut message, Instant::now() + GRACE);
+            // Its status says only that it was ended.
+            let _ = wait(&mut child, Instant::now() + GRACE);
+        }
+        status.ok().flatten()
+    });
+    let text = String::from_utf8_lossy(&message.bytes);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let message = match (status.is_none(), words.is_empty()) {
+        (true, _) => format!("it took longer than {} s", timeout.as_secs_f64()),
+        (false, true) => format!("{program} gave no message"),
+        (false, false) => words.join(" "),
+    };
+    Ok(Ended {
+        is_success: status.is_some_and(|status| status.success()),
+        output: output.bytes,
+        message,
     })
 }
 
-/// Output of a program, up to its end.
-fn read_output(stdout: ChildStdout) -> Vec<u8> {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the descriptor is open. A size that the system refuses changes nothing.
-    unsafe {
-        libc::fcntl(
-            std::os::fd::AsRawFd::as_raw_fd(&stdout),
-            libc::F_SETPIPE_SZ,
-            PIPE,
-        );
-    }
-    let mut stdout = stdout.take(LONGEST_OUTPUT);
-    let mut output = Vec::new();
-    let mut part = vec![0; 1 << 16];
+/// Reads both streams of a program up to their ends or until the deadline, and returns whether they
+/// ended.
+fn read_both(output: &mut Stream, message: &mut Stream, deadline: Instant) -> bool {
     loop {
-        match stdout.read(&mut part) {
-            Ok(0) => return output,
-            Ok(len) => output.extend(&part[..len]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return output,
+        let left = deadline.saturating_duration_since(Instant::now());
+        if output.has_ended() && message.has_ended() {
+            return true;
         }
-        std::thread::sleep(BETWEEN_READS);
+        if left.is_zero() {
+            return false;
+        }
+        let mut polled = [&*output, &*message].map(|stream| libc::pollfd {
+            // The system skips a negative descriptor.
+            fd: stream.pipe.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        let left_ms = libc::c_int::try_from(left.as_millis() + 1).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the array has two elements, whose descriptors are open or negative.
+        let num_ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, left_ms) };
+        if num_ready > 0 {
+            for (stream, polled) in [&mut *output, &mut *message].into_iter().zip(polled) {
+                if polled.revents != 0 {
+                    stream.read();
+                }
+            }
+        }
+        if !(output.has_ended() && message.has_ended()) {
+            std::thread::sleep(BETWEEN_READS);
+        }
     }
 }
 
-/// A program that was started.
-struct Running {
-    child: Child,
-    /// Whether its status was read. Then its id may belong to another process.
-    is_reaped: bool,
+/// A stream of a program.
+struct Stream {
+    /// The reading end; none after the stream's end.
+    pipe: Option<File>,
+    bytes: Vec<u8>,
+    /// Bytes that are stored. More are read, or the program would wait, and dropped.
+    most: usize,
 }
 
-impl Running {
-    fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
-        let status = self.child.try_wait()?;
-        self.is_reaped |= status.is_some();
-        Ok(status)
+impl Stream {
+    fn new(pipe: Option<OwnedFd>, most: usize) -> Self {
+        Self {
+            pipe: pipe.map(File::from),
+            bytes: Vec::new(),
+            most,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.pipe.is_none()
+    }
+
+    /// Prepares for an output of hundreds of KiB.
+    fn enlarge(&mut self) {
+        self.bytes.reserve(RESERVED);
+        #[cfg(target_os = "linux")]
+        if let Some(pipe) = &self.pipe {
+            // SAFETY: the descriptor is open. A size that the system refuses changes nothing.
+            unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) };
+        }
+    }
+
+    /// Reads once, which waits if the stream has nothing to read.
+    fn read(&mut self) {
+        let Some(pipe) = &self.pipe else {
+            return;
+        };
+        if self.bytes.capacity() - self.bytes.len() < LEAST_READ {
+            // At least doubles the memory.
+            self.bytes.reserve(self.bytes.capacity().max(LEAST_READ));
+        }
+        let room = self.bytes.spare_capacity_mut();
+        // SAFETY: the descriptor is open, and the memory has room for so many bytes.
+        let num = unsafe { libc::read(pipe.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+        match usize::try_from(num) {
+            Ok(0) => self.pipe = None,
+            Ok(num) => {
+                // SAFETY: the system has written so many bytes behind the others.
+                unsafe { self.bytes.set_len(self.bytes.len() + num) };
+                self.bytes.truncate(self.most);
+            }
+            Err(_) if std::io::Error::last_os_error().kind() == ErrorKind::Interrupted => {}
+            Err(_) => self.pipe = None,
+        }
     }
 }
 
-/// Ends a program and what it started, also if the program itself has ended.
-fn end(running: &mut Running) {
-    if running.is_reaped {
-        return;
+/// Waits for a program, and returns its status; none at the deadline.
+///
+/// # Errors
+/// The system's, after which the program's id may belong to another.
+fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(Duration::from_millis(10));
     }
-    #[cfg(unix)]
-    if let Ok(group) = i32::try_from(running.child.id()) {
+}
+
+/// Ends a program whose status was not read, and what it started, also if the program itself has
+/// ended.
+fn end(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
         // SAFETY: `kill` takes any numbers; the child still has its own, so the group is the one it
         // was started in.
         unsafe { libc::kill(-group, libc::SIGKILL) };
     }
-    let _ = running.child.kill();
-}
-
-fn locked(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
+    let _ = child.kill();
 }
 
 /// The error for a program that cannot be started.
@@ -238,6 +280,11 @@ mod tests {
         assert!(!ended.is_success && started.elapsed() < Duration::from_secs(10));
         let long = shell("head -c 3000000 /dev/zero", "", second);
         assert!(long.is_success && long.output.len() == 3_000_000);
+        // Both streams at once, each larger than a pipe, after an input that does not fit into one.
+        let script = "head -c 300000 /dev/zero >&2; cat";
+        let both = shell(script, &"y".repeat(400_000), second);
+        assert!(both.is_success && both.output == [b'y'; 400_000]);
+        assert_eq!(both.message.len(), LONGEST_MESSAGE);
         let error = run("no-such-program-here", &[], "", second).err().unwrap();
         assert_eq!(error.exit_code(), 2);
     }

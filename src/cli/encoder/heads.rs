@@ -5,6 +5,7 @@ use crate::cli::progress::Progress;
 use crate::encoder::probe;
 use crate::encoder::probe::Recipe;
 use crate::error::Result;
+use crate::records::head::HeadChoice;
 use crate::records::head::HeadScore;
 use crate::records::log::StepRecord;
 use crate::stop::Stop;
@@ -32,6 +33,20 @@ fn in_words_of_score(score: &HeadScore) -> String {
 struct HeadScreen(Progress);
 
 impl probe::Observer for HeadScreen {
+    fn chosen(&mut self, choice: &HeadChoice) {
+        for (place, candidate) in choice.candidates.iter().enumerate() {
+            let mark = if place == choice.chosen {
+                ", chosen"
+            } else {
+                ""
+            };
+            self.0.line(&format!(
+                "classifier {}, weight decay {}: UAR {:.4} over {} folds of training speakers{mark}",
+                candidate.classifier, candidate.weight_decay, candidate.uar, choice.folds
+            ));
+        }
+    }
+
     fn step(&mut self, record: &StepRecord, _num_steps: u64) {
         let detail = format!("loss {:.4}  rate {:.2e}", record.loss, record.learning_rate);
         self.0.update(record.step, &detail);

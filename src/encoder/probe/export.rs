@@ -18,7 +18,8 @@ use crate::models::hubert;
 use crate::models::hubert::Class;
 
 /// Writes what was trained: with an open encoder that reads its output, a folder that transformers
-/// reads; else the head alone.
+/// reads, with the head in a file of its own if transformers has no class for it; else the head
+/// alone.
 pub fn export(work: &Work, dir: &Path) -> Result<()> {
     let parameters = &work.head.parameters;
     let mut tensors = Vec::new();
@@ -41,6 +42,10 @@ pub fn export(work: &Work, dir: &Path) -> Result<()> {
         return write_head(work, dir, tensors);
     };
     let mut model = model.clone();
+    if !work.recipe.is_of_transformers() {
+        hubert::save(&model, dir, Class::Encoder, Vec::new())?;
+        return write_head(work, dir, tensors);
+    }
 
     match work.recipe.head {
         HeadKind::Ctc => {

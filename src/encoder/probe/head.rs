@@ -1,10 +1,14 @@
-//! Heads: a weighted sum of layers, then CTC over frames or a classifier of means over time.
+//! Heads: a weighted sum of layers, then CTC over frames or a classifier of summaries of clips.
 
+use candle_core::DType;
 use candle_core::Tensor;
 
+use crate::encoder::probe::pool;
 use crate::encoder::probe::reader::Features;
 use crate::encoder::probe::reader::Reader;
+use crate::encoder::probe::recipe::Classifier;
 use crate::encoder::probe::recipe::HeadKind;
+use crate::encoder::probe::recipe::Pool;
 use crate::encoder::probe::recipe::Recipe;
 use crate::error::Error;
 use crate::error::Result;
@@ -17,8 +21,12 @@ use crate::ops::linear::Linear;
 use crate::ops::weight::Weight;
 use crate::seed::Key;
 
-/// `logits = W x + b` per frame (CTC), or `logits = W_c (W_p mean(x) + b_p) + b_c` per clip, of
+/// `logits = W x + b` per frame (CTC), or `logits = W_c f(W_p pool(x) + b_p) + b_c` per clip, of
 /// `x = sum over layers of share_i h_i` with `shares = softmax(layer_weights)`.
+///
+/// f is the identity, or ReLU for `classifier: mlp`. If `pool` is not the mean, `pool(x)` stands
+/// for `sum over layers of share_i pool(h_i)`: each layer is pooled, and then the layers are
+/// summed. For means and segments this is the same.
 pub struct Head<'a> {
     recipe: &'a Recipe,
     /// Tensors of the head.
@@ -32,6 +40,8 @@ pub struct Forward {
     /// Logits of frames or of clips.
     pub logits: Tensor,
     shares: Vec<f64>,
+    /// Summaries of clips, layer by layer, where layers are pooled before they are summed.
+    pooled: Option<Vec<Tensor>>,
     /// Input of each linear layer, in their order.
     inputs: Vec<Tensor>,
 }
@@ -46,7 +56,10 @@ impl<'a> Head<'a> {
                 ("lm_head.bias", vec![num_units]),
             ],
             HeadKind::Classify => vec![
-                ("projector.weight", vec![recipe.width, width]),
+                (
+                    "projector.weight",
+                    vec![recipe.width, recipe.pool.num_vectors() * width],
+                ),
                 ("projector.bias", vec![recipe.width]),
                 ("classifier.weight", vec![num_units, recipe.width]),
                 ("classifier.bias", vec![num_units]),
@@ -115,8 +128,10 @@ impl<'a> Head<'a> {
     /// -> `[frames, units]` (CTC), `[clips, units]`
     pub fn forward(&self, features: Features) -> Result<Forward> {
         let shares = self.shares()?;
-        let mut x = (&features.layers[0] * shares[0])?;
-        for (layer, &share) in features.layers.iter().zip(&shares).skip(1) {
+        let pooled = self.pool_layers(&features)?;
+        let layers = pooled.as_ref().unwrap_or(&features.layers);
+        let mut x = (&layers[0] * shares[0])?;
+        for (layer, &share) in layers.iter().zip(&shares).skip(1) {
             x = (x + (layer * share)?)?;
         }
 
@@ -126,18 +141,39 @@ impl<'a> Head<'a> {
                 (vec![x], logits)
             }
             HeadKind::Classify => {
-                let pooled = means(&x, &features.frames)?;
-                let projected = self.forward_linear("projector", &pooled)?;
+                if pooled.is_none() && !features.is_pooled {
+                    x = pool::pool(&x, &features.frames, Pool::Mean)?;
+                }
+                let mut projected = self.forward_linear("projector", &x)?;
+                if self.recipe.classifier == Classifier::Mlp {
+                    projected = projected.relu()?;
+                }
                 let logits = self.forward_linear("classifier", &projected)?;
-                (vec![pooled, projected], logits)
+                (vec![x, projected], logits)
             }
         };
         Ok(Forward {
             features,
             logits,
             shares,
+            pooled,
             inputs,
         })
+    }
+
+    /// Summaries of clips by layer; `None` where they are made of the sum of the layers, or were
+    /// made before, or are not read.
+    fn pool_layers(&self, features: &Features) -> Result<Option<Vec<Tensor>>> {
+        let kind = self.recipe.pool;
+        if features.is_pooled || kind.is_mean() || self.recipe.head == HeadKind::Ctc {
+            return Ok(None);
+        }
+        let pooled = features
+            .layers
+            .iter()
+            .map(|layer| pool::pool(layer, &features.frames, kind))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Some(pooled))
     }
 
     /// Adds the gradients of the head, and those of the reader's encoder where it is open, from
@@ -146,24 +182,52 @@ impl<'a> Head<'a> {
         let dx = match self.recipe.head {
             HeadKind::Ctc => self.backward_linear("lm_head", d_logits, &forward.inputs[0])?,
             HeadKind::Classify => {
-                let d_projected =
-                    self.backward_linear("classifier", d_logits, &forward.inputs[1])?;
+                let projected = &forward.inputs[1];
+                let mut d_projected = self.backward_linear("classifier", d_logits, projected)?;
+                if self.recipe.classifier == Classifier::Mlp {
+                    let is_active = projected.gt(0f32)?.to_dtype(DType::F32)?;
+                    d_projected = (d_projected * is_active)?;
+                }
                 let d_pooled =
                     self.backward_linear("projector", &d_projected, &forward.inputs[0])?;
-                means_backward(&d_pooled, &forward.features.frames)?
+                let features = &forward.features;
+                if forward.pooled.is_some() || features.is_pooled {
+                    d_pooled
+                } else {
+                    pool::backward(&d_pooled, &features.layers[0], &features.frames, Pool::Mean)?
+                }
             }
         };
         if self.recipe.weighted() {
             self.backward_shares(forward, &dx)?;
         }
-        reader.backward(&forward.features, dx, &forward.shares)
+        reader.backward(&forward.features, &|layer| {
+            self.layer_gradient(forward, &dx, layer)
+        })
+    }
+
+    /// Gradient of a layer that was read, from that of the sum.
+    fn layer_gradient(&self, forward: &Forward, d_sum: &Tensor, layer: usize) -> Result<Tensor> {
+        let d_layer = match self.recipe.weighted() {
+            true => (d_sum * forward.shares[layer])?,
+            false => d_sum.clone(),
+        };
+        if forward.pooled.is_none() {
+            return Ok(d_layer);
+        }
+        let features = &forward.features;
+        pool::backward(
+            &d_layer,
+            &features.layers[layer],
+            &features.frames,
+            self.recipe.pool,
+        )
     }
 
     /// `d layer_weights_i += share_i (h_i . dx - sum over j of share_j h_j . dx)`.
     fn backward_shares(&self, forward: &Forward, dx: &Tensor) -> Result<()> {
-        let along: Vec<f64> = forward
-            .features
-            .layers
+        let layers = forward.pooled.as_ref().unwrap_or(&forward.features.layers);
+        let along: Vec<f64> = layers
             .iter()
             .map(|layer| Ok(f64::from((layer * dx)?.sum_all()?.to_scalar::<f32>()?)))
             .collect::<Result<_>>()?;
@@ -179,23 +243,65 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Mean over the rows of each clip, `[clips, dim]`.
-fn means(x: &Tensor, frames: &[usize]) -> Result<Tensor> {
-    let mut start = 0;
-    let mut means = Vec::new();
-    for &len in frames {
-        means.push(x.narrow(0, start, len)?.mean_keepdim(0)?);
-        start += len;
-    }
-    Ok(Tensor::cat(&means, 0)?.contiguous()?)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
 
-/// Gradient of [`means`]' input.
-fn means_backward(d: &Tensor, frames: &[usize]) -> Result<Tensor> {
-    let (_, dim) = d.dims2()?;
-    let mut rows = Vec::new();
-    for (i, &len) in frames.iter().enumerate() {
-        rows.push((d.narrow(0, i, 1)? / len as f64)?.broadcast_as((len, dim))?);
+    fn random(rows: usize, columns: usize, seed: u64) -> Tensor {
+        let key = Key::new(seed, "test of heads");
+        let values: Vec<f32> = (0..(rows * columns) as u64)
+            .map(|i| key.uniform(i) as f32 - 0.5)
+            .collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
     }
-    Ok(Tensor::cat(&rows, 0)?.contiguous()?)
+
+    /// `sum(logits * d)`.
+    fn loss(head: &Head, x: &Tensor, d: &Tensor) -> f64 {
+        let features = Features::pooled(vec![x.clone()], vec![9; 2]);
+        let logits = head.forward(features).unwrap().logits;
+        let products = (logits * d).unwrap().to_dtype(DType::F64).unwrap();
+        products.sum_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn classifier_gradients_are_central_differences() {
+        for classifier in ["linear", "mlp"] {
+            let recipe: Recipe = yaml_serde::from_str(&format!(
+                "{{encoder: mfcc, head: classify, data: [], dev: [], steps: 1, width: 3, pool: mean_std, classifier: {classifier}}}"
+            ))
+            .unwrap();
+            let reader = Reader::open(&recipe).unwrap();
+            let head = Head::new(&recipe, &reader, 4).unwrap();
+            let x = random(2, 2 * reader.width(), 1);
+            let d = random(2, 4, 2);
+            let features = Features::pooled(vec![x.clone()], vec![9; 2]);
+            let forward = head.forward(features).unwrap();
+            head.backward(&reader, &forward, &d).unwrap();
+            let found: Vec<f32> = head.parameters.gradients.to_vec1().unwrap();
+
+            for entry in &head.parameters.entries {
+                let value = head.parameters.value(entry).unwrap();
+                let values: Vec<f32> = value.flatten_all().unwrap().to_vec1().unwrap();
+                for i in 0..values.len() {
+                    let mut sides = [0.0; 2];
+                    for (side, step) in sides.iter_mut().zip([1e-3, -1e-3]) {
+                        let mut moved = values.clone();
+                        moved[i] += step;
+                        let moved = Tensor::from_vec(moved, value.dims(), &Device::Cpu).unwrap();
+                        head.parameters.set_tensor(entry, &moved).unwrap();
+                        *side = loss(&head, &x, &d);
+                    }
+                    head.parameters.set_tensor(entry, &value).unwrap();
+                    let slope = (sides[0] - sides[1]) / 2e-3;
+                    let gradient = f64::from(found[entry.range.start + i]);
+                    assert!(
+                        (slope - gradient).abs() < 2e-3,
+                        "{classifier}, {}: {slope} and {gradient}",
+                        entry.name
+                    );
+                }
+            }
+        }
+    }
 }

@@ -45,6 +45,20 @@ pub struct Features {
     /// Frames of each clip.
     pub frames: Vec<usize>,
     saved: Option<hubert::Saved>,
+    /// Whether a row of a layer is the summary of a clip, in place of a frame.
+    pub is_pooled: bool,
+}
+
+impl Features {
+    /// Summaries of clips that were made before, `[clips, vectors * dim]` for each layer.
+    pub fn pooled(layers: Vec<Tensor>, frames: Vec<usize>) -> Self {
+        Self {
+            layers,
+            frames,
+            saved: None,
+            is_pooled: true,
+        }
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -165,6 +179,7 @@ impl<'a> Reader<'a> {
             layers: vec![Tensor::cat(&rows, 0)?],
             frames,
             saved: None,
+            is_pooled: false,
         })
     }
 
@@ -193,25 +208,30 @@ impl<'a> Reader<'a> {
             layers,
             frames: encoded.frames,
             saved,
+            is_pooled: false,
         })
     }
 
-    /// Adds the gradients of an open encoder, from that of the sum of its layers with these shares.
-    pub fn backward(&self, features: &Features, d_sum: Tensor, shares: &[f64]) -> Result<()> {
+    /// Adds the gradients of an open encoder, from that of each layer that was read.
+    pub fn backward(
+        &self,
+        features: &Features,
+        d_layer: &dyn Fn(usize) -> Result<Tensor>,
+    ) -> Result<()> {
         let (Some(model), Some(saved)) = (&self.encoder, &features.saved) else {
             return Ok(());
         };
         let mut d_output = None;
         let mut d_hidden = Vec::new();
         match (self.recipe.weighted(), self.recipe.layer) {
-            (false, None) => d_output = Some(d_sum),
+            (false, None) => d_output = Some(d_layer(0)?),
             (false, Some(layer)) => {
                 d_hidden.resize(layer + 1, None);
-                d_hidden[layer] = Some(d_sum);
+                d_hidden[layer] = Some(d_layer(0)?);
             }
             (true, _) => {
-                for &share in shares {
-                    d_hidden.push(Some((&d_sum * share)?));
+                for layer in 0..self.num_layers() {
+                    d_hidden.push(Some(d_layer(layer)?));
                 }
             }
         }

@@ -53,6 +53,15 @@ pub struct Recipe {
     /// Width between the classifier's two matrices.
     #[serde(default = "width")]
     pub width: usize,
+    /// Summary of a clip's frames that the classifier reads.
+    #[serde(default, skip_serializing_if = "Pool::is_mean")]
+    pub pool: Pool,
+    /// Form of the classifier.
+    #[serde(default, skip_serializing_if = "Classifier::is_linear")]
+    pub classifier: Classifier,
+    /// Cross-validation inside the training rows that chooses classifier and weight decay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
     /// Optimiser steps.
     pub steps: u64,
     /// Clips of a step; clips are never cut.
@@ -127,8 +136,120 @@ fn encoder_rate() -> f64 {
 pub enum HeadKind {
     /// Spells characters, by CTC.
     Ctc,
-    /// Names a class, from the mean over time.
+    /// Names a class, from a summary of the frames.
     Classify,
+}
+
+/// `pool:` summary of a clip's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// Mean over time.
+    #[default]
+    Mean,
+    /// Mean and standard deviation over time.
+    MeanStd,
+    /// Means of five equal parts, side by side.
+    Segments,
+}
+
+/// Parts of a clip under `pool: segments`.
+pub const SEGMENTS: usize = 5;
+
+impl Pool {
+    /// Whether it is the mean.
+    pub fn is_mean(&self) -> bool {
+        *self == Self::Mean
+    }
+
+    /// Vectors of a clip, side by side.
+    pub fn num_vectors(self) -> usize {
+        match self {
+            Self::Mean => 1,
+            Self::MeanStd => 2,
+            Self::Segments => SEGMENTS,
+        }
+    }
+}
+
+/// `classifier:` form of a classifier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Classifier {
+    /// Two matrices, as in `HubertForSequenceClassification`.
+    #[default]
+    Linear,
+    /// The same with a ReLU between them.
+    Mlp,
+}
+
+impl Classifier {
+    /// Whether nothing is between the matrices.
+    pub fn is_linear(&self) -> bool {
+        *self == Self::Linear
+    }
+
+    /// Name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Mlp => "mlp",
+        }
+    }
+}
+
+/// `choose:` cross-validation over speakers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Choose {
+    /// Number of folds. No speaker is in two of them.
+    pub folds: usize,
+    /// Classifiers to choose from.
+    pub classifier: Vec<Classifier>,
+    /// Weight decays to choose from.
+    pub weight_decay: Vec<f64>,
+}
+
+impl Default for Choose {
+    fn default() -> Self {
+        Self {
+            folds: 5,
+            classifier: vec![Classifier::Linear, Classifier::Mlp],
+            weight_decay: vec![10.0, 1.0, 0.1],
+        }
+    }
+}
+
+impl Choose {
+    /// All pairs of a classifier and a weight decay, classifier by classifier.
+    pub fn candidates(&self) -> Vec<(Classifier, f64)> {
+        let mut pairs = Vec::new();
+        for &classifier in &self.classifier {
+            for &decay in &self.weight_decay {
+                pairs.push((classifier, decay));
+            }
+        }
+        pairs
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.folds < 2 {
+            return Err(Error::input(format!("`choose.folds` is {}", self.folds))
+                .hint("write 2 or more; 5 are usual"));
+        }
+
+        let is_decay = |decay: &f64| decay.is_finite() && *decay >= 0.0;
+        if self.candidates().is_empty() || !self.weight_decay.iter().all(is_decay) {
+            return Err(Error::input(
+                "an empty list under `choose`, or a weight decay that is not 0 or more",
+            )
+            .hint(
+                "write for example `choose: {classifier: [linear], weight_decay: [10, 1, 0.1]}`",
+            ));
+        }
+
+        Ok(())
+    }
 }
 
 /// `open:` what of an encoder is trained with a head.
@@ -172,7 +293,7 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         files::check_name(&self.name).map_err(|e| e.at("`name`"))?;
-        self.optimiser.check_without_adapters()?;
+        self.optimiser.check_without_stages()?;
         let is_zero = self.steps == 0 || self.batch.clips == 0 || self.width == 0;
 
         if is_zero || self.checkpoint.every == 0 || self.checkpoint.keep == 0 {
@@ -189,6 +310,7 @@ impl Recipe {
             );
         }
 
+        self.check_classifier()?;
         self.drops().check()?;
         if (self.dropout > 0.0 || self.layer_drop > 0.0) && self.open() == Open::None {
             return Err(
@@ -216,6 +338,37 @@ impl Recipe {
         }
 
         Ok(())
+    }
+
+    /// Checks what only a classifier has.
+    fn check_classifier(&self) -> Result<()> {
+        if self.head == HeadKind::Ctc && !(self.is_of_transformers() && self.choose.is_none()) {
+            return Err(
+                Error::input("`pool`, `classifier` or `choose` with `head: ctc`")
+                    .hint("leave them out, or write `head: classify`"),
+            );
+        }
+        let Some(choose) = &self.choose else {
+            return Ok(());
+        };
+
+        if self.open() != Open::None {
+            return Err(Error::input("`choose` with an encoder that is trained")
+                .hint("run `maqam encoder probe` without `open`, or leave `choose` out"));
+        }
+
+        if self.evaluate_every > 0 {
+            return Err(Error::input("`evaluate_every` with `choose`")
+                .hint("leave it out; with `choose`, dev is scored once, after the last step"));
+        }
+
+        choose.check()
+    }
+
+    /// Whether the head is one of transformers' classes: the mean over time, nothing between the
+    /// matrices.
+    pub fn is_of_transformers(&self) -> bool {
+        self.pool.is_mean() && self.classifier.is_linear()
     }
 
     /// Shares that training drops.

@@ -60,15 +60,7 @@ impl HeadRows {
 
     /// Training rows of a step, from 0: a seeded order, each once per epoch.
     pub fn drawn(&self, recipe: &Recipe, step: u64) -> Vec<usize> {
-        let clips = recipe.batch.clips as u64;
-        let rows = self.num_train as u64;
-        let key = Key::new(recipe.seed, "head order");
-        (step * clips..(step + 1) * clips)
-            .map(|position| {
-                let order = key.with(position / rows).permutation(self.num_train);
-                order[(position % rows) as usize] as usize
-            })
-            .collect()
+        drawn_of(recipe, step, self.num_train)
     }
 
     /// Runs of rows of at most so many seconds; a longer clip is alone.
@@ -88,6 +80,25 @@ impl HeadRows {
         packs.push(&rows[start..]);
         packs
     }
+}
+
+/// Places of a step's rows among so many training rows.
+pub fn drawn_of(recipe: &Recipe, step: u64, num_rows: usize) -> Vec<usize> {
+    let clips = recipe.batch.clips as u64;
+    let rows = num_rows as u64;
+    let key = Key::new(recipe.seed, "head order");
+    let mut places = Vec::new();
+    let mut order = Vec::new();
+    let mut epoch_of_order = None;
+    for position in step * clips..(step + 1) * clips {
+        let epoch = position / rows;
+        if epoch_of_order != Some(epoch) {
+            order = key.with(epoch).permutation(num_rows);
+            epoch_of_order = Some(epoch);
+        }
+        places.push(order[(position % rows) as usize] as usize);
+    }
+    places
 }
 
 /// CTC spells at most one unit per frame.

@@ -7,6 +7,8 @@ use std::time::Instant;
 use candle_core::Device;
 
 use crate::encoder::checkpoint;
+use crate::encoder::probe::choose::choose;
+use crate::encoder::probe::choose::with_choice;
 use crate::encoder::probe::evaluate::evaluate;
 use crate::encoder::probe::export::export;
 use crate::encoder::probe::recipe::Recipe;
@@ -25,6 +27,7 @@ use crate::nn::precision::Precision;
 use crate::ops::adamw::norm;
 use crate::ops::scalar::Scalar;
 use crate::records::checkpoint_state::EncoderState;
+use crate::records::head::HeadChoice;
 use crate::records::head::HeadScore;
 use crate::records::log::Line;
 use crate::records::log::StepRecord;
@@ -34,6 +37,8 @@ use crate::train::environment::Recorder;
 
 /// Told how a run goes on.
 pub trait Observer {
+    /// The outcome of a cross-validation.
+    fn chosen(&mut self, choice: &HeadChoice);
     /// A finished step of `num_steps`.
     fn step(&mut self, record: &StepRecord, num_steps: u64);
     /// A measurement: name, value, and interval where there is one.
@@ -59,6 +64,8 @@ pub fn run(
     lock.remove_leftovers();
 
     let work = Work::open(recipe)?;
+    let chosen = recipe_of_choice(&work, &folder, observer, stop)?;
+    let work = work.with_recipe(&chosen)?;
     let mut session = Session::open(&work, &folder)?;
     let computes = Precision::Auto.on(&Device::Cpu)?;
     let here = machine::here(None);
@@ -71,6 +78,30 @@ pub fn run(
     export(&work, staged.path())?;
     staged.commit()?;
     Ok(scores)
+}
+
+/// The recipe that is trained: under `choose` with the outcome of the cross-validation, which is
+/// read from the run's folder if it is there.
+fn recipe_of_choice(
+    work: &Work,
+    folder: &Path,
+    observer: &mut dyn Observer,
+    stop: &Stop,
+) -> Result<Recipe> {
+    let Some(settings) = &work.recipe.choose else {
+        return Ok(work.recipe.clone());
+    };
+    let choice = match HeadChoice::read(folder)? {
+        Some(choice) => choice,
+        None => {
+            let choice = choose(work, settings, stop)?;
+            choice.write(folder)?;
+            choice
+        }
+    };
+    let chosen = with_choice(work.recipe, settings, &choice)?;
+    observer.chosen(&choice);
+    Ok(chosen)
 }
 
 /// A run that is under way.

@@ -1,11 +1,16 @@
 //! A head at work: rows, the features that it reads, and its tensors.
 
+use candle_core::Device;
+use candle_core::Tensor;
+
 use crate::encoder::beam::Beam;
 use crate::encoder::clips::Item;
 use crate::encoder::ngram::Ngram;
 use crate::encoder::probe::head::Forward;
 use crate::encoder::probe::head::Head;
 use crate::encoder::probe::loss;
+use crate::encoder::probe::pool;
+use crate::encoder::probe::reader::Features;
 use crate::encoder::probe::reader::Reader;
 use crate::encoder::probe::recipe::BeamSettings;
 use crate::encoder::probe::recipe::HeadKind;
@@ -27,6 +32,9 @@ pub struct Work<'a> {
     pub reader: Reader<'a>,
     /// Tensors.
     pub head: Head<'a>,
+    /// Summaries of the clips of all rows, `[rows, vectors * dim]` for each layer that the head
+    /// reads; only under `choose`, which reads them many times.
+    pooled: Option<Vec<Tensor>>,
 }
 
 impl<'a> Work<'a> {
@@ -41,11 +49,33 @@ impl<'a> Work<'a> {
         if recipe.open() == Open::None {
             reader.measure_scales(&rows.items[..rows.num_train])?;
         }
+        let pooled = match recipe.choose {
+            Some(_) => Some(pool_rows(recipe, &reader, &rows.items)?),
+            None => None,
+        };
         Ok(Self {
             recipe,
             rows,
             reader,
             head,
+            pooled,
+        })
+    }
+
+    /// The same rows and features, with the head of another recipe before training.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn with_recipe<'b>(self, recipe: &'b Recipe) -> Result<Work<'b>>
+    where
+        'a: 'b,
+    {
+        Ok(Work {
+            recipe,
+            head: Head::new(recipe, &self.reader, self.rows.units.names.len())?,
+            rows: self.rows,
+            reader: self.reader,
+            pooled: self.pooled,
         })
     }
 
@@ -78,12 +108,37 @@ impl<'a> Work<'a> {
 
     /// Outputs for rows; `training` is the stream of the step's random numbers.
     fn forward(&self, rows: &[usize], training: Option<Key>) -> Result<Forward> {
+        if let Some(features) = self.pooled_features(rows)? {
+            return self.head.forward(features);
+        }
         let items: Vec<&Item> = rows.iter().map(|&row| &self.rows.items[row]).collect();
         let features = match training {
             Some(step) => self.reader.read_training(&items, rows, step)?,
             None => self.reader.read(&items)?,
         };
         self.head.forward(features)
+    }
+
+    /// Summaries of rows' clips, where they were made before.
+    ///
+    /// # Errors
+    /// None on the CPU.
+    pub fn pooled_features(&self, rows: &[usize]) -> Result<Option<Features>> {
+        let Some(layers) = &self.pooled else {
+            return Ok(None);
+        };
+        let ids: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        let ids = Tensor::from_vec(ids, rows.len(), &Device::Cpu)?;
+        let layers = layers
+            .iter()
+            .map(|layer| Ok(layer.index_select(&ids, 0)?))
+            .collect::<Result<Vec<_>>>()?;
+        let config = &self.reader.config;
+        let frames = rows
+            .iter()
+            .map(|&row| config.num_frames(self.rows.items[row].samples))
+            .collect();
+        Ok(Some(Features::pooled(layers, frames)))
     }
 
     /// Prediction for each clip of dev.
@@ -117,4 +172,20 @@ impl<'a> Work<'a> {
         };
         self.rows.units.text(&beam.decode(logits))
     }
+}
+
+/// Summaries of clips, layer by layer.
+fn pool_rows(recipe: &Recipe, reader: &Reader, items: &[Item]) -> Result<Vec<Tensor>> {
+    let mut layers: Vec<Vec<Tensor>> = Vec::new();
+    for item in items {
+        let features = reader.read(&[item])?;
+        layers.resize(features.layers.len(), Vec::new());
+        for (layer, pooled) in features.layers.iter().zip(&mut layers) {
+            pooled.push(pool::pool(layer, &features.frames, recipe.pool)?);
+        }
+    }
+    layers
+        .iter()
+        .map(|rows| Ok(Tensor::cat(rows, 0)?.contiguous()?))
+        .collect()
 }

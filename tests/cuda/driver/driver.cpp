@@ -11,6 +11,8 @@
 //                              illegal address. As on a GPU, the launch itself succeeds and every later call of the process fails
 //                              with CUDA_ERROR_ILLEGAL_ADDRESS
 //   MAQAM_EMULATED_FULL        number of an allocation, from 1: it and all later ones find no memory until the pool is trimmed
+//   MAQAM_EMULATED_TAKEN       the same, and trimming does not help: another program has taken what was free
+//   MAQAM_EMULATED_DRIVER      CUDA that the driver knows, 13000 otherwise
 
 #include <atomic>
 #include <chrono>
@@ -30,7 +32,6 @@ namespace {
 constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 constexpr size_t SHARED_WITHOUT_ASKING = 48 * 1024;
 constexpr size_t MAX_SHARED = 163 * 1024;
-constexpr int DRIVER_VERSION = 13000;
 
 struct Function {
     std::string name;
@@ -60,8 +61,8 @@ std::vector<Copy>* copies = new std::vector<Copy>();
 std::map<unsigned char*, size_t>* page_locked = new std::map<unsigned char*, size_t>();
 // Whether a launch has faulted: nothing works in a context after that.
 std::atomic<bool> is_dead{false};
-// Whether allocations find nothing until the pool is trimmed.
-std::atomic<bool> is_full{false};
+// Whether allocations find nothing until the pool is trimmed, and whether they find nothing from now on.
+std::atomic<bool> is_full{false}, is_taken{false};
 thread_local void* current_context;
 int primary_context, the_pool;
 
@@ -133,7 +134,7 @@ Result wait(const char* name) {
 // ---- The device and its context ----
 
 EXPORTED Result cuInit(unsigned) { return SUCCESS; }
-EXPORTED Result cuDriverGetVersion(int* version) { return *version = DRIVER_VERSION, SUCCESS; }
+EXPORTED Result cuDriverGetVersion(int* version) { return *version = static_cast<int>(gpu::setting("MAQAM_EMULATED_DRIVER", 13000)), SUCCESS; }
 EXPORTED Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 EXPORTED Result cuDeviceGet(int* device, int ordinal) { return *device = 0, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }
 EXPORTED Result cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = gpu::memory().total, SUCCESS; }
@@ -212,8 +213,10 @@ EXPORTED Result cuMemAllocAsync(Pointer* pointer, size_t bytes, void*) {
     }
     // A driver's pool finds no memory for a large tensor where what was freed lies in pieces; trimming gives it back.
     static std::atomic<size_t> num_allocations{0};
-    if (++num_allocations == gpu::setting("MAQAM_EMULATED_FULL", 0)) is_full = true;
-    if (is_full) return OUT_OF_MEMORY;
+    size_t number = ++num_allocations;
+    if (number == gpu::setting("MAQAM_EMULATED_FULL", 0)) is_full = true;
+    if (number == gpu::setting("MAQAM_EMULATED_TAKEN", 0)) is_taken = true;
+    if (is_full || is_taken) return OUT_OF_MEMORY;
     *pointer = reinterpret_cast<Pointer>(gpu::memory().allocate(bytes));
     return *pointer ? SUCCESS : OUT_OF_MEMORY;
 }
@@ -223,7 +226,7 @@ EXPORTED Result cuMemFree_v2(Pointer pointer) { return cuMemFreeAsync(pointer, n
 EXPORTED Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     LIVING;
     *total = gpu::memory().total;
-    *free = *total - gpu::memory().reserved;
+    *free = is_taken ? 0 : *total - gpu::memory().reserved;
     return SUCCESS;
 }
 

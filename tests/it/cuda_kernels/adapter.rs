@@ -6,8 +6,10 @@ use half::bf16;
 use crate::cuda_kernels::harness::Argument;
 use crate::cuda_kernels::harness::Buffer;
 use crate::cuda_kernels::harness::NULL;
+use crate::cuda_kernels::harness::assert_near;
 use crate::cuda_kernels::harness::is_emulated;
 use crate::cuda_kernels::harness::launch;
+use crate::support::flat;
 use crate::support::numbers;
 
 /// Values of a block.
@@ -127,5 +129,142 @@ fn the_first_product_is_written_after_its_rows() {
                 }
             }
         }
+    }
+}
+
+/// Tokens, columns and rank of an up-projection; values behind the rows of dY, and between the rows
+/// of h; tokens of a block.
+struct Case {
+    tokens: usize,
+    columns: usize,
+    rank: usize,
+    padding: usize,
+    hidden_stride: usize,
+    tokens_of_block: usize,
+}
+
+/// Rows of `width` values, `stride` apart, with NaN between them.
+fn apart(name: &str, rows: usize, width: usize, stride: usize) -> Buffer<bf16> {
+    let values = numbers(name, rows * width);
+    let rows = values.chunks(width).flat_map(|row| {
+        let gap = std::iter::repeat_n(f64::NAN, stride - width);
+        row.iter().copied().chain(gap)
+    });
+    Buffer::input_from(&rows.collect::<Vec<_>>())
+}
+
+fn check_backward(case: &Case) {
+    /// Columns of a block.
+    const COLUMNS: usize = 512;
+    const SCALE: f64 = 0.75;
+    let &Case {
+        tokens,
+        columns,
+        rank,
+        padding,
+        hidden_stride,
+        tokens_of_block,
+    } = case;
+    let what = |name: &str| format!("{name} of {tokens} tokens, {columns} columns, rank {rank}");
+    let stride = columns + padding;
+    let d_out = apart("d_out", tokens, columns, stride);
+    let hidden = apart("hidden", tokens, rank, hidden_stride);
+    let up = Buffer::<bf16>::input_from(&numbers("up", columns * rank));
+    let before = numbers("gradient", columns * rank);
+    let gradient = Buffer::<f32>::in_place_from(&before);
+    let d_hidden = Buffer::<bf16>::output(tokens * hidden_stride);
+    let chunks = columns.div_ceil(COLUMNS);
+    let splits = tokens.div_ceil(tokens_of_block);
+    // The sums below find every part written: NaN is there before.
+    let of_hidden = Buffer::<f32>::output(chunks * tokens * rank);
+    let of_up = Buffer::<f32>::output(splits * columns * rank);
+    let sizes = [tokens, columns, stride, hidden_stride, tokens_of_block].map(|size| size as i32);
+    launch(
+        &format!("adapter_backward_{rank}"),
+        (chunks, splits),
+        128,
+        if rank == 16 { 63_488 } else { 83_968 },
+        &[
+            &of_hidden, &of_up, &d_out, &hidden, &up, &sizes[0], &sizes[1], &sizes[2], &sizes[3],
+            &sizes[4],
+        ],
+    );
+    launch(
+        "sum_adapter_hidden",
+        (tokens * rank).div_ceil(STRETCH),
+        256,
+        0,
+        &[
+            &d_hidden,
+            &of_hidden,
+            &sizes[0],
+            &(rank as i32),
+            &(chunks as i32),
+            &sizes[3],
+            &(SCALE as f32),
+        ],
+    );
+    launch(
+        "sum_adapter_gradient",
+        (columns * rank).div_ceil(STRETCH),
+        256,
+        0,
+        &[
+            &gradient,
+            &of_up,
+            &((columns * rank) as i32),
+            &(splits as i32),
+            &(SCALE as f32),
+        ],
+    );
+
+    let rows = |buffer: &Buffer<bf16>, width: usize, stride: usize| {
+        let all = buffer.tensor(&[tokens, stride]);
+        all.narrow(1, 0, width).unwrap().contiguous().unwrap()
+    };
+    let d_out = rows(&d_out, columns, stride);
+    let hidden = rows(&hidden, rank, hidden_stride);
+    let up = up.tensor(&[columns, rank]);
+    let expected = (d_out.matmul(&up).unwrap() * SCALE).unwrap();
+    let found = d_hidden.numbers();
+    let found = found.chunks(hidden_stride).flat_map(|row| &row[..rank]);
+    // Rounded once, to 8 bits.
+    assert_near(
+        &what("dh"),
+        &found.copied().collect::<Vec<_>>(),
+        &flat(&expected),
+        2f64.powi(-8),
+    );
+    let expected = (d_out.t().unwrap().matmul(&hidden).unwrap() * SCALE).unwrap();
+    let before = before.iter().map(|&value| f64::from(value as f32));
+    let expected: Vec<f64> = before.zip(flat(&expected)).map(|(a, b)| a + b).collect();
+    // Sums in f32.
+    assert_near(&what("dB"), &gradient.numbers(), &expected, 1e-5);
+}
+
+/// Fewer tokens than a tile and fewer columns than a piece, tails of both, blocks of several tiles,
+/// columns of several blocks, rows that follow each other and rows with padding behind them.
+#[test]
+fn gradients_of_an_up_projection_are_two_products() {
+    if !is_emulated() {
+        return;
+    }
+    for (tokens, columns, rank, padding, hidden_stride, tokens_of_block) in [
+        (1, 8, 16, 0, 16, 64),
+        (63, 120, 16, 64, 48, 64),
+        (130, 520, 16, 64, 16, 64),
+        (200, 1032, 16, 8, 64, 128),
+        (64, 512, 16, 0, 16, 64),
+        (70, 136, 32, 64, 32, 128),
+        (257, 640, 32, 64, 96, 64),
+    ] {
+        check_backward(&Case {
+            tokens,
+            columns,
+            rank,
+            padding,
+            hidden_stride,
+            tokens_of_block,
+        });
     }
 }

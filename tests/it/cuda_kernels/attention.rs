@@ -109,8 +109,17 @@ impl Case {
         tiles
     }
 
-    /// Runs all three kernels, in both orders of threads or in one.
+    /// Runs all kernels, in both orders of threads or in one. A block of the pass over keys adds up
+    /// over all query heads of a group.
     fn run(&self, is_in_both_orders: bool) {
+        self.run_in_parts(
+            is_in_both_orders,
+            self.heads.num_heads / self.heads.num_kv_heads,
+        );
+    }
+
+    /// The same with `heads_of_block` query heads in a block of the pass over keys.
+    fn run_in_parts(&self, is_in_both_orders: bool, heads_of_block: usize) {
         let run = if is_in_both_orders {
             launch
         } else {
@@ -163,16 +172,47 @@ impl Case {
                 &sizes[3], &is_causal, &scale,
             ],
         );
+        let parts = (heads.num_heads / heads.num_kv_heads).div_ceil(heads_of_block);
+        let width = 2 * heads.kv_width();
+        // No part of it is read that was not written: outputs hold NaN.
+        let partial = Buffer::<f32>::output(if parts > 1 {
+            parts * self.tokens() * width
+        } else {
+            0
+        });
         run(
             &format!("attention_backward_keys_{dim}"),
-            (heads.num_kv_heads, count),
+            (heads.num_kv_heads * parts, count),
             THREADS,
             shared_keys,
             &[
-                d_qkv, d_out, qkv, log_sums, dots, &tiles, &sizes[0], &sizes[1], &sizes[2],
-                &sizes[3], &is_causal, &scale,
+                d_qkv,
+                &partial,
+                d_out,
+                qkv,
+                log_sums,
+                dots,
+                &tiles,
+                &sizes[0],
+                &sizes[1],
+                &sizes[2],
+                &sizes[3],
+                &(heads_of_block as i32),
+                &is_causal,
+                &scale,
             ],
         );
+        if parts > 1 {
+            let [width, parts, start, stride] =
+                [width, parts, heads.query_width(), heads.width()].map(|size| size as i32);
+            run(
+                "sum_attention_parts",
+                (self.tokens(), 1),
+                THREADS,
+                0,
+                &[d_qkv, &partial, &sizes[0], &width, &parts, &start, &stride],
+            );
+        }
     }
 
     /// Compares all that the kernels made with the crate's own, from the same rounded inputs.
@@ -263,6 +303,27 @@ fn attention_equals_the_crate_in_any_thread_order() {
         for mask in [Mask::Causal, Mask::Full] {
             let case = Case::new(&lengths, heads, mask, 2.0);
             case.run(true);
+            case.check();
+        }
+    }
+}
+
+/// Parts of one size, a smaller last one, and one head each; heads of odd widths; tails of tiles.
+#[test]
+fn attention_whose_keys_pass_is_divided_is_the_crates_own() {
+    if !is_emulated() {
+        return;
+    }
+    for (heads, heads_of_block, lengths) in [
+        (heads(7, 1, 128), 4, [1, 63, 65]),
+        (heads(7, 1, 128), 1, [0, 17, 130]),
+        (heads(14, 2, 64), 3, [64, 5, 97]),
+        (heads(4, 2, 80), 1, [33, 0, 65]),
+        (heads(8, 1, 8), 2, [1, 70, 3]),
+    ] {
+        for mask in [Mask::Causal, Mask::Full] {
+            let case = Case::new(&lengths, heads, mask, 2.0);
+            case.run_in_parts(true, heads_of_block);
             case.check();
         }
     }

@@ -67,6 +67,11 @@ impl Error {
         found.caused_by(source)
     }
 
+    /// Returns whether the error says that a GPU has no more memory.
+    pub fn is_full_gpu(&self) -> bool {
+        self.kind == Kind::Resource && NO_GPU_MEMORY.iter().any(|name| self.message.contains(name))
+    }
+
     /// The same error with the first line of its message: candle appends a backtrace where one is
     /// asked for.
     #[must_use]
@@ -135,6 +140,7 @@ mod tests {
         for name in NO_GPU_MEMORY {
             let error = Error::from(Candle::Cuda(Box::new(Driver(name))).context("a context"));
             assert_eq!(error.exit_code(), 4, "{error}");
+            assert!(error.is_full_gpu());
             assert_eq!(
                 error.message(),
                 format!("a context\nDriverError({name}, \"a text\")")
@@ -146,6 +152,7 @@ mod tests {
         let broken = Candle::Cuda(Box::new(Driver("CUDA_ERROR_ILLEGAL_ADDRESS")));
         let broken = Error::from(broken);
         assert_eq!((broken.exit_code(), broken.hint_text()), (1, None));
+        assert!(!broken.is_full_gpu());
     }
 
     #[test]

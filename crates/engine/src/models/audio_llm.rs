@@ -346,6 +346,31 @@ impl AudioLlm {
         self.logits_of(&x)
     }
 
+    /// Passes the logits of the targets of each sequence of a batch to `visit`, after the place of
+    /// the sequence: `[targets, vocab]`, without dropout. Sequences without targets are passed
+    /// over. Only the logits of one sequence exist at a time.
+    pub fn each_target_logits(
+        &self,
+        batch: &Batch,
+        visit: &mut dyn FnMut(usize, Vec<f32>),
+    ) -> Result<()> {
+        let x = self.last_states(batch, Some(&batch.target_rows))?;
+        let (rows, _) = self.final_norm.forward(&x, Layout::DENSE)?;
+        let mut start = 0;
+        for of_sequence in batch.target_sequences.chunk_by(|a, b| a == b) {
+            let rows = rows.narrow(0, start, of_sequence.len())?;
+            let of_rows = to_host(&logits(&rows, &self.head)?)?;
+            visit(of_sequence[0] as usize, of_rows);
+            start += of_sequence.len();
+        }
+        Ok(())
+    }
+
+    /// Number of tokens that have a logit.
+    pub fn vocabulary(&self) -> Result<usize> {
+        Ok(self.head.value.dim(0)?)
+    }
+
     /// Audio embeddings of the batch, `[audio tokens, hidden]`, clip after clip; on the CPU.
     pub fn embed_audio(&self, batch: &Batch) -> Result<Option<Tensor>> {
         let Some(audio) = &batch.audio else {

@@ -48,6 +48,20 @@ impl Need {
     }
 }
 
+impl Load {
+    /// A micro-batch that takes as much memory as one of its length can: all of it is audio and
+    /// learnt.
+    fn of_one_pack(tokens: usize) -> Self {
+        let tokens = tokens as f64;
+        Self {
+            tokens,
+            squares: 0.0,
+            audio_tokens: tokens,
+            targets: tokens,
+        }
+    }
+}
+
 impl Model<'_> {
     /// Memory of a training on a GPU that does not depend on the batch.
     pub fn need(&self, precision: Precision) -> Need {
@@ -166,14 +180,7 @@ impl Model<'_> {
         let mut above = 1 << 24;
         while above - fitting > 1 {
             let middle = fitting + (above - fitting) / 2;
-            let tokens = middle as f64;
-            let load = Load {
-                tokens,
-                squares: 0.0,
-                audio_tokens: tokens,
-                targets: tokens,
-            };
-            if self.on_gpu(&load) <= bytes {
+            if self.on_gpu(&Load::of_one_pack(middle)) <= bytes {
                 fitting = middle
             } else {
                 above = middle
@@ -181,6 +188,34 @@ impl Model<'_> {
         }
         fitting
     }
+}
+
+/// Tokens of a micro-batch by default.
+pub const PACK_TOKENS: usize = 8192;
+
+/// Tokens of a micro-batch that a GPU may have by default, the best first: the longer a
+/// micro-batch, the more of a GPU is busy.
+const PACKS: [usize; 7] = [16_384, PACK_TOKENS, 4096, 2048, 1024, 512, LEAST_TOKENS];
+
+/// Memory of a GPU that is left out of the choice of a default: what the driver takes, in bytes,
+/// and a share of the rest, since the need is an estimate.
+const OF_DRIVER: f64 = 1e9;
+const LEFT_FREE: f64 = 0.03;
+
+/// Tokens of a micro-batch by default on a GPU of `total` bytes, for stages that train the same
+/// weights. It follows from all of the memory, not from what is free, so that two runs have the
+/// same.
+pub fn default_pack_tokens(stages: &[Model<'_>], precision: Precision, total: f64) -> usize {
+    let Some(first) = stages.first() else {
+        return PACK_TOKENS;
+    };
+    let left = (1.0 - LEFT_FREE) * (total - OF_DRIVER) - first.need(precision).fixed();
+    let fits = |&tokens: &usize| {
+        stages
+            .iter()
+            .all(|model| model.on_gpu(&Load::of_one_pack(tokens)) <= left)
+    };
+    PACKS.into_iter().find(fits).unwrap_or(PACK_TOKENS)
 }
 
 /// Fit of a training and a GPU.
@@ -203,6 +238,10 @@ pub struct Fit {
     /// Most tokens under [`Save::Layer`].
     pub longest_by_layer: usize,
 }
+
+/// Share of a micro-batch that found no memory that may fit after all: the estimate said that it
+/// would fit, so it was too low.
+const AFTER_REFUSAL: f64 = 0.9;
 
 /// Least tokens of a micro-batch that is worth a GPU: some seconds of audio and a few words.
 const LEAST_TOKENS: usize = 256;
@@ -234,18 +273,9 @@ impl Fit {
         let longest = fitting(first.save);
         let longest_by_layer = fitting(Save::Layer);
         let pack_tokens = asked.min(longest);
-        let tokens = pack_tokens as f64;
-
-        let load = Load {
-            tokens,
-            squares: 0.0,
-            audio_tokens: tokens,
-            targets: tokens,
-        };
-
         let batch = stages
             .iter()
-            .map(|model| model.on_gpu(&load))
+            .map(|model| model.on_gpu(&Load::of_one_pack(pack_tokens)))
             .fold(0.0, f64::max);
 
         let fit = Self {
@@ -326,6 +356,30 @@ impl Fit {
             "split the clip with `start_s` and `end_s`, remove the row, or use a GPU with more memory{}",
             self.by_layer()
         )
+    }
+
+    /// The error of a micro-batch of `tokens` tokens that found no memory, of one example or of
+    /// more, where `free` bytes are left without it. Other errors stay as they are.
+    pub fn full(&self, error: Error, tokens: usize, is_one: bool, free: f64) -> Error {
+        if !error.is_full_gpu() {
+            return error;
+        }
+        let error = error.at(format!(
+            "a micro-batch of {tokens} tokens found no memory on the GPU, which has {} free without it",
+            gigabytes(free)
+        ));
+        let by_tokens = self.batch / self.pack_tokens as f64;
+        let fitting = (free / by_tokens).min(AFTER_REFUSAL * tokens as f64) as usize;
+        if fitting == 0 {
+            return error.hint("end other programs on the GPU, and continue with --resume");
+        }
+        if is_one {
+            return error.hint(format!("about {fitting} tokens fit: {}", self.hint()));
+        }
+        error.hint(format!(
+            "about {fitting} tokens fit: start another run with `--set memory.pack_tokens={fitting} --set name=NAME`, or end other programs on the GPU and continue with --resume{}",
+            self.by_layer()
+        ))
     }
 
     fn by_layer(&self) -> String {
@@ -541,6 +595,39 @@ mod tests {
         load
     }
 
+    /// Bytes of seven billion's micro-batches on GPUs of so many GiB, from `maqam plan`: beside
+    /// 18.0 GB, 8,192 tokens take 41.2, 28.9 and 5.8 GB under `all`, `norms` and `layer`, and 25.2
+    /// GB have room for 1,783 under `norms`.
+    #[test]
+    fn a_default_pack_follows_from_all_memory() {
+        with_seven_billion(|config, sizes| {
+            for (save, gib, expected) in [
+                (Save::Norms, 24.0, 1024),
+                (Save::Norms, 48.0, 8192),
+                (Save::Norms, 80.0, 16_384),
+                (Save::All, 80.0, 8192),
+                (Save::All, 140.0, 16_384),
+                (Save::Layer, 24.0, 8192),
+                (Save::Layer, 48.0, 16_384),
+                // Nothing fits: the refusal comes from what is free.
+                (Save::Layer, 16.0, 8192),
+            ] {
+                let stages = [Model {
+                    config,
+                    sizes,
+                    parts: Parts::default(),
+                    save,
+                }];
+                let total = gib * f64::from(1 << 30);
+                assert_eq!(
+                    default_pack_tokens(&stages, Precision::Bf16, total),
+                    expected,
+                    "{save:?}, {gib} GiB"
+                );
+            }
+        });
+    }
+
     #[test]
     fn ten_minutes_fit_eighty_gigabytes_and_what_does_not_fit_is_refused_with_numbers() {
         with_seven_billion(|config, sizes| {
@@ -572,6 +659,33 @@ mod tests {
                     .contains("`memory.pack_tokens` is 16384")
                     && found.hint().contains("`memory.save: layer`")
             );
+            // 2 GB are left of what 8,192 tokens were to have: the share of them, rounded down.
+            let found = fit(Save::Norms, 60e9, 8192).unwrap();
+            let driver = || Error::of_library("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"no\")");
+            let fitting = (2e9 / (found.batch / 8192.0)) as usize;
+            assert!(fitting > 100 && fitting < 8192, "{fitting}");
+            let full = found.full(driver(), 8192, false, 2e9);
+            assert_eq!(full.exit_code(), 4);
+            let text = full.to_string();
+            assert!(
+                text.contains("a micro-batch of 8192 tokens found no memory")
+                    && text.contains("2.0 GB free")
+                    && text.contains(&format!("--set memory.pack_tokens={fitting} ")),
+                "{text}"
+            );
+            // The estimate says that all of it fits: a tenth less is proposed.
+            let full = found.full(driver(), 1000, true, 40e9).to_string();
+            assert!(
+                full.contains("hint: about 900 tokens fit: split the clip"),
+                "{full}"
+            );
+            let taken = found.full(driver(), 1000, false, 0.0).to_string();
+            assert!(
+                taken.contains("hint: end other programs on the GPU, and continue with --resume"),
+                "{taken}"
+            );
+            let other = found.full(Error::resource("a full disk"), 1000, true, 40e9);
+            assert_eq!(other.to_string(), "a full disk");
             let refused = fit(Save::Norms, 16e9, 8192).unwrap_err().to_string();
             assert!(
                 refused.contains("frozen weights 16.8 GB")
@@ -582,15 +696,8 @@ mod tests {
             for save in [Save::All, Save::Norms, Save::Layer] {
                 let model = &stage(save)[0];
                 let tokens = model.fitting_tokens(20e9);
-                let worst = |tokens: usize| Load {
-                    tokens: tokens as f64,
-                    squares: 0.0,
-                    audio_tokens: tokens as f64,
-                    targets: tokens as f64,
-                };
-                assert!(
-                    model.on_gpu(&worst(tokens)) <= 20e9 && model.on_gpu(&worst(tokens + 1)) > 20e9
-                );
+                let worst = |tokens: usize| model.on_gpu(&Load::of_one_pack(tokens));
+                assert!(worst(tokens) <= 20e9 && worst(tokens + 1) > 20e9);
             }
         });
     }

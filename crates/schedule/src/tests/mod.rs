@@ -7,6 +7,7 @@ mod golden;
 mod mixtures;
 mod online;
 mod stages;
+mod uds;
 
 use std::ops::Range;
 

@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use crate::ops::attention::Heads;
 use crate::ops::attention::Mask;
 use crate::ops::attention::Past;
+use crate::ops::cuda::address::Address;
 use crate::ops::cuda::address::bf16_of;
 use crate::ops::cuda::address::f32_of;
 use crate::ops::cuda::arguments::arguments;
@@ -46,6 +47,14 @@ const BACKWARD_KEYS: Kernel = Kernel {
     names: ["attention_backward_keys_64", "attention_backward_keys_128"],
     shared: [33_280, 66_048],
 };
+
+/// Blocks of the pass over keys that share a multiprocessor, by their registers: those of a
+/// [`Kernel`]'s two.
+const KEYS_BLOCKS: [usize; 2] = [3, 2];
+
+/// Blocks that each of these places should have: with fewer, those that end last leave much of the
+/// GPU idle.
+const BLOCKS_PER_PLACE: usize = 3;
 
 /// Arguments of the kernels beside their tensors.
 struct Shape {
@@ -168,8 +177,19 @@ pub fn attention_backward(
         operations(cu_seqlens, mask, heads, 3.0),
     )?;
     let (tiles, count) = shape.tiles(cu_seqlens, Side::Keys)?;
+    let group = heads.num_heads / heads.num_kv_heads;
+    let places = gpu.multiprocessors() * KEYS_BLOCKS[shape.width];
+    let heads_of_block = heads_of_block(group, heads.num_kv_heads * count, places);
+    let parts = group.div_ceil(heads_of_block);
+    let width = 2 * heads.kv_width();
+    let partial = match parts {
+        1 => None,
+        _ => Some(gpu.empty((parts, *tokens, width), DType::F32)?),
+    };
+    let partial = partial.as_ref().map(f32_of).transpose()?;
     let arguments = arguments![
         to,
+        partial.unwrap_or(Address::NULL),
         d_out,
         qkv,
         log_sums,
@@ -179,18 +199,46 @@ pub fn attention_backward(
         num_heads,
         num_kv_heads,
         head_dim,
+        int(heads_of_block)?,
         causal,
         scale
     ];
     gpu.launch_counted(
         BACKWARD_KEYS.names[shape.width],
-        [heads.num_kv_heads, count, 1],
+        [heads.num_kv_heads * parts, count, 1],
         (THREADS, 1),
         BACKWARD_KEYS.shared[shape.width],
         arguments,
         operations(cu_seqlens, mask, heads, 4.0),
     )?;
+    if let Some(partial) = partial {
+        let arguments = arguments![
+            to,
+            partial,
+            total,
+            int(width)?,
+            int(parts)?,
+            int(heads.query_width())?,
+            int(heads.width())?
+        ];
+        gpu.launch(
+            "sum_attention_parts",
+            (*tokens, 1),
+            (THREADS, 1),
+            0,
+            arguments,
+        )?;
+    }
     Ok(d_qkv)
+}
+
+/// Query heads that a block of the pass over keys adds up over: all of a group, or fewer where
+/// `blocks` blocks for whole groups are too few for the `places` that a GPU has for them.
+fn heads_of_block(group: usize, blocks: usize, places: usize) -> usize {
+    (1..=group)
+        .map(|parts| group.div_ceil(parts))
+        .find(|&of_block| blocks * group.div_ceil(of_block) >= BLOCKS_PER_PLACE * places)
+        .unwrap_or(1)
 }
 
 /// Floating-point operations of so many products over the pairs of queries and keys that see each
@@ -303,6 +351,25 @@ pub fn attention_step(queries: &Tensor, past: &[Past], heads: Heads) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_blocks_have_fewer_heads_each() {
+        // 7B on an H200: 264 places, which should have 792 blocks. Packs of 16,384 tokens have
+        // 4 x 256 of them, 8,100 tokens 4 x 127 and 1,620 tokens 4 x 26.
+        assert_eq!(heads_of_block(7, 1024, 264), 7);
+        assert_eq!(heads_of_block(7, 508, 264), 4);
+        assert_eq!(heads_of_block(7, 104, 264), 1);
+        assert_eq!(heads_of_block(7, 264, 264), 3);
+        assert_eq!(heads_of_block(1, 1, 264), 1);
+        // No part is empty.
+        for group in 1..20 {
+            for blocks in 1..200 {
+                let of_block = heads_of_block(group, blocks, 40);
+                let parts = group.div_ceil(of_block);
+                assert!((parts - 1) * of_block < group, "{group} {blocks}");
+            }
+        }
+    }
 
     #[test]
     fn blocks_cover_every_sequence_and_begin_with_the_longest_work() {

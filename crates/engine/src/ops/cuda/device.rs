@@ -9,6 +9,7 @@ use candle_core::Shape;
 use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 use half::bf16;
 use rayon::prelude::*;
 
@@ -26,15 +27,23 @@ use maqam_base::error::Error;
 /// which the kernels need.
 const OLDEST: (i32, i32) = (8, 0);
 
+/// The oldest CUDA that a driver must know, as drivers number it: the kernels and the libraries are
+/// those of 13.0.
+const OLDEST_CUDA: i32 = 13_000;
+
+/// Least memory that must be free for anything to begin, in bytes: the scratch memory of products,
+/// the kernels' code, and some for the libraries.
+const LEAST_FREE: u64 = 512 << 20;
+
 /// Opens the first GPU.
 ///
 /// # Errors
-/// If there is no driver, no GPU, or one that is too old.
+/// If there is no driver, no GPU, one of them is too old, or the GPU has no free memory.
 pub fn open() -> Result<Device> {
+    check_driver()?;
     // One stream for all threads: candle's default is one for each thread, whose order would be
     // anyone's guess.
-    let device = Device::new_cuda_with_stream(0)
-        .map_err(|error| unusable(&first_line(&error)).caused_by(error))?;
+    let device = Device::new_cuda_with_stream(0).map_err(not_opened)?;
     let cuda = device.as_cuda_device()?;
     let stream = cuda.cuda_stream();
     let found = stream.context().compute_capability().w()?;
@@ -43,6 +52,7 @@ pub fn open() -> Result<Device> {
         let (major, minor) = found;
         return Err(unusable(&format!("{name} has compute capability {major}.{minor}")).into());
     }
+    check_free(&device)?;
     // SAFETY: there is one stream, so nothing needs events to be ordered; without them a tensor
     // costs no more than its memory.
     unsafe { cuda.disable_event_tracking() };
@@ -54,6 +64,53 @@ pub fn open() -> Result<Device> {
         u64::MAX,
     )?;
     Ok(device)
+}
+
+/// Checks that the driver knows the CUDA that the kernels were compiled for. A driver that does not
+/// say its version is asked for a device, and fails there.
+fn check_driver() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: the driver writes one number.
+    let found = unsafe { cuDriverGetVersion(&raw mut version) };
+    if found.result().is_err() || version >= OLDEST_CUDA {
+        return Ok(());
+    }
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    Err(unusable(&format!("its driver knows CUDA {major}.{minor}")).into())
+}
+
+/// Checks that the GPU has memory to begin with.
+fn check_free(device: &Device) -> Result<()> {
+    let Memory { free, total } = memory(device)?;
+    if free >= LEAST_FREE {
+        return Ok(());
+    }
+    let name = name(device)?;
+    let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+    Err(full(&format!(
+        "{name} has {:.2} of {:.1} GB free",
+        gigabytes(free),
+        gigabytes(total)
+    ))
+    .into())
+}
+
+/// What an error of opening the device says to a person.
+fn not_opened(error: candle_core::Error) -> candle_core::Error {
+    let found = first_line(&error);
+    // The libraries that candle opens beside the device have no other name for it.
+    let is_full = ["OUT_OF_MEMORY", "ALLOC_FAILED"]
+        .iter()
+        .any(|name| found.contains(name));
+    match is_full {
+        true => full(&found).caused_by(error).into(),
+        false => unusable(&found).caused_by(error).into(),
+    }
+}
+
+fn full(found: &str) -> Error {
+    Error::resource(format!("the GPU has no free memory: {found}"))
+        .hint("end other programs on the GPU: `nvidia-smi` lists them")
 }
 
 fn unusable(found: &str) -> Error {

@@ -26,6 +26,7 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::cuda_backend::cudarc::driver::result;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
@@ -81,6 +82,7 @@ pub struct Gpu {
     tables: Mutex<VecDeque<CachedTable>>,
     pinned: Mutex<pinned::Pool>,
     blas: Blas,
+    multiprocessors: usize,
     /// Whether new tensors are filled with NaN.
     is_poisoned: AtomicBool,
     watch: Watch,
@@ -109,6 +111,10 @@ impl Gpu {
             .map(|fatbin| stream.context().load_module(fatbin).w())
             .collect::<Result<_>>()?;
         let blas = Blas::new(&stream)?;
+        let multiprocessors = stream
+            .context()
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .w()?;
         Ok(Self {
             device: device.clone(),
             stream,
@@ -117,9 +123,15 @@ impl Gpu {
             tables: Mutex::default(),
             pinned: Mutex::default(),
             blas,
+            multiprocessors: multiprocessors.max(1) as usize,
             is_poisoned: AtomicBool::new(false),
             watch: Watch::new(),
         })
+    }
+
+    /// Number of multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     /// The compute capability.
@@ -314,27 +326,21 @@ impl Gpu {
             .ok_or_else(|| candle_core::Error::Msg("a table was lost".into()))
     }
 
-    /// Copies numbers of the host over what is at `to`; waits for nothing but where they are very
-    /// many.
+    /// Copies numbers of the host over what is at `to`, in pieces through page-locked memory; waits
+    /// only where all of that is still to be read by the GPU.
     pub fn write<T: Plain>(&self, to: Address, values: &[T]) -> Result<()> {
-        self.bind()?;
-        if !pinned::is_staged(size_of_val(values)) {
-            // SAFETY: callers name memory of a tensor with room for the values, which are waited
-            // for: the driver does not promise that it has read memory that is not page-locked when
-            // it returns.
+        let most = (pinned::PIECE / size_of::<T>()).max(1);
+        for (i, piece) in values.chunks(most).enumerate() {
+            let mut block = self.pinned()?.take(size_of_val(piece))?;
+            let to = to.at::<T>(i * most);
+            // SAFETY: callers name memory of a tensor with room for the values; the block is used
+            // again once the GPU has read it.
             unsafe {
-                result::memcpy_htod_async(to.0, values, self.stream.cu_stream())
+                result::memcpy_htod_async(to.0, block.filled(piece), self.stream.cu_stream())
                     .map_err(|error| late(&error))?
             };
-            return self.synchronise();
+            self.pinned()?.give(block, self.event()?);
         }
-        let mut block = self.pinned()?.take(size_of_val(values))?;
-        // SAFETY: as above; the block is used again once the GPU has read it.
-        unsafe {
-            result::memcpy_htod_async(to.0, block.filled(values), self.stream.cu_stream())
-                .map_err(|error| late(&error))?
-        };
-        self.pinned()?.give(block, self.event()?);
         Ok(())
     }
 

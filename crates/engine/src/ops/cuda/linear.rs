@@ -6,13 +6,15 @@
 //! gradient of the input likewise, of `[dy, dy B]` and `[W; A]`. That takes padding behind the
 //! rows, which most of what comes before a layer leaves. Elsewhere what the adapter says is written
 //! first and the large product adds itself to it: a small product that came second would have to
-//! read the output again.
+//! read the output again. Backwards, both gradients of an up-projection come from one reading of
+//! the output's gradient where a kernel has its rank.
 
 use candle_core::DType;
 use candle_core::Result;
 use candle_core::Tensor;
 use half::bf16;
 
+use crate::ops::cuda::adapter::UpBackward;
 use crate::ops::cuda::address::Address;
 use crate::ops::cuda::address::Plain;
 use crate::ops::cuda::address::address;
@@ -269,6 +271,19 @@ fn adapter_backward(
 
     for up in &adapter.ups {
         let d_out = d_out.columns(up.columns.clone());
+        if let Some(gradient) = &up.weight.gradient {
+            let backward = UpBackward {
+                d_out,
+                hidden: h.columns(up.ranks.clone()),
+                d_hidden: to.columns(up.ranks.clone()),
+                up: Matrix::of(&up.weight.value)?,
+                gradient: Matrix::of(gradient)?,
+                scale: up.scale,
+            };
+            if backward.run(gpu)? {
+                continue;
+            }
+        }
         if let Some(gradient) = &up.weight.gradient {
             accumulate(
                 gpu,

@@ -9,19 +9,21 @@
 //! (its loss, the gradient's norm) stays here. Nothing is added up in an order that may change, so
 //! the same input gives the same bits.
 //!
-//! Of the driver this uses, candle's own calls included: `cuInit`, `cuDeviceGet`,
-//! `cuDeviceGetName`, `cuDeviceGetAttribute`, `cuDevicePrimaryCtxRetain`, `cuCtxGetCurrent`,
-//! `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`, `cuStreamSynchronize`,
-//! `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`, `cuMemPoolSetAttribute`, `cuMemPoolTrimTo`,
-//! `cuMemGetInfo`, `cuMemAllocAsync`, `cuMemFreeAsync`, `cuMemHostAlloc`, `cuMemFreeHost`,
-//! `cuEventCreate`, `cuEventRecord`, `cuEventQuery`, `cuEventSynchronize`, `cuEventElapsedTime`,
-//! `cuEventDestroy`, `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`,
-//! `cuMemcpyDtoDAsync`, `cuModuleLoadData`, `cuModuleGetFunction`, `cuFuncSetAttribute` and
-//! `cuLaunchKernel`. Of cuBLASLt: create and destroy of the handle, of descriptions, layouts and
-//! preferences, `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened
-//! by candle and never used.
+//! Of the driver this uses, candle's own calls included: `cuInit`, `cuDriverGetVersion`,
+//! `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`, `cuDevicePrimaryCtxRetain`,
+//! `cuCtxGetCurrent`, `cuCtxSetCurrent`, `cuCtxSynchronize`, `cuStreamCreate`,
+//! `cuStreamSynchronize`, `cuDeviceGetMemPool`, `cuMemPoolGetAttribute`,
+//! `cuMemPoolSetAttribute`, `cuMemPoolTrimTo`, `cuMemGetInfo`, `cuMemAllocAsync`,
+//! `cuMemFreeAsync`, `cuMemHostAlloc`, `cuMemFreeHost`, `cuEventCreate`, `cuEventRecord`,
+//! `cuEventQuery`, `cuEventSynchronize`, `cuEventElapsedTime`, `cuEventDestroy`,
+//! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`,
+//! `cuModuleLoadData`, `cuModuleGetFunction`, `cuFuncSetAttribute` and `cuLaunchKernel`. Of
+//! cuBLASLt: create and destroy of the handle, of descriptions, layouts and preferences,
+//! `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by
+//! candle and never used.
 
 pub mod activation;
+mod adapter;
 pub mod adamw;
 mod address;
 mod arguments;

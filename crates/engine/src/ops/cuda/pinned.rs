@@ -12,21 +12,16 @@ use candle_core::cuda_backend::cudarc::driver::result;
 
 use crate::ops::cuda::address::Plain;
 
-/// Bytes of the smallest block. All copies but the largest go through page-locked memory: from
-/// other memory the driver may return before it has read everything, or wait for the stream.
+/// Bytes of the smallest block. All copies to a GPU go through page-locked memory: from other
+/// memory the driver may return before it has read everything, or wait for the stream.
 const LEAST: usize = 64 << 10;
 
-/// Copies of more bytes go without and are waited for: weights, as they are loaded.
-const LARGEST: usize = 32 << 20;
+/// Bytes of the largest piece that a copy is divided into: weights, as they are loaded.
+pub const PIECE: usize = 32 << 20;
 
 /// Most bytes that are page-locked: beyond it the host waits until the GPU has read what it was
 /// given first.
 const MOST: usize = 128 << 20;
-
-/// Whether a copy of so many bytes to a GPU goes through page-locked memory.
-pub fn is_staged(bytes: usize) -> bool {
-    bytes <= LARGEST
-}
 
 /// Some page-locked memory.
 pub struct Block {

@@ -288,6 +288,13 @@ fn traffic(name: &str, grid: [usize; 3], numbers: &[f64]) -> Option<f64> {
         "attention_backward_keys_64" | "attention_backward_keys_128" => {
             2.0 * number(0)? * number(3)? * (2.0 * number(1)? + 4.0 * number(2)?)
         }
+        "adapter_backward_16" => number(0)? * (2.0 * number(1)? + 64.0 * x) + 64.0 * y * number(1)?,
+        "adapter_backward_32" => {
+            number(0)? * (2.0 * number(1)? + 128.0 * x) + 128.0 * y * number(1)?
+        }
+        "sum_adapter_hidden" => number(0)? * number(1)? * (4.0 * number(2)? + 2.0),
+        "sum_adapter_gradient" => number(0)? * (4.0 * number(1)? + 8.0),
+        "sum_attention_parts" => x * number(1)? * (4.0 * number(2)? + 2.0),
         _ => return None,
     };
 
@@ -316,6 +323,25 @@ mod tests {
         assert_eq!(
             traffic("attention_step", [1, 4, 1], &[28.0, 4.0, 128.0]),
             None
+        );
+        // 8,192 tokens of 18,944 columns in bf16, read once; parts of 16 numbers in f32, 37 for
+        // each token and 22 for each column.
+        assert_eq!(
+            traffic(
+                "adapter_backward_16",
+                [37, 22, 1],
+                &[8192.0, 18_944.0, 38_016.0, 32.0, 384.0]
+            ),
+            Some(8192.0 * 18_944.0 * 2.0 + (8192.0 * 37.0 + 18_944.0 * 22.0) * 64.0)
+        );
+        // 1,620 tokens, 7 parts of 1,024 numbers in f32, one sum in bf16.
+        assert_eq!(
+            traffic(
+                "sum_attention_parts",
+                [1620, 1, 1],
+                &[1620.0, 1024.0, 7.0, 3584.0, 4608.0]
+            ),
+            Some(1620.0 * 1024.0 * 30.0)
         );
         assert_eq!(traffic("rms_norm", [5440, 1, 1], &[]), None);
     }

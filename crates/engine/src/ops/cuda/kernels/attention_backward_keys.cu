@@ -1,7 +1,9 @@
 // Gradient of attention's keys and values: the second pass, over the keys, after attention_backward_queries.
 //
-// A block makes dK and dV for 64 keys of one key head, each of its four warps 16 of them, and adds up over all queries of all query
-// heads of the group, in one order. Scores are computed transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and
+// A block makes dK and dV for 64 keys of one key head, each of its four warps 16 of them, and adds up over all queries of some query
+// heads of the group, in one order. Where these are all of the group, the sums are the result. Otherwise the group's blocks write f32,
+// each to its own part of a buffer, and sum_attention_parts adds the parts up in their order: a pack of few tiles has work for every
+// multiprocessor then, and its bits do not depend on which block ends first. Scores are computed transposed, S^T = K Q^T and dP^T = V dO^T, so that P^T and
 // dS^T = P^T * (dP^T - D) come out as left factors of dV = P^T dO and dK = dS^T Q * scale, without leaving registers.
 // Keys and values stay in shared memory; queries, dO, log-sum-exps and D pass by in tiles of 32 queries through two stages.
 // P and dS are rounded to bf16 for the products; D is used unrounded.
@@ -53,12 +55,15 @@ __device__ __forceinline__ void keys_tile(float (&dk)[DIM / 8][4], float (&dv)[D
 }
 
 template <int DIM>
-__device__ __forceinline__ void backward_keys(bf16* d_qkv, const bf16* d_out, const bf16* qkv, const float* log_sums, const float* dots,
-                                              const int4* tiles, int tokens, Layout layout, bool is_causal, float scale, unsigned char* shared) {
+__device__ __forceinline__ void backward_keys(bf16* d_qkv, float* partial, const bf16* d_out, const bf16* qkv, const float* log_sums, const float* dots,
+                                              const int4* tiles, int tokens, Layout layout, int heads_of_block, bool is_causal, float scale,
+                                              unsigned char* shared) {
     using Pass = KeysPass<DIM>;
     const int4 tile = tiles[blockIdx.y];
     const size_t start = tile.x;
-    const int length = tile.y, first = tile.z, kv_head = blockIdx.x, warp = threadIdx.x / 32;
+    const int length = tile.y, first = tile.z, warp = threadIdx.x / 32;
+    const int num_parts = (layout.group() + heads_of_block - 1) / heads_of_block;
+    const int kv_head = blockIdx.x / num_parts, part = blockIdx.x % num_parts;
     // With a causal mask queries before the block's first key see none of it.
     const int first_query = is_causal ? first : 0;
     const int tiles_per_head = (length - first_query + KEYS_PASS_QUERIES - 1) / KEYS_PASS_QUERIES;
@@ -80,13 +85,13 @@ __device__ __forceinline__ void backward_keys(bf16* d_qkv, const bf16* d_out, co
 
     begin_tile<DIM, BLOCK_ROWS, THREADS>(keys, qkv + layout.key(start + first, kv_head), layout.width(), length - first, layout.head_dim, threadIdx.x);
     begin_tile<DIM, BLOCK_ROWS, THREADS>(values, qkv + layout.value(start + first, kv_head), layout.width(), length - first, layout.head_dim, threadIdx.x);
-    int head = kv_head * layout.group(), query = first_query;
+    int head = kv_head * layout.group() + part * heads_of_block, query = first_query;
     begin_stage(0, head, query);
     commit_copies();
 
     float dk[DIM / 8][4] = {}, dv[DIM / 8][4] = {};
     const float log2_scale = scale * LOG2_E;
-    const int num_tiles = layout.group() * tiles_per_head;
+    const int num_tiles = min(heads_of_block, layout.group() - part * heads_of_block) * tiles_per_head;
     const SharedAddress warp_keys = keys + warp * WARP_ROWS * ROW_BYTES<DIM>, warp_values = values + warp * WARP_ROWS * ROW_BYTES<DIM>;
 #pragma unroll 1
     for (int i = 0; i < num_tiles; i++) {
@@ -118,10 +123,17 @@ __device__ __forceinline__ void backward_keys(bf16* d_qkv, const bf16* d_out, co
         }
     }
 
-    // A warp's own keys and values were read by that warp alone, and nothing is being copied there: they make room for the results.
-    __syncwarp();
     const size_t token = start + first + warp * WARP_ROWS;
     const int num_rows = length - first - warp * WARP_ROWS;
+    if (num_parts > 1) {
+        const size_t width = 2 * size_t(layout.num_kv_heads) * layout.head_dim;
+        float* sums = partial + (size_t(part) * tokens + token) * width + size_t(kv_head) * layout.head_dim;
+        store_sums<DIM>(sums, width, num_rows, layout.head_dim, dk, scale);
+        store_sums<DIM>(sums + width / 2, width, num_rows, layout.head_dim, dv, 1.0f);
+        return;
+    }
+    // A warp's own keys and values were read by that warp alone, and nothing is being copied there: they make room for the results.
+    __syncwarp();
     unsigned char* staging = shared + warp * WARP_ROWS * ROW_BYTES<DIM>;
     store_rows<DIM>(d_qkv + layout.key(token, kv_head), layout.width(), num_rows, layout.head_dim, dk, scale, scale, staging);
     store_rows<DIM>(d_qkv + layout.value(token, kv_head), layout.width(), num_rows, layout.head_dim, dv, 1.0f, 1.0f, staging + Pass::BLOCK_BYTES);
@@ -133,19 +145,44 @@ __device__ __forceinline__ void backward_keys(bf16* d_qkv, const bf16* d_out, co
 // d_out [tokens, num_heads * head_dim]; dots [num_heads, tokens] from attention_backward_queries; qkv, log_sums, tiles, is_causal,
 // scale: as in attention_forward, but the tiles stand for blocks of 64 keys. Best order: most queries first (causal: descending
 // length less first key, so the beginnings of sequences; full: descending length).
-// Grid (num_kv_heads, tiles), block 128, dynamic shared memory as KeysPass lays it out: 33,280 bytes (64), 66,048 bytes (128).
+// heads_of_block: query heads that a block adds up over, of which parts = ceil(group / heads_of_block) make a group, none of them empty. Of
+// more than one part the results go to `partial` [parts, tokens, 2 num_kv_heads * head_dim] instead, each number of which is written.
+// Grid (num_kv_heads * parts, tiles), block 128, dynamic shared memory as KeysPass lays it out: 33,280 bytes (64), 66,048 bytes (128).
 extern "C" __global__ void __launch_bounds__(128, 3)
-    attention_backward_keys_64(bf16* __restrict__ d_qkv, const bf16* __restrict__ d_out, const bf16* __restrict__ qkv,
+    attention_backward_keys_64(bf16* __restrict__ d_qkv, float* __restrict__ partial, const bf16* __restrict__ d_out, const bf16* __restrict__ qkv,
                                const float* __restrict__ log_sums, const float* __restrict__ dots, const int4* __restrict__ tiles, int tokens, int num_heads,
-                               int num_kv_heads, int head_dim, int is_causal, float scale) {
+                               int num_kv_heads, int head_dim, int heads_of_block, int is_causal, float scale) {
     extern __shared__ __align__(128) unsigned char dynamic_shared[];
-    backward_keys<64>(d_qkv, d_out, qkv, log_sums, dots, tiles, tokens, {num_heads, num_kv_heads, head_dim}, is_causal != 0, scale, dynamic_shared);
+    backward_keys<64>(d_qkv, partial, d_out, qkv, log_sums, dots, tiles, tokens, {num_heads, num_kv_heads, head_dim}, heads_of_block, is_causal != 0, scale,
+                      dynamic_shared);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_backward_keys_128(bf16* __restrict__ d_qkv, const bf16* __restrict__ d_out, const bf16* __restrict__ qkv,
+    attention_backward_keys_128(bf16* __restrict__ d_qkv, float* __restrict__ partial, const bf16* __restrict__ d_out, const bf16* __restrict__ qkv,
                                 const float* __restrict__ log_sums, const float* __restrict__ dots, const int4* __restrict__ tiles, int tokens, int num_heads,
-                                int num_kv_heads, int head_dim, int is_causal, float scale) {
+                                int num_kv_heads, int head_dim, int heads_of_block, int is_causal, float scale) {
     extern __shared__ __align__(128) unsigned char dynamic_shared[];
-    backward_keys<128>(d_qkv, d_out, qkv, log_sums, dots, tiles, tokens, {num_heads, num_kv_heads, head_dim}, is_causal != 0, scale, dynamic_shared);
+    backward_keys<128>(d_qkv, partial, d_out, qkv, log_sums, dots, tiles, tokens, {num_heads, num_kv_heads, head_dim}, heads_of_block, is_causal != 0, scale,
+                       dynamic_shared);
+}
+
+// d_qkv[token * stride + start + i] = the sum over parts, in their order, of partial[part, token, i], for i < width, rounded once.
+//
+// partial: [parts, tokens, width] of attention_backward_keys. Width, start and stride are multiples of 8, as heads are.
+// Grid (tokens), block 128. Bytes: 4 parts + 2 a number.
+extern "C" __global__ void __launch_bounds__(128)
+    sum_attention_parts(bf16* __restrict__ d_qkv, const float* __restrict__ partial, int tokens, int width, int parts, int start, int stride) {
+    const size_t token = blockIdx.x, size_of_part = size_t(tokens) * width;
+    for (int column = 8 * static_cast<int>(threadIdx.x); column < width; column += 8 * 128) {
+        const float* from = partial + token * width + column;
+        Floats<8> sum = load<8>(from);
+#pragma unroll 1
+        for (int part = 1; part < parts; part++) {
+            from += size_of_part;
+            const Floats<8> more = load<8>(from);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum.v[j] += more.v[j];
+        }
+        store(d_qkv + token * stride + start + column, sum);
+    }
 }

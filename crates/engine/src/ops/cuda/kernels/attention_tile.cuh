@@ -266,6 +266,20 @@ __device__ __forceinline__ void store_rows(bf16* target, size_t row_stride, int 
     }
 }
 
+// Writes a warp's accumulators [16, DIM], times `factor`, as they are. Rows from `num_rows` and numbers from `head_dim` on are left out.
+template <int DIM>
+__device__ __forceinline__ void store_sums(float* target, size_t row_stride, int num_rows, int head_dim, const float (&o)[DIM / 8][4], float factor) {
+    const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < DIM / 8; n++) {
+        if (n * 8 < head_dim) {
+            float* to = target + row * row_stride + n * 8 + column;
+            if (row < num_rows) *reinterpret_cast<float2*>(to) = make_float2(o[n][0] * factor, o[n][1] * factor);
+            if (row + 8 < num_rows) *reinterpret_cast<float2*>(to + 8 * row_stride) = make_float2(o[n][2] * factor, o[n][3] * factor);
+        }
+    }
+}
+
 // Where one head's queries, keys and values lie: qkv is [tokens, (num_heads + 2 num_kv_heads) * head_dim].
 struct Layout {
     int num_heads, num_kv_heads, head_dim;
