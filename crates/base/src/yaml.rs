@@ -647,6 +647,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_reads_as_another_has_no_line() {
+        for (text, expected) in [
+            ("task: a\n0x10: 5\n", "a.yaml: unknown field `16`"),
+            (
+                "names: a\nseeds: [1, {0x10: 3}]\nsteps: 1\n",
+                "a.yaml: seeds[1]: unknown field `16`",
+            ),
+        ] {
+            let error = parse::<Lists>(text, Path::new("a.yaml"))
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{text}-> {error}");
+        }
+    }
+
+    #[test]
     fn no_message_names_a_type_of_the_program() {
         for (text, expected) in [
             (

@@ -63,12 +63,18 @@ impl<'a> Step<'a> {
     }
 }
 
+/// What the error at the end of the way says.
+const HERE: &str = "the end of the way";
+
 /// Line and column of the value at the end of the steps, from 1; of its key if the value is in
-/// fields.
+/// fields. None if the text has no such value: a key such as `0x10` reads as 16 in a tree.
 fn found(steps: &[Step<'_>], text: &str) -> Option<(usize, usize)> {
     let reader = yaml_serde::Deserializer::from_str(text);
     // The way ends with an error of ours, which has the place that the parser has reached.
     let stopped = Way { steps }.deserialize(reader).err()?;
+    if !stopped.to_string().contains(HERE) {
+        return None;
+    }
     let location = stopped.location()?;
     Some((location.line(), location.column()))
 }
@@ -90,7 +96,7 @@ impl<'de> Visitor<'de> for Way<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the end of the way")
+        f.write_str(HERE)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
@@ -101,18 +107,16 @@ impl<'de> Visitor<'de> for Way<'_> {
             steps => steps,
         };
         let [Step::Key(wanted), rest @ ..] = steps else {
-            return Err(A::Error::custom("here"));
+            return Err(A::Error::custom(HERE));
         };
-        while fields
-            .next_key_seed(Key {
-                wanted,
-                is_last: rest.is_empty(),
-            })?
-            .is_some_and(|is_wanted| !is_wanted)
-        {
+        let is_last = rest.is_empty();
+        while let Some(is_wanted) = fields.next_key_seed(Key { wanted, is_last })? {
+            if is_wanted {
+                return fields.next_value_seed(Way { steps: rest });
+            }
             fields.next_value::<IgnoredAny>()?;
         }
-        fields.next_value_seed(Way { steps: rest })
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -128,27 +132,27 @@ impl<'de> Visitor<'de> for Way<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 
     fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 
     fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 
     fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 
     fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        Err(E::custom("here"))
+        Err(E::custom(HERE))
     }
 }
 
@@ -175,7 +179,7 @@ impl Visitor<'_> for Key<'_> {
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<bool, E> {
         match key == self.wanted {
-            true if self.is_last => Err(E::custom("here")),
+            true if self.is_last => Err(E::custom(HERE)),
             is_wanted => Ok(is_wanted),
         }
     }
