@@ -16,6 +16,7 @@ pub mod checkpoint;
 pub mod clips;
 pub mod drops;
 pub mod features;
+pub mod fit;
 pub mod masks;
 pub mod measure;
 pub mod ngram;

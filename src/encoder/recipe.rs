@@ -214,6 +214,9 @@ pub struct Target {
     /// Random directions that the features are reduced to before clustering, the control of `pca`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub random: Option<usize>,
+    /// Training frames that the reduction and the clusters are fitted on; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
     /// Most passes of Lloyd's iteration over the training frames.
     #[serde(default = "passes")]
     pub passes: usize,
@@ -232,6 +235,31 @@ fn passes() -> usize {
 
 fn width() -> usize {
     256
+}
+
+/// `fit:` training frames that a target is fitted on. All frames get ids.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fit {
+    /// Leaves out frames that are so many dB below the loudest tenth of their clip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet_db: Option<f64>,
+    /// Field of rows, such as `manifest`, of whose values equally many frames are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<String>,
+}
+
+impl Fit {
+    fn check(&self) -> Result<()> {
+        if self.quiet_db.is_none() && self.balance.is_none() {
+            return Err(Error::input("`fit` is empty")
+                .hint("write `fit: {quiet_db: 30}`, `fit: {balance: manifest}` or both"));
+        }
+        match self.quiet_db {
+            Some(quiet_db) => expect_positive(&[("fit.quiet_db", quiet_db)]),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Form in which a teacher's features are learned.
@@ -488,6 +516,13 @@ impl Recipe {
                 return Err(Error::input("`learn: features` with `pca` or `random`")
                     .hint("leave the reduction out, or write `learn: ids`"));
             }
+            if target.learn == Learn::Features && target.fit.is_some() {
+                return Err(Error::input("`learn: features` with `fit`")
+                    .hint("leave `fit` out: no clusters are made, or write `learn: ids`"));
+            }
+            if let Some(fit) = &target.fit {
+                fit.check()?;
+            }
             if let Some(at) = target.at.filter(|&at| at > config.num_hidden_layers) {
                 return Err(Error::input(format!("`at` is {at}")).hint(format!(
                     "name a layer from 0 to {}",
@@ -665,6 +700,18 @@ mod tests {
             (
                 "iterations: [{steps: 1, targets: [{pca: 2, random: 2}]}]",
                 "`pca` and `random`",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{fit: {}}]}]",
+                "`fit` is empty",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{fit: {quiet_db: -3}}]}]",
+                "`fit.quiet_db` is -3",
+            ),
+            (
+                "iterations: [{steps: 1, targets: [{learn: features, fit: {balance: manifest}}]}]",
+                "`learn: features` with `fit`",
             ),
             (
                 "iterations: [{steps: 1, targets: [{from: previous}]}]",

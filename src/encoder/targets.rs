@@ -13,6 +13,7 @@ use crate::encoder::clips::Item;
 use crate::encoder::features::Extractor;
 use crate::encoder::features::Shards;
 use crate::encoder::features::Watch;
+use crate::encoder::fit::Chosen;
 use crate::encoder::recipe::Learn;
 use crate::encoder::recipe::Origin;
 use crate::encoder::recipe::Recipe;
@@ -27,6 +28,7 @@ use crate::nn::checkpoint::read_safetensors;
 use crate::ops::device::random_normal;
 use crate::records::codebook::CodebookReport;
 use crate::records::codebook::FieldAgreement;
+use crate::records::codebook::FittedFrames;
 use crate::seed::Key;
 use crate::stats::codes::Codes;
 use crate::stats::kmeans::plus_plus;
@@ -163,7 +165,7 @@ fn make_all(
         watch,
     )?;
     for maker in makers {
-        maker.make(&shards, watch)?;
+        maker.make(&shards, student, watch)?;
     }
     files::remove_dir(shards_folder)
 }
@@ -219,6 +221,29 @@ struct Maker<'a> {
     stride: usize,
 }
 
+/// Features of the training frames that a target is fitted on.
+struct TrainingFrames<'a> {
+    shards: &'a Shards,
+    layer: usize,
+    width: usize,
+    num_train: usize,
+    /// The frames that are used; all if there is none.
+    chosen: Option<Chosen>,
+}
+
+impl TrainingFrames<'_> {
+    /// Calls `see(clip, features)` for every training clip, in order; `features` are
+    /// `[used frames, width]`, row-major.
+    fn each(&self, mut see: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+        let clips = 0..self.num_train;
+        self.shards
+            .each(self.layer, clips, |place, values| match &self.chosen {
+                Some(chosen) => see(place, &chosen.of(place, values, self.width)),
+                None => see(place, values),
+            })
+    }
+}
+
 /// Agreement of the codes with fields of rows.
 fn agreements(against: &[(&String, Codes)]) -> BTreeMap<String, FieldAgreement> {
     let of_field = |(field, codes): &(&String, Codes)| {
@@ -262,8 +287,15 @@ impl Reduction {
 }
 
 impl Maker<'_> {
-    fn make(&self, shards: &Shards, watch: Watch) -> Result<()> {
-        let reduction = self.reduction(shards, watch)?;
+    fn make(&self, shards: &Shards, student: &Config, watch: Watch) -> Result<()> {
+        let training = TrainingFrames {
+            shards,
+            layer: self.layer,
+            width: self.width,
+            num_train: self.num_train,
+            chosen: self.chosen(student)?,
+        };
+        let reduction = self.reduction(&training, watch)?;
         let dims = reduction
             .as_ref()
             .map_or(self.width, |r| r.directions.len() / self.width);
@@ -271,9 +303,10 @@ impl Maker<'_> {
             Some(reduction) => reduction.apply(values),
             None => values.to_vec(),
         };
-        let (clusters, inertia, passes) = self.cluster(shards, &reduced, dims, watch)?;
+        let (clusters, inertia, passes) = self.cluster(&training, &reduced, dims, watch)?;
 
         let mut ids = Vec::new();
+        let mut training_codes = Vec::new();
         let mut codes = Codes::default();
         let mut against: Vec<(&String, Codes)> = self
             .against
@@ -286,6 +319,9 @@ impl Maker<'_> {
             let of_clip: Vec<u32> = assigned.into_iter().map(|(id, _)| id).collect();
             if place < self.num_train {
                 of_clip.iter().for_each(|&id| codes.add(id, None));
+                if training.chosen.is_some() {
+                    training_codes.push(of_clip.clone());
+                }
             }
             for (field, codes) in &mut against {
                 let labels = Labels::of(&self.items[place], field);
@@ -314,10 +350,37 @@ impl Maker<'_> {
             perplexity: codes.perplexity(),
             inertia_per_frame: inertia,
             passes,
+            fit: self.fitted_frames(training.chosen.as_ref(), &training_codes),
             against: agreements(&against),
         };
         report.write(staged.path())?;
         staged.commit()
+    }
+
+    /// The frames that `fit` chooses; none without it.
+    fn chosen(&self, student: &Config) -> Result<Option<Chosen>> {
+        let Some(fit) = &self.target.fit else {
+            return Ok(None);
+        };
+        let items = &self.items[..self.num_train];
+        let groups = match &fit.balance {
+            Some(field) => Some(groups(items, field)?),
+            None => None,
+        };
+        let key = self.key.with_name("fit");
+        Chosen::new(fit, groups.as_deref(), items, student, key).map(Some)
+    }
+
+    /// What a report says of the frames that were used, from the codes of the training clips.
+    fn fitted_frames(&self, chosen: Option<&Chosen>, codes: &[Vec<u32>]) -> Option<FittedFrames> {
+        let chosen = chosen?;
+        let quiet_db = self.target.fit.as_ref().and_then(|fit| fit.quiet_db);
+        let shares = quiet_db.map(|_| chosen.quiet_shares(codes));
+        Some(FittedFrames {
+            frames: chosen.num_used(),
+            quiet_frames: shares.map(|(frames, _)| frames),
+            quiet_codes: shares.map(|(_, codes)| codes),
+        })
     }
 
     /// Centres of the clusters, and the reduction before them.
@@ -339,7 +402,7 @@ impl Maker<'_> {
     }
 
     /// The reduction before clustering, fitted on training frames.
-    fn reduction(&self, shards: &Shards, watch: Watch) -> Result<Option<Reduction>> {
+    fn reduction(&self, training: &TrainingFrames, watch: Watch) -> Result<Option<Reduction>> {
         let Some(dims) = self.target.pca.or(self.target.random) else {
             return Ok(None);
         };
@@ -353,7 +416,7 @@ impl Maker<'_> {
 
         watch("directions", 0, self.num_train)?;
         let mut moments = Moments::new(self.width);
-        shards.each(self.layer, 0..self.num_train, |_, values| {
+        training.each(|_, values| {
             moments.add(values);
             Ok(())
         })?;
@@ -394,14 +457,14 @@ impl Maker<'_> {
     /// Clusters of the training frames, their mean squared distance, and the number of passes.
     fn cluster(
         &self,
-        shards: &Shards,
+        training: &TrainingFrames,
         reduced: &dyn Fn(&[f32]) -> Vec<f32>,
         dims: usize,
         watch: Watch,
     ) -> Result<(Clusters, f64, usize)> {
         let k = self.target.clusters;
-        let first = self.first_frames(shards, reduced, dims)?;
-        let total = self.num_frames(shards)?;
+        let first = self.first_frames(training, reduced, dims)?;
+        let total = self.num_frames(training)?;
 
         if first.len() / dims < k {
             return Err(
@@ -417,7 +480,7 @@ impl Maker<'_> {
         while passes < self.target.passes {
             watch("clusters", passes, self.target.passes)?;
             let mut pass = Pass::new(&clusters);
-            shards.each(self.layer, 0..self.num_train, |_, values| {
+            training.each(|_, values| {
                 pass.add(&clusters, &reduced(values));
                 Ok(())
             })?;
@@ -434,9 +497,9 @@ impl Maker<'_> {
         Ok((clusters, before / total.max(1) as f64, passes))
     }
 
-    fn num_frames(&self, shards: &Shards) -> Result<usize> {
+    fn num_frames(&self, training: &TrainingFrames) -> Result<usize> {
         let mut frames = 0;
-        shards.each(self.layer, 0..self.num_train, |_, values| {
+        training.each(|_, values| {
             frames += values.len() / self.width;
             Ok(())
         })?;
@@ -446,14 +509,14 @@ impl Maker<'_> {
     /// Training frames at random, at most [`FIRST`] or so.
     fn first_frames(
         &self,
-        shards: &Shards,
+        training: &TrainingFrames,
         reduced: &dyn Fn(&[f32]) -> Vec<f32>,
         dims: usize,
     ) -> Result<Vec<f32>> {
-        let share = (FIRST as f64 / self.num_frames(shards)?.max(1) as f64).min(1.0);
+        let share = (FIRST as f64 / self.num_frames(training)?.max(1) as f64).min(1.0);
         let key = self.key.with_name("first frames");
         let mut first = Vec::new();
-        shards.each(self.layer, 0..self.num_train, |place, values| {
+        training.each(|place, values| {
             let of_clip = key.with(place as u64);
             for (frame, vector) in reduced(values).chunks(dims).enumerate() {
                 if of_clip.uniform(frame as u64) < share {
@@ -464,6 +527,17 @@ impl Maker<'_> {
         })?;
         Ok(first)
     }
+}
+
+/// Value of a field of each row.
+fn groups(items: &[Item], field: &str) -> Result<Vec<String>> {
+    let group = |item: &Item| match Labels::of(item, field) {
+        Labels::Clip(name) => Ok(name),
+        _ => Err(Error::input(format!("no `{field}`"))
+            .at(item.place())
+            .hint("name another field in `fit.balance`, such as `manifest`")),
+    };
+    items.iter().map(group).collect()
 }
 
 /// Labels of a clip's frames.

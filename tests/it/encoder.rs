@@ -232,6 +232,75 @@ fn pretraining_learns_and_resumes_bit_for_bit() {
     }
 }
 
+/// A second of noise and a second of silence: 99 frames, of which the 49 from sample 16,000 on are
+/// quiet.
+fn half_silent(seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let samples: Vec<f32> = (0..32_000)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+            if i < 16_000 { noise } else { 0.0 }
+        })
+        .collect();
+    wav(&samples)
+}
+
+#[test]
+fn targets_are_fitted_on_the_frames_that_fit_chooses() {
+    let place = place();
+    let row = |i: u32| {
+        place.write(&format!("c{i}.wav"), half_silent(i));
+        json!({"id": format!("c{i}"), "audio": format!("c{i}.wav"), "text": "yes"})
+    };
+    place.write_rows("many.jsonl", &[row(1), row(2), row(3)]);
+    place.write_rows("few.jsonl", &[row(4)]);
+    let run = |name: &str, fit: &str| {
+        place.run(&[
+            "encoder",
+            "pretrain",
+            "teacher.yaml",
+            "--set",
+            &format!("name={name}"),
+            "--set",
+            "data=[many.jsonl, few.jsonl]",
+            "--set",
+            &format!("iterations=[{{steps: 1, targets: [{{clusters: 4, width: 16{fit}}}]}}]"),
+        ])
+    };
+    let file = |name: &str, file: &str| format!("runs/{name}/iteration-1/target-1/{file}");
+
+    run("all", "").succeeds();
+    assert!(place.json(&file("all", "report.json"))["fit"].is_null());
+
+    run("loud", ", fit: {quiet_db: 30}").succeeds();
+    let fit = &place.json(&file("loud", "report.json"))["fit"];
+    assert_eq!(fit["frames"], 200);
+    assert_eq!(fit["quiet_frames"], 196.0 / 396.0);
+    assert!(fit["quiet_codes"].as_f64().unwrap() < 1.0, "{fit}");
+    assert_ne!(
+        place.bytes(&file("loud", "codebook.safetensors")),
+        place.bytes(&file("all", "codebook.safetensors"))
+    );
+    // Quiet frames have ids too.
+    let ids = |name: &str| -> usize {
+        let codes = place.tensors(&file(name, "codes.safetensors"));
+        codes.values().map(|ids| ids.elem_count()).sum()
+    };
+    assert_eq!(ids("loud"), ids("all"));
+
+    run("even", ", fit: {quiet_db: 30, balance: manifest}").succeeds();
+    let fit = &place.json(&file("even", "report.json"))["fit"];
+    // 50 frames of `few` and an expected 50 of `many`, with a standard deviation of 6.
+    let frames = fit["frames"].as_u64().unwrap();
+    assert!((76..125).contains(&frames), "{frames}");
+
+    run("none", ", fit: {balance: genre}").fails(
+        2,
+        &["no `genre`", "hint: name another field in `fit.balance`"],
+    );
+}
+
 #[test]
 fn distillation_and_its_controls() {
     let place = place();

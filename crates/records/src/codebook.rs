@@ -39,8 +39,22 @@ pub struct CodebookReport {
     pub inertia_per_frame: f64,
     /// Passes of Lloyd's algorithm.
     pub passes: usize,
+    /// Frames that it was fitted on; none if these are all training frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<FittedFrames>,
     /// Agreement of the codes with fields of rows, by field.
     pub against: BTreeMap<String, FieldAgreement>,
+}
+
+/// Training frames that a codebook was fitted on, and the codes of quiet frames.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FittedFrames {
+    /// Number of frames.
+    pub frames: usize,
+    /// Share of all training frames that are quiet; none if quiet frames were not looked for.
+    pub quiet_frames: Option<f64>,
+    /// Share of the codes of which most training frames are quiet.
+    pub quiet_codes: Option<f64>,
 }
 
 /// Agreement of codes with a field of rows.
@@ -105,6 +119,11 @@ mod tests {
             perplexity: 1.9,
             inertia_per_frame: 0.1,
             passes: 7,
+            fit: Some(FittedFrames {
+                frames: 90,
+                quiet_frames: Some(0.25),
+                quiet_codes: None,
+            }),
             against: BTreeMap::from([("label".to_owned(), agreement)]),
         };
         report.write(dir.path()).unwrap();

@@ -27,7 +27,7 @@ STUDENTS = {
     "pca9": [f"{TARGET}.pca=9"],
     "random9": [f"{TARGET}.random=9"],
     "masked": ["iterations.0.masks.share=0.8", "iterations.0.loss.unmasked=0"],
-    "features": [f"{TARGET}.learn=features"],
+    "features": [f"{TARGET}.learn=features", f"{TARGET}.fit=null"],
 }
 TASKS = ("words", "intensity", "dialect")
 POOLS = ("mean_std", "segments")
