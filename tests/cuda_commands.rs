@@ -662,3 +662,153 @@ fn a_pass_of_two_layers_is_the_cpus() {
     let line: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert!(line["least_cosine"].as_f64().unwrap() < 1.0, "two devices");
 }
+
+/// A training run on the GPU whose cache is in its place, with variables of its environment.
+fn trained(
+    place: &command::Place,
+    name: &str,
+    rest: &[&str],
+    variables: &[(&str, &str)],
+) -> String {
+    let named = format!("name={name}");
+    let every = "checkpoint.every=3";
+    let arguments = [
+        "train",
+        "recipe.yaml",
+        "--device",
+        "cuda",
+        "--set",
+        &named,
+        "--set",
+        every,
+    ];
+    let mut command = place.command(&[&arguments[..], rest].concat());
+    command
+        .env("XDG_CACHE_HOME", place.path("cache"))
+        .envs(variables.iter().copied());
+    let ran = command::outcome(command.output().unwrap()).succeeds();
+    ran.stderr
+}
+
+/// The choices in a folder's one file, by the key of their products, without the first line.
+fn choices(place: &command::Place, folder: &str) -> Vec<Value> {
+    let entries = std::fs::read_dir(place.path(folder)).unwrap();
+    let mut files: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".jsonl"))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let mut lines = place.lines(&format!("{folder}/{}", files.remove(0)));
+    assert!(lines[0]["gpu"].is_string() && lines[0]["cublaslt"].is_string());
+    lines.remove(0);
+    lines
+}
+
+/// Log and last checkpoint of a run.
+fn results(place: &command::Place, run: &str) -> [Vec<u8>; 3] {
+    let checkpoint = format!("runs/{run}/checkpoints/step-000006");
+    [
+        place.bytes(&format!("runs/{run}/log.jsonl")),
+        place.bytes(&format!("{checkpoint}/adapter_model.safetensors")),
+        place.bytes(&format!("{checkpoint}/optimiser.safetensors")),
+    ]
+}
+
+const CACHE: &str = "cache/maqam/products";
+const TWO: (&str, &str) = ("MAQAM_EMULATED_CANDIDATES", "2");
+
+#[test]
+fn timed_algorithms_are_stored_and_used_again() {
+    if GPU.is_none() {
+        return;
+    }
+    let place = command::small_run(3);
+    trained(&place, "first", &[], &[TWO]);
+    let stored = choices(&place, CACHE);
+    assert!(!stored.is_empty());
+    assert_eq!(choices(&place, "runs/first/products"), stored);
+
+    trained(&place, "second", &[], &[TWO]);
+    assert_eq!(choices(&place, CACHE), stored, "nothing is timed again");
+    assert!(results(&place, "first") == results(&place, "second"));
+
+    if !is_emulated() {
+        return;
+    }
+    assert!(
+        stored.iter().all(|choice| choice["candidate"] == 1),
+        "{stored:#?}"
+    );
+    // The first algorithm sums in another order, so the choice was computed with.
+    let off = [TWO, ("MAQAM_CUDA_AUTOTUNE", "0")];
+    trained(&place, "off", &[], &off);
+    assert!(!place.path("runs/off/products").exists());
+    let [_, first, _] = results(&place, "first");
+    let [_, library, _] = results(&place, "off");
+    assert!(first != library);
+    // So does a GPU whose library offers one algorithm: nothing is timed there.
+    let one = [
+        ("MAQAM_EMULATED_CANDIDATES", "1"),
+        ("XDG_CACHE_HOME", "other"),
+    ];
+    trained(&place, "one", &[], &one);
+    assert!(results(&place, "one") == results(&place, "off"));
+    assert!(!place.path("other/maqam").exists());
+}
+
+#[test]
+fn a_resumed_run_uses_its_own_algorithms() {
+    if !is_emulated() {
+        return;
+    }
+    let place = command::small_run(3);
+    trained(&place, "whole", &[], &[TWO]);
+    trained(&place, "resumed", &[], &[TWO]);
+    let cut = |run: &str| {
+        let last = format!("runs/{run}/checkpoints/step-000006");
+        std::fs::remove_dir_all(place.path(&last)).unwrap();
+    };
+    cut("resumed");
+    std::fs::remove_dir_all(place.path(CACHE)).unwrap();
+    // Timing now prefers the other algorithm, which sums in another order.
+    let other = [TWO, ("MAQAM_EMULATED_FASTEST", "0")];
+    trained(&place, "resumed", &["--resume"], &other);
+    assert!(results(&place, "whole") == results(&place, "resumed"));
+    trained(&place, "anew", &[], &other);
+    let candidates = choices(&place, CACHE);
+    assert!(candidates.iter().all(|choice| choice["candidate"] == 0));
+    assert!(results(&place, "whole") != results(&place, "anew"));
+}
+
+#[test]
+fn a_stored_algorithm_may_be_refused_or_damaged() {
+    if !is_emulated() {
+        return;
+    }
+    let place = command::small_run(3);
+    trained(&place, "first", &[], &[TWO]);
+    let refusing = [TWO, ("MAQAM_EMULATED_REFUSED", "1")];
+    let told = trained(&place, "refused", &[], &refusing);
+    assert!(
+        told.contains("cuBLASLt refuses the stored algorithm"),
+        "{told}"
+    );
+    trained(&place, "off", &[], &[("MAQAM_CUDA_AUTOTUNE", "0")]);
+    assert!(results(&place, "refused") == results(&place, "off"));
+
+    let stored = choices(&place, CACHE);
+    let file = std::fs::read_dir(place.path(CACHE))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|kind| kind == "jsonl"))
+        .unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("\"candidate\":1", "\"candidate\":", 1)).unwrap();
+    let told = trained(&place, "second", &[], &[TWO]);
+    assert!(
+        told.contains(":2:") && told.contains("are timed again"),
+        "{told}"
+    );
+    assert_eq!(choices(&place, CACHE).len(), stored.len());
+    assert!(results(&place, "first") == results(&place, "second"));
+}

@@ -136,7 +136,13 @@ class Check:
         # Lines of the first command, by part; the last line of a part counts.
         self.before = {line["part"]: line for line in before}
         self.pack = settings.pack.resolve()
-        self.ours = {"LD_LIBRARY_PATH": libraries(), "CARGO_MANIFEST_DIR": str(self.pack)}
+        # Both commands take the timed algorithms of the same files.
+        self.cache = scratch / "cache"
+        self.ours = {
+            "LD_LIBRARY_PATH": libraries(),
+            "CARGO_MANIFEST_DIR": str(self.pack),
+            "XDG_CACHE_HOME": str(self.cache),
+        }
         self.is_small = settings.tiny or settings.dry_run
         self.device = "cpu" if settings.dry_run else "cuda"
         bench = self.program("bench")
@@ -270,6 +276,12 @@ class Check:
         log = self.runner.logs / "cublaslt-choices.log"
         given = {"CUBLASLT_LOG_LEVEL": "5", "CUBLASLT_LOG_FILE": str(log)}
         self.run("cublaslt-log", self.one_layer(), 40, 8, **given)
+        self.keep_algorithms()
+
+    def keep_algorithms(self):
+        """Puts the timed algorithms of matrix products beside the logs."""
+        for path in (self.cache / "maqam" / "products").glob("*.jsonl"):
+            shutil.copyfile(path, self.runner.logs / f"products-{path.name}")
 
     def timings(self, which):
         for timing in which:
@@ -426,6 +438,7 @@ class Check:
         yield lambda: self.peers(PEERS)
         yield lambda: [self.runner.run(self.profile(*profile)) for profile in MORE_PROFILES]
         yield lambda: self.timings(MORE_TIMINGS)
+        yield self.keep_algorithms
         yield lambda: self.smi("smi-end")
 
     def reserve(self):
@@ -443,6 +456,7 @@ class Check:
         yield self.open_parts
         yield self.ncu
         yield self.open_peers
+        yield self.keep_algorithms
         yield lambda: self.smi("smi-end")
 
     def state(self, name):

@@ -47,6 +47,7 @@ use crate::error::Kind;
 use crate::error::Result;
 use crate::files;
 use crate::models::AudioLlm;
+use crate::ops::device;
 use crate::records::checkpoint_state::State;
 use crate::records::picks;
 use crate::records::run_folder::PICKS_FILE;
@@ -74,6 +75,7 @@ pub fn train(
     stop: &Stop,
 ) -> Result<()> {
     files::truncate(&run.log_path(), state.log_bytes)?;
+    device::begin_run(&model.device, &run.folder)?;
     // What is written from here on is of this run's steps, wherever the last one stopped.
     state.is_between = false;
     let log = files::AppendLog::open(&run.log_path())?;

@@ -20,6 +20,7 @@ use crate::models::Pass;
 use crate::models::Transcript;
 use crate::nn::precision::Computes;
 use crate::nn::precision::Place;
+use crate::ops::device::copy_to_run;
 use crate::ops::device::memory;
 use crate::ops::scalar::Scalar;
 use crate::ops::scalar::read;
@@ -723,6 +724,8 @@ impl Trainer<'_> {
             self.run.inputs().write(&self.run.folder)?;
             self.recorded_clips = Some(num_clips);
         }
+        // Before the checkpoint too: steps after it must find the algorithms of those before it.
+        copy_to_run(&self.model.device, &self.run.folder)?;
         self.state.log_bytes = self.log.num_bytes()?;
         let folder = checkpoint::folder(&self.run.checkpoints(), self.state.step);
         let (stage, _) = self.schedule.stage_of(self.state.step);

@@ -245,6 +245,7 @@ fn a_check_without_faults_leaves_three_files() {
         "report.md",
         "smi.csv",
         "cublaslt-choices.log",
+        "products-gpu.jsonl",
         "racecheck.out",
     ] {
         assert!(

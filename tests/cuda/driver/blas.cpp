@@ -4,6 +4,10 @@
 // A product whose factors have padding between their rows sums in another order than one whose factors have none: cuBLASLt may choose
 // another algorithm for it, and code that promises equal bits must ask the same question twice.
 //
+// MAQAM_EMULATED_CANDIDATES is the number of algorithms that are offered for a product, 1 otherwise. Every second one sums in the other order.
+// One of them is fast: the last, or the one of the number MAQAM_EMULATED_FASTEST, from 0. The others take more than twice its time.
+// MAQAM_EMULATED_REFUSED is the number of one that is neither offered nor computed, as another version of the library may refuse it.
+//
 // MAQAM_EMULATED_PLAIN_PRODUCTS refuses every bias, as it is refused on a GPU for some shapes, and what is added to products of 8 bits and
 // to products in f32. MAQAM_EMULATED_EVEN_PRODUCTS refuses products of 8 bits whose columns are no multiple of 16.
 
@@ -14,6 +18,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "../emulator/types.h"
@@ -148,7 +153,7 @@ void multiply_tile(float (&sums)[TILE][TILE], const float* const (&a)[TILE], con
     }
 }
 
-void multiply(const Operands& of, float alpha, const void* a, const void* b, float beta, const void* c, void* d) {
+void multiply(const Operands& of, float alpha, const void* a, const void* b, float beta, const void* c, void* d, bool is_other) {
     size_t inner = of.inner(), m = of.d.rows, n = of.d.cols;
     bool is_padded = of.a.stride > int64_t(of.a.rows) || of.b.stride > int64_t(of.b.rows);
     std::vector<float> rows = packed(a, of.a, of.is_transposed(TRANS_A), inner), cols = packed(b, of.b, !of.is_transposed(TRANS_B), inner);
@@ -171,7 +176,7 @@ void multiply(const Operands& of, float alpha, const void* a, const void* b, flo
             const float *of_a[TILE], *of_b[TILE];
             for (size_t t = 0; t < TILE; t++) of_a[t] = &rows[std::min(i + t, m - 1) * inner], of_b[t] = &cols[std::min(j + t, n - 1) * inner];
             float sums[TILE][TILE];
-            multiply_tile(sums, of_a, of_b, inner, is_padded);
+            multiply_tile(sums, of_a, of_b, inner, is_padded != is_other);
             for (size_t u = 0; u < TILE && j + u < n; u++) {
                 for (size_t t = 0; t < TILE && i + t < m; t++) finish(i + t, j + u, sums[t][u]);
             }
@@ -180,6 +185,13 @@ void multiply(const Operands& of, float alpha, const void* a, const void* b, flo
 }
 
 std::mutex lock;
+
+constexpr uint64_t MOST_CANDIDATES = 8;
+
+uint64_t setting(const char* name, uint64_t otherwise) {
+    const char* set = getenv(name);
+    return set == nullptr ? otherwise : strtoull(set, nullptr, 10);
+}
 
 bool is_plain() {
     static const bool plain = getenv("MAQAM_EMULATED_PLAIN_PRODUCTS") != nullptr;
@@ -230,6 +242,22 @@ struct Heuristic {
 };
 constexpr uint64_t ALGORITHM = 0x6d6171616d;
 
+// Words of a description: what all of them begin with, and the number of the algorithm.
+bool is_known(const uint64_t* algorithm) { return algorithm[0] == ALGORITHM && algorithm[1] < MOST_CANDIDATES; }
+bool is_refused(const uint64_t* algorithm) { return algorithm[1] == setting("MAQAM_EMULATED_REFUSED", MOST_CANDIDATES); }
+
+EXPORTED size_t cublasLtGetVersion() { return 130002; }
+
+EXPORTED Status cublasLtMatmulAlgoCheck(void*, const Description* description, const Layout* a, const Layout* b, const Layout* c, const Layout* d, const uint64_t* algorithm,
+                                        Heuristic* result) {
+    Operands operands{*description, *a, *b, *c, *d};
+    if (fault(operands) != nullptr || !is_known(algorithm)) return INVALID_VALUE;
+    if (is_refused(algorithm)) return NOT_SUPPORTED;
+    *result = Heuristic{{}, 0, SUCCESS, 1.0f, {}};
+    std::copy(algorithm, algorithm + 8, result->algorithm);
+    return SUCCESS;
+}
+
 EXPORTED Status cublasLtMatmulAlgoGetHeuristic(void*, const Description* description, const Layout* a, const Layout* b, const Layout* c, const Layout* d, void*, int wanted,
                                                Heuristic* results, int* found) {
     *found = 0;
@@ -242,16 +270,20 @@ EXPORTED Status cublasLtMatmulAlgoGetHeuristic(void*, const Description* descrip
     if (is_plain() && operands.has_bias()) return NOT_SUPPORTED;
     static const bool is_even = getenv("MAQAM_EMULATED_EVEN_PRODUCTS") != nullptr;
     if (is_even && a->type == E4M3 && d->cols % 16 != 0) return NOT_SUPPORTED;
-    results[0] = Heuristic{{ALGORITHM}, 0, SUCCESS, 1.0f, {}};
-    *found = 1;
-    return SUCCESS;
+    uint64_t offered = std::min<uint64_t>(setting("MAQAM_EMULATED_CANDIDATES", 1), MOST_CANDIDATES);
+    for (uint64_t number = 0; number < offered && *found < wanted; number++) {
+        Heuristic one{{ALGORITHM, number}, 0, SUCCESS, 1.0f, {}};
+        if (!is_refused(one.algorithm)) results[(*found)++] = one;
+    }
+    return *found > 0 ? SUCCESS : NOT_SUPPORTED;
 }
 
 EXPORTED Status cublasLtMatmul(void*, const Description* description, const float* alpha, const void* a, const Layout* of_a, const void* b, const Layout* of_b,
                                const float* beta, const void* c, const Layout* of_c, void* d, const Layout* of_d, const uint64_t* algorithm, void*, size_t, void*) {
     Operands operands{*description, *of_a, *of_b, *of_c, *of_d};
     if (const char* why = fault(operands)) return refuse("cublasLtMatmul", why);
-    if (algorithm != nullptr && algorithm[0] != ALGORITHM) return refuse("cublasLtMatmul", "an algorithm that was never given out");
+    if (algorithm != nullptr && !is_known(algorithm)) return refuse("cublasLtMatmul", "an algorithm that was never given out");
+    if (algorithm != nullptr && is_refused(algorithm)) return NOT_SUPPORTED;
     if (is_plain() && (of_a->type == E4M3 || of_d->type == F32) && *beta != 0.0f) return NOT_SUPPORTED;
     switch (maqam_gpu_fault("product")) {
         case 1: return SUCCESS;
@@ -270,8 +302,12 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     vector("cublasLtMatmul reads scales of A outside of an allocation", A_SCALE, of_d->rows * sizeof(float));
     vector("cublasLtMatmul reads scales of B outside of an allocation", B_SCALE, of_d->cols * sizeof(float));
     if (operands.has_bias()) vector("cublasLtMatmul reads a bias outside of an allocation", BIAS_POINTER, of_d->rows * 2);
-    multiply(operands, *alpha, a, b, *beta, c, d);
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    uint64_t number = algorithm == nullptr ? 0 : algorithm[1];
+    multiply(operands, *alpha, a, b, *beta, c, d, number % 2 == 1);
+    auto took = std::chrono::steady_clock::now() - start;
+    uint64_t offered = setting("MAQAM_EMULATED_CANDIDATES", 1);
+    if (offered > 1 && number != setting("MAQAM_EMULATED_FASTEST", offered - 1)) std::this_thread::sleep_for(took + std::chrono::milliseconds(1));
+    double seconds = std::chrono::duration<double>(took).count();
     maqam_gpu_account(of_a->type == E4M3 ? "product of fp8" : of_a->type == BF16 ? "product of bf16" : "product of f32", seconds);
     return SUCCESS;
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::str::FromStr;
 
 use candle_core::DType;
@@ -174,6 +175,25 @@ pub fn end_profile(device: &Device) -> Result<Vec<Timed>> {
 pub fn host_seconds(device: &Device) -> Result<Option<f64>> {
     on_cuda!(device, crate::ops::cuda::host_seconds(device).map(Some));
     Ok(None)
+}
+
+/// Begins a training run in `folder`: a GPU's products take the algorithms of the run's copy before
+/// those of the machine's file. Nothing happens on the CPU.
+pub fn begin_run(device: &Device, folder: &Path) -> Result<()> {
+    let _ = folder;
+    on_cuda!(device, crate::ops::cuda::begin_run(device, folder));
+    Ok(())
+}
+
+/// Copies the algorithms that a GPU's products have taken since [`begin_run`] into the run's folder;
+/// none on the CPU.
+///
+/// # Errors
+/// The disk's.
+pub fn copy_to_run(device: &Device, folder: &Path) -> Result<()> {
+    let _ = folder;
+    on_cuda!(device, crate::ops::cuda::copy_to_run(device, folder));
+    Ok(())
 }
 
 /// Waits until everything asked of the device is done.

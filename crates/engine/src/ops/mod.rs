@@ -43,6 +43,7 @@ pub mod linear;
 pub mod noise;
 pub mod norm;
 pub mod notes;
+pub mod products;
 pub mod profile;
 pub mod rotary;
 pub mod rows;

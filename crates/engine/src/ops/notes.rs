@@ -13,7 +13,6 @@ pub fn tell_notes(tell: fn(&str)) {
 }
 
 /// Tells of a fallback.
-#[cfg(feature = "cuda")]
 pub(crate) fn note(text: &str) {
     if let Some(tell) = NOTES.get() {
         tell(text);

@@ -1,6 +1,7 @@
 //! cuBLASLt on one stream, and the algorithms that were chosen for products of each shape.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -13,82 +14,23 @@ use candle_core::cuda_backend::cudarc::cublaslt::result;
 use candle_core::cuda_backend::cudarc::cublaslt::sys;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
+use candle_core::cuda_backend::cudarc::driver::sys::cuDriverGetVersion;
 
 use crate::ops::cuda::matrix::Matrix;
+use crate::ops::products::Algorithm;
+use crate::ops::products::Choice;
+use crate::ops::products::Form;
+use crate::ops::products::Machine;
+use crate::ops::products::Shape;
+use crate::ops::products::Signature;
+use crate::ops::products::Store;
+use crate::ops::products::cache_folder;
+use crate::ops::products::driver_release;
 use crate::ops::workspace::WORKSPACE;
 use maqam_base::error::Error;
 
 /// Most algorithms that are remembered; a batch of another length needs a few dozen new ones.
 const MOST_CHOSEN: usize = 4096;
-
-/// Dimensions, type and place of an operand, as far as they decide which algorithms fit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// The library's number of the type.
-    pub kind: u32,
-    /// Rows as they lie in memory.
-    pub rows: usize,
-    /// Columns as they lie in memory.
-    pub cols: usize,
-    /// Distance of two rows.
-    pub stride: usize,
-    /// Whether its transpose is meant.
-    pub transposed: bool,
-    /// Alignment of its first number, in bytes.
-    pub alignment: u32,
-}
-
-/// All that the choice of an algorithm depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Signature {
-    /// `[m, k]`.
-    pub a: Shape,
-    /// `[k, n]`.
-    pub b: Shape,
-    /// `[m, n]`, what is added.
-    pub c: Option<Shape>,
-    /// `[m, n]`, the destination.
-    pub d: Shape,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether rows and columns have scales.
-    pub scales: bool,
-    /// As in `Product`.
-    pub is_fast: bool,
-}
-
-/// Form of a call of the library: whole, or without what a pass of its own then adds, and with
-/// restrictions on the algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
-    /// Whether the product adds the bias.
-    pub adds_bias: bool,
-    /// Whether the product adds `c`.
-    pub adds_c: bool,
-    /// Whether parts of a sum are added in f32 alone, and the operands' alignment is told.
-    pub is_restricted: bool,
-}
-
-/// All forms of a product with a bias and something that it is added to, the best first.
-pub const FORMS: [Form; 8] = {
-    const fn form(adds_bias: bool, adds_c: bool, is_restricted: bool) -> Form {
-        Form {
-            adds_bias,
-            adds_c,
-            is_restricted,
-        }
-    }
-    [
-        form(true, true, true),
-        form(false, true, true),
-        form(true, false, true),
-        form(false, false, true),
-        form(true, true, false),
-        form(false, true, false),
-        form(true, false, false),
-        form(false, false, false),
-    ]
-};
 
 /// An algorithm, and the form that it is of.
 #[derive(Clone, Copy)]
@@ -99,6 +41,23 @@ pub struct ChosenAlgorithm {
     pub form: Form,
 }
 
+impl ChosenAlgorithm {
+    /// The algorithm of a stored choice.
+    pub fn of(choice: &Choice) -> Self {
+        Self {
+            algorithm: sys::cublasLtMatmulAlgo_t {
+                data: choice.algorithm.0,
+            },
+            form: choice.form,
+        }
+    }
+}
+
+/// An algorithm as it is stored.
+pub fn stored(algorithm: sys::cublasLtMatmulAlgo_t) -> Algorithm {
+    Algorithm(algorithm.data)
+}
+
 /// cuBLASLt on one stream.
 pub struct Blas {
     /// The library's handle.
@@ -107,6 +66,8 @@ pub struct Blas {
     pub workspace: CudaSlice<u8>,
     /// `None` where every form was refused.
     chosen: Mutex<HashMap<Signature, Option<ChosenAlgorithm>>>,
+    /// Choices that are stored.
+    store: Mutex<Store>,
     /// The stream that products run on.
     pub stream: Arc<CudaStream>,
 }
@@ -128,8 +89,24 @@ impl Blas {
             handle,
             workspace,
             chosen: Mutex::default(),
+            store: Mutex::new(Store::open(
+                machine(stream)?,
+                cache_folder(&|name: &str| std::env::var_os(name)),
+            )),
             stream: stream.clone(),
         })
+    }
+
+    /// The stored choices.
+    pub fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As `ops::device::begin_run`.
+    pub fn begin_run(&self, folder: &Path) {
+        self.store().begin_run(folder);
+        // The run's own choices may be others.
+        self.locked().clear();
     }
 
     /// The algorithm that was chosen for products of this signature: `Some(None)` where every form
@@ -152,18 +129,40 @@ impl Blas {
     }
 }
 
-impl Shape {
-    /// The shape of an operand.
-    pub fn of(matrix: Matrix) -> Self {
-        Self {
-            kind: cuda_kind(matrix.kind).map_or(u32::MAX, |kind| kind as u32),
-            rows: matrix.rows,
-            cols: matrix.cols,
-            stride: matrix.stride,
-            transposed: matrix.transposed,
-            alignment: matrix.alignment(),
-        }
+/// The shape of an operand.
+pub fn shape_of(matrix: Matrix) -> Shape {
+    Shape {
+        kind: matrix.kind,
+        rows: matrix.rows,
+        cols: matrix.cols,
+        stride: matrix.stride,
+        transposed: matrix.transposed,
+        alignment: matrix.alignment(),
     }
+}
+
+/// The machine that times are of.
+fn machine(stream: &CudaStream) -> Result<Machine> {
+    let release = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let driver = match driver_release(&release) {
+        Some(release) => release.to_owned(),
+        None => known_cuda(),
+    };
+    // SAFETY: the function has no argument and reads a constant.
+    let cublaslt = unsafe { sys::cublasLtGetVersion() };
+    Ok(Machine {
+        gpu: stream.context().name().w()?,
+        driver,
+        cublaslt: cublaslt.to_string(),
+    })
+}
+
+/// The CUDA that the driver knows, where the system does not say its release.
+fn known_cuda() -> String {
+    let mut version = 0;
+    // SAFETY: the driver writes one number; where it does not, the number is zero.
+    let _ = unsafe { cuDriverGetVersion(&raw mut version) };
+    format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
 }
 
 /// The library's name of a type.

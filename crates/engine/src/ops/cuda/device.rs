@@ -1,6 +1,7 @@
 //! Opening a GPU, its memory pool, and copies between GPU and host.
 
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::DType;
 use candle_core::Device;
@@ -210,6 +211,17 @@ pub fn end_profile(device: &Device) -> Result<Vec<Timed>> {
 /// As `ops::device::host_seconds`.
 pub fn host_seconds(device: &Device) -> Result<f64> {
     Ok(Gpu::of(device)?.watch().host_seconds())
+}
+
+/// As `ops::device::begin_run`.
+pub fn begin_run(device: &Device, folder: &Path) -> Result<()> {
+    Gpu::of(device)?.blas().begin_run(folder);
+    Ok(())
+}
+
+/// As `ops::device::copy_to_run`.
+pub fn copy_to_run(device: &Device, folder: &Path) -> Result<()> {
+    Ok(Gpu::of(device)?.blas().store().copy_to_run(folder)?)
 }
 
 /// As `ops::device::poison_new_tensors`.

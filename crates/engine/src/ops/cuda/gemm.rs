@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 
 use candle_core::DType;
 use candle_core::Result;
+use candle_core::Tensor;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasOperation_t;
 use candle_core::cuda_backend::cudarc::cublaslt::result;
@@ -21,21 +22,26 @@ use crate::ops::cuda::arguments::arguments;
 use crate::ops::cuda::arguments::int;
 use crate::ops::cuda::blas::Blas;
 use crate::ops::cuda::blas::ChosenAlgorithm;
-use crate::ops::cuda::blas::FORMS;
-use crate::ops::cuda::blas::Form;
-use crate::ops::cuda::blas::Shape;
-use crate::ops::cuda::blas::Signature;
 use crate::ops::cuda::blas::cuda_kind;
 use crate::ops::cuda::blas::failed;
+use crate::ops::cuda::blas::shape_of;
+use crate::ops::cuda::blas::stored;
 use crate::ops::cuda::gpu::Gpu;
 use crate::ops::cuda::matrix::Matrix;
 use crate::ops::cuda::matrix::Product;
+use crate::ops::cuda::timing;
 use crate::ops::cuda::watch::Work;
 use crate::ops::cuda::watch::late;
 use crate::ops::notes::note;
+use crate::ops::products::Choice;
+use crate::ops::products::FORMS;
+use crate::ops::products::Form;
+use crate::ops::products::Signature;
+use crate::ops::products::fastest;
 use crate::ops::workspace::WORKSPACE;
 
-/// Algorithms that the library is asked for; the first that runs is kept.
+/// Algorithms that the library is asked for: the fastest is kept, or the first that runs where they
+/// are not timed.
 const CANDIDATES: usize = 8;
 
 impl Gpu {
@@ -64,10 +70,10 @@ impl Gpu {
         }
 
         let signature = Signature {
-            a: Shape::of(a),
-            b: Shape::of(b),
-            c: c.map(Shape::of),
-            d: Shape::of(d),
+            a: shape_of(a),
+            b: shape_of(b),
+            c: c.map(shape_of),
+            d: shape_of(d),
             bias: product.bias.is_some(),
             scales: product.scales.is_some(),
             is_fast: product.is_fast,
@@ -80,28 +86,140 @@ impl Gpu {
         }
     }
 
-    /// Tries the forms of a product in their order until one runs, and remembers it. A fallback is
-    /// noted once per signature.
+    /// Computes a product for whose signature nothing is remembered, and remembers how: by the
+    /// stored choice, else by the first form that runs.
     fn choose(&self, d: Matrix, product: &Product, signature: Signature) -> Result<()> {
+        let key = signature.key();
+        let known = self.blas().store().find(&key);
+        if let Some(choice) = &known {
+            let chosen = ChosenAlgorithm::of(choice);
+            let call = Call::new(d, &product.in_form(chosen.form))?;
+            if call.fits(self.blas(), &chosen.algorithm)?
+                && self.is_kept(d, product, signature, &chosen)?
+            {
+                return Ok(());
+            }
+            note(&format!(
+                "cuBLASLt refuses the stored algorithm of the product {}: the library chooses another",
+                described(d, product)
+            ));
+        }
+        self.find_form(
+            d,
+            product,
+            signature,
+            known.is_none().then_some(key.as_str()),
+        )
+    }
+
+    /// Tries the forms of a product in their order until one runs. Where there is a key, the
+    /// algorithms of the form are timed, and the choice is stored under it.
+    fn find_form(
+        &self,
+        d: Matrix,
+        product: &Product,
+        signature: Signature,
+        key: Option<&str>,
+    ) -> Result<()> {
         for form in FORMS.iter().filter(|form| product.has_form(form)) {
             let call = Call::new(d, &product.in_form(*form))?;
-            for algorithm in call.algorithms(self.blas(), &signature, form.is_restricted)? {
-                let chosen = ChosenAlgorithm {
-                    algorithm,
-                    form: *form,
-                };
-                if !self.tried(d, product, &chosen)? {
-                    continue;
+            let candidates = call.algorithms(self.blas(), &signature, form.is_restricted)?;
+
+            // Without a choice the library's own is the same in every process.
+            let timed = match key {
+                Some(key) if candidates.len() > 1 && self.blas().store().is_timing() => {
+                    self.timed(d, product, *form, &candidates, key)?
                 }
-                if *form != FORMS[0] {
-                    note(&fallback(d, product, *form));
+                _ => None,
+            };
+
+            let candidates = candidates.into_iter().map(|algorithm| ChosenAlgorithm {
+                algorithm,
+                form: *form,
+            });
+            for chosen in timed.into_iter().chain(candidates) {
+                if self.is_kept(d, product, signature, &chosen)? {
+                    return Ok(());
                 }
-                self.blas().remember(signature, Some(chosen));
-                return Ok(());
             }
         }
         self.blas().remember(signature, None);
         Err(refused(d, product))
+    }
+
+    /// Computes a product by an algorithm and remembers it; false where the library refuses it. A
+    /// fallback is noted once per signature.
+    fn is_kept(
+        &self,
+        d: Matrix,
+        product: &Product,
+        signature: Signature,
+        chosen: &ChosenAlgorithm,
+    ) -> Result<bool> {
+        if !self.tried(d, product, chosen)? {
+            return Ok(false);
+        }
+        if chosen.form != FORMS[0] {
+            note(&fallback(d, product, chosen.form));
+        }
+        self.blas().remember(signature, Some(*chosen));
+        Ok(true)
+    }
+
+    /// Times the candidates of a form and stores the fastest. `None` where all of them are refused,
+    /// or the choice cannot be stored.
+    fn timed(
+        &self,
+        d: Matrix,
+        product: &Product,
+        form: Form,
+        candidates: &[sys::cublasLtMatmulAlgo_t],
+        key: &str,
+    ) -> Result<Option<ChosenAlgorithm>> {
+        let asked = product.in_form(form);
+        let mut microseconds = Vec::new();
+        let candidate = match self.destination(d, product)? {
+            Some((to, _held)) => {
+                let call = Call::new(to, &asked)?;
+                let seconds = timing::seconds(self, candidates.len(), |candidate| {
+                    call.launch(self.blas(), &candidates[candidate])
+                })?;
+                microseconds.extend(seconds.iter().map(|time| time.map(in_microseconds)));
+                fastest(&seconds)
+            }
+            None => Call::new(d, &asked)?.first_that_fits(self.blas(), candidates)?,
+        };
+        let Some(candidate) = candidate else {
+            return Ok(None);
+        };
+        let choice = Choice {
+            candidate,
+            microseconds,
+            form,
+            algorithm: stored(candidates[candidate]),
+        };
+        let settled = self.blas().store().settle(key, choice);
+        Ok(settled.as_ref().map(ChosenAlgorithm::of))
+    }
+
+    /// A destination that may be written several times, and the tensor that holds it: the product's
+    /// own, but where what is added lies there. `None` where there is no memory for another.
+    fn destination(
+        &self,
+        d: Matrix,
+        product: &Product,
+    ) -> Result<Option<(Matrix, Option<Tensor>)>> {
+        if product.c.is_none_or(|c| c.place != d.place) {
+            return Ok(Some((d, None)));
+        }
+        match self.empty((d.rows, d.stride.max(d.cols)), d.kind) {
+            Ok(held) => {
+                let place = Matrix::of(&held)?.place;
+                Ok(Some((Matrix { place, ..d }, Some(held))))
+            }
+            Err(error) if error.to_string().contains("OUT_OF_MEMORY") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Computes a product by a chosen algorithm; false where the library refuses the algorithm,
@@ -414,7 +532,18 @@ impl Call {
         product: &Product,
         to: Matrix,
     ) -> Result<bool> {
-        let blas = gpu.blas();
+        let mut is_done = false;
+        let ask = || {
+            let asked = self.launch(gpu.blas(), &chosen.algorithm);
+            asked.map(|done| is_done = done)
+        };
+        gpu.watch()
+            .watched(gpu.stream(), || work(product, to), ask)?;
+        Ok(is_done)
+    }
+
+    /// As [`Call::run`], unseen by the watch over the GPU.
+    fn launch(&self, blas: &Blas, algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<bool> {
         blas.stream
             .context()
             .bind_to_thread()
@@ -422,42 +551,84 @@ impl Call {
         let [a, b, c, d] = self.places.map(|place| place.0 as *const c_void);
         let layouts = self.layouts;
         let (workspace, _) = blas.workspace.device_ptr(&blas.stream);
-        let mut is_refused = false;
-        let ask = || {
-            // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's
-            // order; the library reads the factors before it returns.
-            let asked = unsafe {
-                result::matmul(
-                    blas.handle,
-                    self.description,
-                    (&raw const self.alpha).cast::<c_void>(),
-                    (&raw const self.beta).cast::<c_void>(),
-                    a,
-                    layouts[0],
-                    b,
-                    layouts[1],
-                    c,
-                    layouts[2],
-                    d.cast_mut(),
-                    layouts[3],
-                    &raw const chosen.algorithm,
-                    workspace as *mut c_void,
-                    WORKSPACE,
-                    blas.stream.cu_stream().cast(),
-                )
-            };
-            match asked {
-                Err(error) if is_refusal(&error) => {
-                    is_refused = true;
-                    Ok(())
-                }
-                other => other.map_err(failed),
-            }
+        // SAFETY: the places are those of tensors of the layouts' sizes, freed in the stream's
+        // order; the library reads the factors before it returns.
+        let asked = unsafe {
+            result::matmul(
+                blas.handle,
+                self.description,
+                (&raw const self.alpha).cast::<c_void>(),
+                (&raw const self.beta).cast::<c_void>(),
+                a,
+                layouts[0],
+                b,
+                layouts[1],
+                c,
+                layouts[2],
+                d.cast_mut(),
+                layouts[3],
+                &raw const *algorithm,
+                workspace as *mut c_void,
+                WORKSPACE,
+                blas.stream.cu_stream().cast(),
+            )
         };
-        gpu.watch()
-            .watched(gpu.stream(), || work(product, to), ask)?;
-        Ok(!is_refused)
+        match asked {
+            Err(error) if is_refusal(&error) => Ok(false),
+            other => other.map(|()| true).map_err(failed),
+        }
     }
+
+    /// Whether an algorithm that was chosen for other numbers of rows, or by another process, can
+    /// compute this product within the scratch memory.
+    fn fits(&self, blas: &Blas, algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<bool> {
+        blas.stream.context().bind_to_thread().w()?;
+        let [a, b, c, d] = self.layouts;
+        let mut found = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
+
+        // SAFETY: everything named here exists; the library writes one result.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoCheck(
+                blas.handle,
+                self.description,
+                a,
+                b,
+                c,
+                d,
+                &raw const *algorithm,
+                found.as_mut_ptr(),
+            )
+        };
+
+        match status.result() {
+            Err(error) if is_refusal(&error) => Ok(false),
+            Err(error) => Err(failed(error)),
+            Ok(()) => {
+                // SAFETY: the library has written the result where it succeeds.
+                let found = unsafe { found.assume_init() };
+                Ok(found.state.result().is_ok() && found.workspaceSize <= WORKSPACE)
+            }
+        }
+    }
+
+    /// Place of the first candidate that can compute this product.
+    fn first_that_fits(
+        &self,
+        blas: &Blas,
+        candidates: &[sys::cublasLtMatmulAlgo_t],
+    ) -> Result<Option<usize>> {
+        for (place, candidate) in candidates.iter().enumerate() {
+            if self.fits(blas, candidate)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Seconds as a person reads them, to the hundredth of a microsecond.
+fn in_microseconds(seconds: f64) -> f64 {
+    (seconds * 1e8).round() / 1e2
 }
 
 /// A product as the profile counts it: every operand is read or written once.

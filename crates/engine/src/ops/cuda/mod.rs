@@ -5,9 +5,10 @@
 //! values, moments, statistics and rotary tables are `f32`. Everything runs on one stream, in the
 //! order in which it was asked for, whatever the thread; so memory that is freed may be given out
 //! again at once. Nothing waits for the host, and the host waits for nothing but a result that it
-//! reads: uploads go through page-locked memory, and what an update must know of the whole step
-//! (its loss, the gradient's norm) stays here. Nothing is added up in an order that may change, so
-//! the same input gives the same bits.
+//! reads, and once for the times of a product's algorithms: uploads go through page-locked memory,
+//! and what an update must know of the whole step (its loss, the gradient's norm) stays here.
+//! Nothing is added up in an order that may change, and a product's algorithm does not change once
+//! it is stored, so the same input gives the same bits.
 //!
 //! Of the driver this uses, candle's own calls included: `cuInit`, `cuDriverGetVersion`,
 //! `cuDeviceGet`, `cuDeviceGetName`, `cuDeviceGetAttribute`, `cuDevicePrimaryCtxRetain`,
@@ -19,8 +20,8 @@
 //! `cuMemsetD8Async`, `cuMemcpyHtoDAsync`, `cuMemcpyDtoHAsync`, `cuMemcpyDtoDAsync`,
 //! `cuModuleLoadData`, `cuModuleGetFunction`, `cuFuncSetAttribute` and `cuLaunchKernel`. Of
 //! cuBLASLt: create and destroy of the handle, of descriptions, layouts and preferences,
-//! `cublasLtMatmulAlgoGetHeuristic` and `cublasLtMatmul`. cuBLAS and cuRAND are opened by
-//! candle and never used.
+//! `cublasLtGetVersion`, `cublasLtMatmulAlgoGetHeuristic`, `cublasLtMatmulAlgoCheck` and
+//! `cublasLtMatmul`. cuBLAS and cuRAND are opened by candle and never used.
 
 pub mod activation;
 mod adapter;
@@ -43,9 +44,12 @@ mod pool;
 pub mod rotary;
 pub mod rows;
 pub mod scalar;
+mod timing;
 mod watch;
 
 pub use self::device::begin_profile;
+pub use self::device::begin_run;
+pub use self::device::copy_to_run;
 pub use self::device::end_profile;
 pub use self::device::free_of_driver;
 pub use self::device::host_seconds;

@@ -162,7 +162,8 @@ impl Watch {
     }
 }
 
-fn timing_event(stream: &CudaStream) -> Result<CudaEvent> {
+/// An event that times are taken between.
+pub fn timing_event(stream: &CudaStream) -> Result<CudaEvent> {
     stream
         .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
         .map_err(|error| late(&error))
