@@ -417,6 +417,14 @@ fn merges_that_cannot_work_are_refused() {
             ["1 weights for 2 adapters", "hint: give one weight"],
         ),
         (
+            "method: ties, density: 0.5",
+            "density: 0.5",
+            [
+                "the density is 0.5 beside the method `linear`",
+                "hint: leave",
+            ],
+        ),
+        (
             "density: 0.5",
             "density: 2",
             ["the density is 2", "hint: give a share"],
