@@ -533,6 +533,15 @@ fn unfair_comparisons_are_refused() {
             &["`contrasts` names `uniforn`", "did you mean `uniform`?"],
         ),
         (
+            "against: uniform, score: moods.accuracy",
+            "against: uniform, score: moods.acuracy",
+            &[
+                "experiment.yaml",
+                "the test suite gives no score `moods.acuracy`",
+                "hint: did you mean `moods.accuracy`?",
+            ],
+        ),
+        (
             "order: 12",
             "order: 11, initialisation: 1",
             &["experiment.yaml"],
