@@ -341,10 +341,19 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
 /// The error that serde's words stand for, in words that name no type of the program, with the
 /// nearest known key as its hint.
 pub fn explain(message: &str) -> Error {
-    let found = Error::input(in_plain_words(message));
-    match unknown_name(message).and_then(|(unknown, known)| nearest(unknown, known.into_iter())) {
+    let plain = in_plain_words(message);
+    // A type's own message has the remedy behind a semicolon.
+    if let Some((found, remedy)) = plain.split_once("; write ") {
+        return Error::input(found).hint(format!("write {remedy}"));
+    }
+    let found = Error::input(plain);
+    let Some((unknown, known)) = unknown_name(message) else {
+        return found;
+    };
+    match nearest(unknown, known.iter().copied()) {
         Some(near) => found.hint(format!("did you mean `{near}`?")),
-        None => found,
+        None if known.is_empty() => found,
+        None => found.hint("use one of the expected names"),
     }
 }
 
