@@ -48,6 +48,9 @@ fn candidates_with_the_highest_scores_are_drawn() {
     // One cell, so that the chosen rows are the best of all candidates.
     let place = uds_run("draw: uds, uds: {candidates: 3, queue: 6, alpha: 0.01}");
     train(&place, &["--set", "schedule.stages.1.tasks=[asr]"]);
+    place.run(&["report", "runs/small"]).succeeds();
+    let page = place.text("runs/small/report.html");
+    assert!(page.contains("Rows that the logits chose"));
     let lines = of_kind(&place, "small", "selection");
     let steps: Vec<u64> = lines
         .iter()
