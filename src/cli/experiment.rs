@@ -26,6 +26,7 @@ use crate::experiment::Planned;
 use crate::experiment::compare::compare;
 use crate::experiment::power;
 use crate::experiment::power::Pilot;
+use crate::experiment::prepare::check_contrasts;
 use crate::experiment::prepare::prepare;
 use crate::experiment::prepare::test_suite;
 use crate::experiment::runner;
@@ -89,6 +90,9 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     tell_skipped(prepared.skipped.iter().map(String::as_str));
     for note in &prepared.notes {
         print::message(format_args!("note: {note}"));
+    }
+    if let Some(test) = &prepared.test {
+        check_contrasts(&experiment, test).map_err(|e| e.at_path(&arguments.experiment))?;
     }
     experiment
         .check_budget(&prepared.num_steps)

@@ -34,7 +34,7 @@ pub struct Arguments {
     /// for linear, 1 for ties].
     #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     weights: Option<Vec<f64>>,
-    /// Share of the values of each matrix that ties keeps.
+    /// Share of the values of each matrix that ties keeps. Only with ties.
     #[arg(long, default_value_t = merge::DEFAULT_DENSITY)]
     density: f64,
     /// Rank of the merged adapter: a number, or full for the smaller side of each matrix, which is
@@ -50,6 +50,9 @@ enum Method {
     /// Trim, elect sign, merge (Yadav et al. 2023).
     Ties,
 }
+
+/// Relative error of the rank from which a merge is warned of.
+const LARGE_ERROR: f64 = 0.1;
 
 fn rank(written: &str) -> std::result::Result<Rank, String> {
     if written == "full" {
@@ -113,5 +116,12 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         arguments.adapter.len(),
         arguments.out.display(),
         merged.plan.modules.len(),
-    ))
+    ))?;
+    if merged.error > LARGE_ERROR {
+        print::message(format_args!(
+            "warning: the rank changes the merged matrices by {:.0} % of their norm; `--rank full` is exact",
+            100.0 * merged.error
+        ));
+    }
+    Ok(())
 }

@@ -128,6 +128,18 @@ fn tell(found: &[Searched]) -> Result<()> {
                 candidate.score, candidate.instruction
             ))?;
         }
+        if is_tied(searched) {
+            print::message(format_args!(
+                "note: `{}`, {}: all instructions have the same score, so the search says nothing; the first one is written",
+                searched.task, searched.language
+            ));
+        }
     }
     Ok(())
+}
+
+/// Whether there is more than one instruction, and none scores better than another.
+fn is_tied(searched: &Searched) -> bool {
+    let scores = || searched.candidates.iter().map(|candidate| candidate.score);
+    scores().count() > 1 && scores().all(|score| score == searched.candidates[0].score)
 }

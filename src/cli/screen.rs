@@ -139,8 +139,8 @@ impl Observer for Screen {
         );
     }
 
-    fn embedding(&mut self, done: usize, total: usize) {
-        self.part("embedding", done, total);
+    fn preparing(&mut self, work: &'static str, done: usize, total: usize) {
+        self.part(work, done, total);
     }
 
     fn evaluating(&mut self, done: usize, total: usize) {

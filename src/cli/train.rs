@@ -33,6 +33,7 @@ use crate::stop::Stop;
 use crate::train;
 use crate::train::Observer;
 use crate::train::Run;
+use crate::train::average;
 use crate::train::checkpoint;
 
 #[derive(Args)]
@@ -131,9 +132,16 @@ impl Arguments {
         begun
     }
 
-    /// Prints what a finished run leaves: its best checkpoint and the table of its scores, or one
-    /// event.
+    /// Prints what a finished run leaves: its average, its best checkpoint and the table of its
+    /// scores, or one event.
     fn show(&self, run: &Run, state: &State, last: &Path, screen: &mut Screen) -> Result<()> {
+        let average = run.folder.join(average::FOLDER);
+        if run.checkpoint.average > 0 && average.is_dir() {
+            print::message(format_args!(
+                "average of the last checkpoints: {}",
+                average.display()
+            ));
+        }
         let best = run.folder.join("best");
         let mut best_step = None;
         if best.is_dir() {

@@ -125,8 +125,22 @@ pub fn scores(suite: &Suite, evaluation: &Evaluation, half: Half) -> Result<Scor
     Ok(System::new(&sets, said, true)?.scores())
 }
 
+/// The metric of a set that decides where none is named: that of its task, or the first under
+/// `metrics` if the set does not compute it.
+fn deciding_metric(set: &Set) -> Result<String> {
+    let measured = measure(set, &[])?;
+    let of_task = measured.headline.name;
+    let mut computed = measured.tallies.iter();
+    if computed.clone().any(|tally| tally.name == of_task) {
+        return Ok(of_task);
+    }
+    let first = set.metrics.iter().flatten().next();
+    let first = first.and_then(|metric| computed.find(|tally| tally.metric() == metric));
+    Ok(first.map_or(of_task, |tally| tally.name.clone()))
+}
+
 /// The score of a suite that decides about a task: `named`, or the metric of the first set of the
-/// task.
+/// task, or the first metric of that set if it does not compute the task's.
 ///
 /// # Errors
 /// A suite without that score, or without a set of the task of at least two rows.
@@ -135,7 +149,7 @@ pub fn score_of(suite: &Suite, task: &str, named: Option<&String>) -> Result<Str
     let of_task = suite.sets.iter().find(|set| set.task.name == task);
     let score = match (named, of_task) {
         (Some(named), _) => named.clone(),
-        (None, Some(set)) => format!("{}.{}", set.name, measure(set, &[])?.headline.name),
+        (None, Some(set)) => format!("{}.{}", set.name, deciding_metric(set)?),
         (None, None) => {
             return Err(Error::input(format!("the dev suite has no set of task `{task}`")).hint(
                 "add one to the suite, name a score under `msft.scores`, or leave the task out of the stage",
@@ -178,6 +192,11 @@ mod tests {
 
     /// A suite of one set with these lines.
     fn suite_of(lines: &[String]) -> Suite {
+        suite_with(lines, "")
+    }
+
+    /// A suite of one set with these lines, and more keys of the set.
+    fn suite_with(lines: &[String], keys: &str) -> Suite {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let lines = lines.join("\n") + "\n";
@@ -185,7 +204,9 @@ mod tests {
         let manifest = path("m.jsonl").display().to_string();
         std::fs::write(
             path("s.yaml"),
-            format!("role: dev\nsets: [{{name: moods, manifest: {manifest}, task: emotion}}]\n"),
+            format!(
+                "role: dev\nsets: [{{name: moods, manifest: {manifest}, task: emotion{keys}}}]\n"
+            ),
         )
         .unwrap();
         Suite::load(&path("s.yaml"), &Tasks::load(None).unwrap()).unwrap()
@@ -269,6 +290,25 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("did you mean `moods.loss`?"), "{error}");
+    }
+
+    #[test]
+    fn a_set_without_its_tasks_metric_has_its_first() {
+        let lines =
+            ["a", "b"].map(|id| format!(r#"{{"id": "{id}", "text": "t", "label": "sad"}}"#));
+        let chosen = |keys: &str| {
+            let suite = suite_with(&lines, &format!(", {keys}"));
+            score_of(&suite, "emotion", None).unwrap()
+        };
+        // The metric of `emotion` is `uar`.
+        assert_eq!(chosen("metrics: [accuracy, uar]"), "moods.uar");
+        assert_eq!(chosen("metrics: [macro_f1, accuracy]"), "moods.macro_f1");
+        assert_eq!(chosen("metrics: [accuracy, macro_f1]"), "moods.accuracy");
+        assert_eq!(chosen("metrics: [loss]"), "moods.loss");
+        assert_eq!(
+            chosen("metrics: [macro_f1], parse: [strict, lenient]"),
+            "moods.macro_f1@strict"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::data::headers::Headers;
 use crate::error::Error;
 use crate::error::Result;
+use crate::eval;
 use crate::eval::suite::Suite;
 use crate::experiment::Experiment;
 use crate::experiment::Planned;
@@ -16,6 +17,7 @@ use crate::featurise::rows::RowCheck;
 use crate::featurise::rows::Watch;
 use crate::leakage::Allowed;
 use crate::recipe::Recipe;
+use crate::yaml;
 
 /// What the runs of an experiment begin with.
 pub struct Prepared {
@@ -58,7 +60,8 @@ pub fn prepare(
     let entries = &planned[..experiment.recipes.len().min(planned.len())];
     let mut steps = BTreeMap::new();
     for one in entries.iter().filter(|one| one.merged.is_none()) {
-        let rows = one.recipe.rows(&tasks, headers, Pool::Fresh, watch)?;
+        let rows = one.recipe.rows(&tasks, headers, Pool::Fresh, watch);
+        let rows = rows.map_err(|e| e.at(format!("recipe `{}`", one.recipe_name)))?;
         steps.insert(one.recipe.name.as_str(), rows.schedule.num_steps());
         told.skip(rows.skipped());
         told.note(rows.notes().cloned());
@@ -111,6 +114,27 @@ impl Told {
             }
         }
     }
+}
+
+/// Checks that the test suite gives the score of every contrast: they are compared after hours.
+///
+/// # Errors
+/// A score that the suite does not give.
+pub fn check_contrasts(experiment: &Experiment, test: &Suite) -> Result<()> {
+    let known = eval::score_names(test);
+    for contrast in &experiment.contrasts {
+        let score = &contrast.score;
+        if !known.contains(score) {
+            let near = yaml::nearest(score, known.iter().map(String::as_str))
+                .map(|near| format!("did you mean `{near}`? "))
+                .unwrap_or_default();
+            return Err(Error::input(format!(
+                "`contrasts`: the test suite gives no score `{score}`"
+            ))
+            .hint(format!("{near}it gives {}", known.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 /// The suite that every run is evaluated on, with the headers of its audio read: an experiment

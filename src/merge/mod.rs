@@ -159,7 +159,8 @@ impl Settings {
     /// Checks the settings for `count` adapters, and returns the weight of each.
     ///
     /// # Errors
-    /// Fewer than two adapters, another number of weights, values outside their range.
+    /// Fewer than two adapters, another number of weights, values outside their range, a density
+    /// beside `linear`, which keeps all values.
     pub fn check(&self, count: usize) -> Result<Vec<f64>> {
         if count < 2 {
             return Err(Error::input(format!("{count} adapter to merge"))
@@ -168,6 +169,13 @@ impl Settings {
         if !(self.density > 0.0 && self.density <= 1.0) {
             return Err(Error::input(format!("the density is {}", self.density))
                 .hint("give a share of the values in (0, 1]"));
+        }
+        if self.method == Method::Linear && self.density != DEFAULT_DENSITY {
+            return Err(Error::input(format!(
+                "the density is {} beside the method `linear`, on which it has no effect",
+                self.density
+            ))
+            .hint("leave the density out, or choose the method `ties`"));
         }
         if self.rank == Rank::Of(0) {
             return Err(Error::input("the rank is 0").hint("give a rank of 1 or more, or `full`"));
@@ -406,6 +414,14 @@ mod tests {
                 },
                 2,
                 "the density is 0",
+            ),
+            (
+                Settings {
+                    density: 0.5,
+                    ..Settings::default()
+                },
+                2,
+                "the density is 0.5 beside the method `linear`",
             ),
             (
                 Settings {

@@ -270,6 +270,8 @@ impl Plan {
             (None, _) => Vec::new(),
         };
         let mut warnings = warnings::find(population, &schedule, &draws, &shares);
+        warnings.extend(online::warnings(population, &schedule));
+        warnings.extend(uds::warnings(&schedule));
         warnings.extend(affinity.iter().flat_map(|found| found.warnings.clone()));
         let stages = schedule
             .stages()

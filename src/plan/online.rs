@@ -1,6 +1,7 @@
-//! Notes on stages whose weights of tasks follow a reward: what a plan does not know of them, and
-//! the cost of look-aheads.
+//! Notes on stages whose weights of tasks follow a reward: what a plan does not know of them, the
+//! cost of look-aheads, and settings under which the rule does little.
 
+use crate::schedule::Population;
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::schedule::online::Rule;
@@ -51,8 +52,8 @@ fn updates(schedule: &Schedule, stage: &Stage, rule: Rule) -> String {
         Rule::Dynamix(dynamix) => {
             let steps = rule.lookahead_steps(stage.steps, stage.tasks.len(), schedule.batch());
             format!(
-                "stage `{name}`: DynamiX updates the weights {num} times, after every {} steps. Each update costs one optimiser step on {} rows and two evaluations of {} rows per task: in all about {} steps, {:.0} % of the stage, and copies of the trained parameters and both moments. {} rows of each task are set aside and not trained on",
-                count(dynamix.every as f64),
+                "stage `{name}`: DynamiX updates the weights {num} times, after every {}. Each update costs one optimiser step on {} rows and two evaluations of {} rows per task: in all about {} steps, {:.0} % of the stage, and copies of the trained parameters and both moments. {} rows of each task are set aside and not trained on",
+                every(dynamix.every),
                 dynamix.lookahead,
                 dynamix.held_out,
                 count(steps.ceil()),
@@ -61,4 +62,67 @@ fn updates(schedule: &Schedule, stage: &Stage, rule: Rule) -> String {
             )
         }
     }
+}
+
+/// `step`, `20 steps`.
+fn every(steps: u64) -> String {
+    match steps {
+        1 => "step".to_owned(),
+        _ => format!("{} steps", count(steps as f64)),
+    }
+}
+
+/// Warnings of stages whose weights never change, whose look-aheads cost more than the stage, or
+/// whose look-aheads repeat rows.
+pub fn warnings(population: &Population, schedule: &Schedule) -> Vec<String> {
+    let mut found = Vec::new();
+    for stage in schedule.stages() {
+        let Some(rule) = stage.online else {
+            continue;
+        };
+        let name = &stage.name;
+        if rule.num_updates(stage.steps) == 0 {
+            let key = match rule {
+                Rule::Odm(_) => "warmup",
+                Rule::Dynamix(_) => "every",
+            };
+            found.push(format!(
+                "stage `{name}` has {} and no update of its weights, which stay those before training; give it more steps, or lower `mix.{key}`",
+                steps(stage.steps)
+            ));
+        }
+        let Rule::Dynamix(dynamix) = rule else {
+            continue;
+        };
+        let cost = rule.lookahead_steps(stage.steps, stage.tasks.len(), schedule.batch());
+        if cost > stage.steps as f64 {
+            found.push(format!(
+                "stage `{name}`: the look-aheads cost about {:.1} times what the stage costs without them; raise `mix.every`, or lower `mix.lookahead`",
+                cost / stage.steps as f64
+            ));
+        }
+        for task in &stage.tasks {
+            let rows = num_rows(population, task).saturating_sub(dynamix.held_out);
+            if rows < dynamix.lookahead {
+                found.push(format!(
+                    "stage `{name}`: a look-ahead takes {} rows of `{task}`, of which {} are left to train on, so rows repeat; lower `mix.lookahead`",
+                    count(dynamix.lookahead as f64),
+                    count(rows as f64)
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// `1 step`, `20 steps`.
+fn steps(number: u64) -> String {
+    let unit = if number == 1 { "step" } else { "steps" };
+    format!("{} {unit}", count(number as f64))
+}
+
+fn num_rows(population: &Population, task: &str) -> usize {
+    let place = population.tasks.iter().position(|name| name == task);
+    let of_task = |row: &&u16| Some(usize::from(**row)) == place;
+    population.row_task.iter().filter(of_task).count()
 }

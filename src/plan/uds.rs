@@ -1,4 +1,5 @@
-//! Notes on stages with `draw: uds`: the cost of their candidates.
+//! Notes on stages with `draw: uds`: the cost of their candidates, and cells with fewer rows than
+//! candidates.
 
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
@@ -37,4 +38,50 @@ pub fn notes(schedule: &Schedule) -> Vec<String> {
         ));
     }
     found
+}
+
+/// A warning of each stage in which the candidates of a step are more than the rows of a cell: the
+/// choice is among fewer rows than `uds.candidates` says, or there is none.
+pub fn warnings(schedule: &Schedule) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, stage) in schedule.stages().iter().enumerate() {
+        let Some(uds) = stage.uds.filter(|uds| uds.candidates > 1) else {
+            continue;
+        };
+        let mut small = Vec::new();
+        for cell in schedule.cells(index) {
+            let slots = cell.num_slots.div_ceil(stage.steps.max(1));
+            let candidates = slots * uds.candidates;
+            if candidates > cell.num_rows {
+                small.push(format!(
+                    "{} has {} for {} of {}",
+                    cell.name(),
+                    counted(cell.num_rows, "row"),
+                    counted(candidates, "candidate"),
+                    counted(slots, "slot")
+                ));
+            }
+        }
+        let Some(first) = small.first() else {
+            continue;
+        };
+        let others = match small.len() {
+            1 => String::new(),
+            num => format!(
+                ", and {} have too few",
+                counted(num as u64 - 1, "other cell")
+            ),
+        };
+        found.push(format!(
+            "stage `{}`: fewer rows compete than `uds.candidates` says: in a step, {first}{others}; a row competes once, so give more rows, or lower `uds.candidates` or `schedule.batch`",
+            stage.name
+        ));
+    }
+    found
+}
+
+/// `1 row`, `20 rows`.
+fn counted(number: u64, unit: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{} {unit}{end}", count(number as f64))
 }

@@ -81,14 +81,6 @@ fn long_round(schedule: &Schedule, stage: usize) -> Option<String> {
     })
 }
 
-fn name(cell: &CellShare) -> String {
-    let form = if cell.has_audio { "" } else { " without audio" };
-    match &cell.label {
-        Some(label) => format!("`{label}` of `{}`{form}", cell.task),
-        None => format!("`{}`{form}", cell.task),
-    }
-}
-
 fn rare_cells(cells: &[CellShare]) -> Vec<String> {
     let (rows, slots) = cells.iter().fold((0, 0), |(rows, slots), cell| {
         (rows + cell.num_rows, slots + cell.num_slots)
@@ -97,13 +89,13 @@ fn rare_cells(cells: &[CellShare]) -> Vec<String> {
     let text = |cell: &CellShare| {
         let per_row = cell.draws_per_row();
         if cell.num_slots == 0 {
-            return Some(format!("{} gets no slot", name(cell)));
+            return Some(format!("{} gets no slot", cell.name()));
         }
         let is_often = per_row > OFTEN * mean && per_row > 1.0;
         let is_single = cell.num_rows == 1 && cell.num_slots > 1 && cells.len() > 1;
         (is_often || is_single).then(|| {
             let rows = if cell.num_rows == 1 { "one row".to_owned() } else { format!("{} rows", count(cell.num_rows as f64)) };
-            format!("{} has {rows}, each drawn {per_row:.1} times (the stage's mean is {mean:.1}); `max_repeats: N` caps that", name(cell))
+            format!("{} has {rows}, each drawn {per_row:.1} times (the stage's mean is {mean:.1}); `max_repeats: N` caps that", cell.name())
         })
     };
     cells.iter().filter_map(text).collect()

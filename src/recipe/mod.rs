@@ -289,6 +289,21 @@ pub fn read<T: DeserializeOwned>(path: &Path, overrides: &[String]) -> Result<T>
     yaml::from_value(tree, &format!("--set {}", overrides.join(" --set ")))
 }
 
+/// The error of a file that cannot be read as a recipe, with a hint to the command that takes it if
+/// it is an experiment.
+fn name_command(path: &Path, error: Error) -> Error {
+    let text = files::read_text(path).unwrap_or_default();
+    let is_experiment = yaml_serde::from_str::<Value>(&text)
+        .is_ok_and(|tree| tree.get("recipes").is_some() && tree.get("seeds").is_some());
+    match is_experiment {
+        true => error.hint(format!(
+            "run `maqam experiment {}`, because the file is an experiment",
+            path.display()
+        )),
+        false => error,
+    }
+}
+
 impl Recipe {
     /// Reads a recipe; each of `overrides` is `KEY.KEY=VALUE` with the value as YAML. Entries of
     /// lists count from 0.
@@ -297,7 +312,7 @@ impl Recipe {
     /// Unknown keys (with file, line and the nearest known one), wrong types, values outside their
     /// range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let mut recipe: Self = read(path, overrides)?;
+        let mut recipe: Self = read(path, overrides).map_err(|e| name_command(path, e))?;
         if recipe.name.is_empty() {
             recipe.name = path
                 .file_stem()

@@ -35,6 +35,9 @@ pub(crate) fn set(tree: &mut Value, written: &str) -> Result<()> {
             _ => {
                 return Err(wrong(&format!(
                     "`{key}` is below something that is neither a mapping nor a list"
+                ))
+                .hint(format!(
+                    "change the whole value above `{key}`, for example to {{{key}: ...}}"
                 )));
             }
         };

@@ -138,8 +138,9 @@ impl Trainer<'_> {
             let place = self.schedule.steps_that_count(stage, in_stage);
             let steps = place - self.place_of(stage, to)?;
             note = Some(format!(
-                "`{task}` leaves stage {}: its score was best after step {to_step}, and training goes on from there; {steps} steps are rolled back",
-                of_stage.name
+                "`{task}` leaves stage {}: `{}` was best after step {to_step} on the half of dev that selects, and training goes on from there; {steps} steps are rolled back",
+                of_stage.name,
+                names.get(&task).map_or("", String::as_str)
             ));
             let record = RollBackRecord {
                 at_step: step,

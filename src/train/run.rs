@@ -95,8 +95,8 @@ pub struct Run {
 pub trait Observer {
     /// A step is finished; `pace` is its time.
     fn step(&mut self, record: &StepRecord, pace: Pace);
-    /// `done` of `total` rows have their embedding.
-    fn embedding(&mut self, done: usize, total: usize);
+    /// `done` of `total` rows have what `work` names, such as their embedding.
+    fn preparing(&mut self, work: &'static str, done: usize, total: usize);
     /// An evaluation has answered `done` of `total` examples.
     fn evaluating(&mut self, done: usize, total: usize);
     /// An evaluation is finished.

@@ -375,19 +375,21 @@ impl Trainer<'_> {
 
     /// Losses of all rows that some stages can draw, of the model as it stands.
     fn base_losses(&mut self, stages: &[usize]) -> Result<Vec<(u32, f32)>> {
-        let (mut embedder, schedule, mut progress) = self.embedder();
+        let (mut embedder, schedule, mut progress) = self.embedder("losses of the base");
         difficulty::base_losses(&mut embedder, schedule, stages, &mut progress)
     }
 
     /// Vectors of all rows that some stages can draw, of the model as it stands.
     fn embed(&mut self, stages: &[usize]) -> Result<PoolVectors> {
-        let (embedder, schedule, mut progress) = self.embedder();
+        let (embedder, schedule, mut progress) = self.embedder("embedding");
         embeddings::of_stages(embedder, schedule, stages, &mut progress)
     }
 
-    /// The model as it stands with what encodes rows for it, the schedule, and the progress of that.
+    /// The model as it stands with what encodes rows for it, the schedule, and the progress of
+    /// `work`.
     fn embedder(
         &mut self,
+        work: &'static str,
     ) -> (
         Embedder<'_>,
         &Schedule,
@@ -405,7 +407,7 @@ impl Trainer<'_> {
         let observer = &mut *self.observer;
         let stop = self.stop;
         let progress = move |done, total| {
-            observer.embedding(done, total);
+            observer.preparing(work, done, total);
             check(stop)
         };
         (embedder, &*self.schedule, progress)

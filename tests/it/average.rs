@@ -7,12 +7,13 @@ use crate::command::fixture_text;
 use crate::command::small_run;
 use candle_core::Tensor;
 
-fn train(place: &Place, more: &[&str]) {
+/// Trains with an average of three checkpoints; returns the messages.
+fn train(place: &Place, more: &[&str]) -> String {
     let all = [
         &["train", "recipe.yaml", "--set", "checkpoint.average=3"],
         more,
     ];
-    place.run(&all.concat()).succeeds();
+    place.run(&all.concat()).succeeds().stderr
 }
 
 const ADAPTER: &str = "adapter_model.safetensors";
@@ -21,7 +22,9 @@ const ADAPTER: &str = "adapter_model.safetensors";
 fn the_average_is_the_mean_of_the_last_checkpoints() {
     let place = small_run(4);
     // 8 steps, a checkpoint every 3: the last three are 3, 6 and 8.
-    train(&place, &["--set", "checkpoint.every=3"]);
+    let said = train(&place, &["--set", "checkpoint.every=3"]);
+    let folder = "average of the last checkpoints: runs/small/average";
+    assert!(said.contains(folder), "{said}");
     let of = |folder: &str| place.tensors(&format!("runs/small/{folder}/{ADAPTER}"));
     let all: Vec<HashMap<String, Tensor>> = ["000003", "000006", "000008"]
         .map(|step| of(&format!("checkpoints/step-{step}")))

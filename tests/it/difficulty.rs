@@ -88,11 +88,9 @@ fn a_column_orders_what_plan_shows_and_train_draws() {
         .collect();
     assert_eq!(means, [9.5, 5.5, 1.5, 9.5, 5.5, 1.5]);
     place.run(&["report", "runs/small"]).succeeds();
-    assert!(
-        place
-            .text("runs/small/report.html")
-            .contains("Difficulty of the rows")
-    );
+    let page = place.text("runs/small/report.html");
+    assert!(page.contains("Difficulty of the rows"));
+    assert!(page.contains("Mean of <code>snr</code> over the rows of each step"));
 }
 
 #[test]

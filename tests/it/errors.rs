@@ -154,6 +154,52 @@ fn unknown_or_contradicting_training_is_refused() {
 }
 
 #[test]
+fn words_without_a_near_one_have_a_hint() {
+    let place = small_run(2);
+    for (set, words) in [
+        (
+            "schedule.stages.1.mix=odm",
+            [
+                "schedule.stages[1].mix: `odm` is a rule",
+                "hint: write `mix: {online: odm}`",
+                "--set",
+            ],
+        ),
+        (
+            "schedule.stages.1.mix=even",
+            [
+                "unknown value `even`",
+                "`proportional`",
+                "hint: use one of the expected names",
+            ],
+        ),
+        (
+            "schedule.stages.1.mix.online=odm",
+            [
+                "`online` is below something that is neither",
+                "hint: change the whole value above `online`",
+                "{online: ...}",
+            ],
+        ),
+    ] {
+        place
+            .run(&["plan", "recipe.yaml", "--allow-leakage", "--set", set])
+            .fails(2, &words);
+    }
+    place.write(
+        "experiment.yaml",
+        "name: e\nrecipes: [recipe.yaml]\nseeds: [1, 2]\n",
+    );
+    place.run(&["plan", "experiment.yaml"]).fails(
+        2,
+        &[
+            "experiment.yaml:2:1: unknown field `recipes`",
+            "hint: run `maqam experiment experiment.yaml`",
+        ],
+    );
+}
+
+#[test]
 fn targets_that_match_nothing_are_named() {
     let place = small_run(2);
     place

@@ -417,6 +417,14 @@ fn merges_that_cannot_work_are_refused() {
             ["1 weights for 2 adapters", "hint: give one weight"],
         ),
         (
+            "method: ties, density: 0.5",
+            "density: 0.5",
+            [
+                "the density is 0.5 beside the method `linear`",
+                "hint: leave",
+            ],
+        ),
+        (
             "density: 0.5",
             "density: 2",
             ["the density is 2", "hint: give a share"],
@@ -523,6 +531,15 @@ fn unfair_comparisons_are_refused() {
             "against: uniform",
             "against: uniforn",
             &["`contrasts` names `uniforn`", "did you mean `uniform`?"],
+        ),
+        (
+            "against: uniform, score: moods.accuracy",
+            "against: uniform, score: moods.acuracy",
+            &[
+                "experiment.yaml",
+                "the test suite gives no score `moods.acuracy`",
+                "hint: did you mean `moods.accuracy`?",
+            ],
         ),
         (
             "order: 12",

@@ -137,14 +137,16 @@ fn merges_equal_those_of_peft() {
 #[test]
 fn the_error_of_a_rank_is_said_and_recorded() {
     let place = Place::new();
-    merge(&place, "full", &["--method", "ties", "--rank", "full"]).succeeds();
-    let said = merge(&place, "cut", &["--method", "ties", "--rank", "3"])
-        .succeeds()
-        .stdout;
+    let full = merge(&place, "full", &["--method", "ties", "--rank", "full"]).succeeds();
+    assert!(!full.stderr.contains("warning"), "{}", full.stderr);
+    let cut = merge(&place, "cut", &["--method", "ties", "--rank", "3"]).succeeds();
+    let said = cut.stdout;
     let record = place.json("cut/merge.json");
     let error = record["error"].as_f64().unwrap();
     assert!(said.contains(&format!("relative error of the rank {error:.2e}")));
     assert!(record["worst"]["error"].as_f64().unwrap() >= error);
+    let warned = cut.stderr.contains("`--rank full` is exact");
+    assert_eq!(warned, error > 0.1, "{error}: {}", cut.stderr);
     assert_eq!(record["method"], "ties");
     assert_eq!(record["density"], 0.2);
     assert_eq!(record["sources"][1]["weight"], 1.0);
@@ -227,6 +229,8 @@ fn what_is_no_merge_is_refused() {
     let place = Place::new();
     merge(&place, "m", &["--weights", "1"]).fails(2, &["1 weights for 2 adapters", "hint:"]);
     merge(&place, "m", &["--density", "1.5"]).fails(2, &["the density is 1.5", "hint:"]);
+    merge(&place, "m", &["--density", "0.5"])
+        .fails(2, &["0.5 beside the method `linear`", "hint:"]);
     merge(&place, "m", &["--rank", "none"]).fails(2, &["--rank", "`full`"]);
     std::fs::create_dir(place.path("there")).unwrap();
     merge(&place, "there", &[]).fails(2, &["there", "exists already", "hint:"]);

@@ -348,6 +348,43 @@ fn a_resume_at_every_step_draws_the_same() {
 }
 
 #[test]
+fn a_plan_warns_where_the_rule_does_little() {
+    let place = online_run(DYNAMIX);
+    let text = |mix: &str| {
+        let set = format!("schedule.stages.1.mix={mix}");
+        let planned = place
+            .run(&["plan", "recipe.yaml", "--allow-leakage", "--set", &set])
+            .succeeds();
+        let words: Vec<&str> = planned.stdout.split_whitespace().collect();
+        words.join(" ")
+    };
+    let none = "stage `discern` has 8 steps and no update of its weights";
+    let never = text("{online: dynamix, every: 8, lookahead: 3, held_out: 2}");
+    assert!(never.contains(none), "{never}");
+    assert!(never.contains("lower `mix.every`"), "{never}");
+    let never = text("{online: odm, warmup: 0.9}");
+    assert!(never.contains(none), "{never}");
+    assert!(never.contains("lower `mix.warmup`"), "{never}");
+
+    // Seven updates of two tasks, each a step on 5 rows and two thirds of one on 2: 88.7 rows of 4
+    // are 22.2 steps of 8. Of 6 rows of emotion 2 are set aside.
+    let dear = text("{online: dynamix, every: 1, lookahead: 5, held_out: 2}");
+    for said in [
+        "updates the weights 7 times, after every step.",
+        "the look-aheads cost about 2.8 times what the stage costs",
+        "a look-ahead takes 5 rows of `emotion`, of which 4 are left to train on",
+    ] {
+        assert!(dear.contains(said), "{said}: {dear}");
+    }
+    assert!(!dear.contains("rows of `asr`, of which"), "{dear}");
+    let usual = text(DYNAMIX);
+    assert!(
+        !usual.contains("look-aheads cost") && !usual.contains(none),
+        "{usual}"
+    );
+}
+
+#[test]
 fn a_plan_says_what_is_wrong_and_what_it_costs() {
     let place = online_run(DYNAMIX);
     let planned = place

@@ -46,7 +46,8 @@ fn the_best_instruction_is_found_and_written() {
         "--out",
         "best",
     ];
-    let said = place.run(&search).succeeds().stdout;
+    let ended = place.run(&search).succeeds();
+    let said = ended.stdout;
     assert!(said.contains("gist, en: 4 rows"), "{said}");
     let found = place.json("best/search.json");
     assert_eq!(found.as_array().unwrap().len(), 1);
@@ -64,6 +65,11 @@ fn the_best_instruction_is_found_and_written() {
         .iter()
         .map(|one| one["score"].as_f64().unwrap())
         .collect();
+    let is_tied = scores.iter().all(|&score| score == scores[0]);
+    let is_said = ended
+        .stderr
+        .contains("all instructions have the same score");
+    assert_eq!(is_said, is_tied, "{scores:?}: {}", ended.stderr);
     let best = found[0]["best"].as_u64().unwrap() as usize;
     let highest = scores.iter().copied().fold(f64::MIN, f64::max);
     assert_eq!(

@@ -78,6 +78,7 @@ fn training_rows_are_scored_beside_dev_at_the_end() {
     place.run(&["report", "runs/small"]).succeeds();
     let page = place.text("runs/small/report.html");
     assert!(page.contains("training-rows") && page.contains("overfitting"));
+    assert!(page.contains("Dotted lines are training rows after the last step."));
 }
 
 #[test]

@@ -48,6 +48,9 @@ fn candidates_with_the_highest_scores_are_drawn() {
     // One cell, so that the chosen rows are the best of all candidates.
     let place = uds_run("draw: uds, uds: {candidates: 3, queue: 6, alpha: 0.01}");
     train(&place, &["--set", "schedule.stages.1.tasks=[asr]"]);
+    place.run(&["report", "runs/small"]).succeeds();
+    let page = place.text("runs/small/report.html");
+    assert!(page.contains("Rows that the logits chose"));
     let lines = of_kind(&place, "small", "selection");
     let steps: Vec<u64> = lines
         .iter()
@@ -207,6 +210,8 @@ fn a_plan_says_what_uds_costs_and_refuses() {
         "3 candidates for each slot",
         "stage `discern`: UDS passes up to 12 candidates forward before each step, 72 forward passes of a row in all: about 100 %",
         "stage `discern`: which rows are drawn is not known: `draw: uds` chooses among candidates",
+        // Two slots of a step go to three labels of two rows each.
+        "stage `discern`: fewer rows compete than `uds.candidates` says: in a step, `angry` of `emotion` has 2 rows for 3 candidates of 1 slot, and 2 other cells have too few",
     ] {
         assert!(text.contains(said), "{said}: {text}");
     }

@@ -338,13 +338,28 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
     found.map(|(_, hint)| *hint)
 }
 
-/// The error that serde's words stand for, in words that name no type of the program, with the
-/// nearest known key as its hint.
+/// The error that serde's words stand for, in words that name no type of the program. Its hint is
+/// the nearest known key, the missing one, or the remedy that a type's own message names.
 pub fn explain(message: &str) -> Error {
-    let found = Error::input(in_plain_words(message));
-    match unknown_name(message).and_then(|(unknown, known)| nearest(unknown, known.into_iter())) {
+    let plain = in_plain_words(message);
+    // A type's own message has the remedy behind a semicolon.
+    if let Some((found, remedy)) = plain.split_once("; write ") {
+        return Error::input(found).hint(format!("write {remedy}"));
+    }
+    let found = Error::input(plain);
+    let missing = message
+        .split_once("missing field `")
+        .and_then(|(_, rest)| rest.split_once('`'));
+    if let Some((key, _)) = missing {
+        return found.hint(format!("add `{key}`"));
+    }
+    let Some((unknown, known)) = unknown_name(message) else {
+        return found;
+    };
+    match nearest(unknown, known.iter().copied()) {
         Some(near) => found.hint(format!("did you mean `{near}`?")),
-        None => found,
+        None if known.is_empty() => found,
+        None => found.hint("use one of the expected names"),
     }
 }
 
@@ -669,7 +684,10 @@ mod tests {
                 "seeds: [[1, 2]]",
                 "found a list, expected fields with names (`key: value`)",
             ),
-            ("seeds: [{weights: 1}]", "`order` is missing"),
+            (
+                "seeds: [{weights: 1}]",
+                "`order` is missing\nhint: add `order`",
+            ),
             (
                 "seeds: [{weights: x, order: 1}]",
                 "found the text \"x\", expected a whole number, 0 or more",

@@ -12,6 +12,7 @@ use crate::log::MixtureRecord;
 use crate::log::ProbeRecord;
 use crate::log::RollBackRecord;
 use crate::log::RoundRecord;
+use crate::log::SelectionRecord;
 use crate::log::StepRecord;
 use crate::log::each;
 use crate::track::Track;
@@ -90,6 +91,8 @@ pub struct Log {
     pub projected: Track,
     /// Factor of each task's gradient under FAMO.
     pub factors: BTreeMap<String, Track>,
+    /// What `draw: uds` chose rows by.
+    pub choice: Choice,
     /// Audio gap of each task's training rows, at its steps.
     pub gaps: BTreeMap<String, Vec<(f64, f64)>>,
     /// Audio gap of each set of the suite.
@@ -100,6 +103,19 @@ pub struct Log {
     pub roll_backs: Vec<RollBackRecord>,
     /// The evaluations.
     pub evaluations: Vec<EvalRecord>,
+}
+
+/// Means over a step's rows under `draw: uds`, of all candidates and of those that were chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Nuclear norm of the candidates' logits.
+    pub norm: Track,
+    /// Nuclear norm of the chosen rows' logits.
+    pub chosen_norm: Track,
+    /// Distance of the candidates to rows chosen lately.
+    pub distance: Track,
+    /// Distance of the chosen rows to rows chosen lately.
+    pub chosen_distance: Track,
 }
 
 /// Weights of a task over a stage.
@@ -145,7 +161,8 @@ impl Log {
             Line::AudioGap(record) => self.audio_gap(&record),
             Line::Round(record) => self.rounds.push(record),
             Line::RollBack(record) => self.roll_backs.push(record),
-            Line::Selection(_) | Line::Device(_) => {}
+            Line::Selection(record) => self.selection(&record),
+            Line::Device(_) => {}
         }
         Ok(())
     }
@@ -246,6 +263,20 @@ impl Log {
         for (task, factor) in &record.factors {
             let track = self.factors.entry(task.clone()).or_default();
             track.add(record.at_step, *factor, 1.0);
+        }
+    }
+
+    fn selection(&mut self, record: &SelectionRecord) {
+        let choice = &mut self.choice;
+        for (track, value) in [
+            (&mut choice.norm, record.norm),
+            (&mut choice.chosen_norm, record.chosen_norm),
+            (&mut choice.distance, record.distance),
+            (&mut choice.chosen_distance, record.chosen_distance),
+        ] {
+            if value.is_finite() {
+                track.add(record.at_step, value, 1.0);
+            }
         }
     }
 
@@ -414,6 +445,20 @@ mod tests {
             [(1.0, 0.5), (2.0, 0.25), (3.0, 0.375)]
         );
         assert_eq!(log.rewards["asr"].mean(), Some(2.0));
+    }
+
+    #[test]
+    fn candidates_and_chosen_rows_are_followed() {
+        let line = |at_step: u64, chosen: &str| {
+            format!(
+                r#"{{"kind":"selection","at_step":{at_step},"stage":"listen","candidates":8,"norm":20.5,"chosen_norm":{chosen},"distance":0.0,"chosen_distance":3.0}}"#
+            )
+        };
+        let log = read(&[line(1, "22.5"), line(2, "null")].join("\n")).unwrap();
+        assert_eq!(log.choice.norm.points(), [(1.0, 20.5), (2.0, 20.5)]);
+        assert_eq!(log.choice.chosen_norm.points(), [(1.0, 22.5)]);
+        assert_eq!(log.choice.distance.mean(), Some(0.0));
+        assert_eq!(log.choice.chosen_distance.mean(), Some(3.0));
     }
 
     #[test]

@@ -175,6 +175,15 @@ pub struct CellShare {
 }
 
 impl CellShare {
+    /// Name in messages, such as "`sad` of `emotion`".
+    pub fn name(&self) -> String {
+        let form = if self.has_audio { "" } else { " without audio" };
+        match &self.label {
+            Some(label) => format!("`{label}` of `{}`{form}", self.task),
+            None => format!("`{}`{form}", self.task),
+        }
+    }
+
     /// Average number of draws of each row in the stage. It is far above that of other cells for a
     /// rare label.
     pub fn draws_per_row(&self) -> f64 {

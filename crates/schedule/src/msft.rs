@@ -33,8 +33,8 @@ pub enum EndRule {
 pub struct MsftSettings {
     /// Length of a round, in epochs of the active task with the fewest rows.
     pub budget: f64,
-    /// Score of the dev suite that decides about each task; by default the metric of the first set
-    /// of the task.
+    /// Score of the dev suite that decides about each task; by default the metric of the task in
+    /// its first set, or the first of that set if it does not compute the task's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, String>,
 }

@@ -244,6 +244,9 @@ impl<'de> Visitor<'de> for MixVisitor {
         let place = NAMES.iter().position(|name| *name == value);
         match place {
             Some(place) => Ok(NAMED[place]),
+            None if ["odm", "dynamix"].contains(&value) => Err(E::custom(format!(
+                "`{value}` is a rule of weights that follow a reward; write `mix: {{online: {value}}}`"
+            ))),
             None => Err(E::unknown_variant(value, &NAMES)),
         }
     }
@@ -518,6 +521,10 @@ stages:
             (
                 "{batch: 8, stages: [{mix: even}]}",
                 "unknown variant `even`",
+            ),
+            (
+                "{batch: 8, stages: [{mix: odm}]}",
+                "write `mix: {online: odm}`",
             ),
             (
                 "{batch: 8, stages: [{mix: {online: exp4}}]}",

@@ -563,6 +563,10 @@ fn the_shares_say_what_the_loss_normalises() {
             "every task of a step weighs the same",
         ),
         (
+            format!("{written}loss: {{normalise: example}}\ngradients: {{method: pcgrad}}\n"),
+            "every task of a step has a gradient of its own",
+        ),
+        (
             format!("{written}loss: {{class_weights: balanced}}\n"),
             "`class_weights` change this for labels",
         ),

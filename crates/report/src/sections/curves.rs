@@ -14,6 +14,7 @@ use crate::sections::chapter::Chapter;
 use crate::sections::chapter::steps_axis;
 use maqam_metrics::Family;
 use maqam_records::curves::Log;
+use maqam_records::scores::TRAINING_ROWS;
 use maqam_records::track::window;
 
 /// From this ratio of highest to lowest on, losses are drawn on a logarithmic axis.
@@ -166,14 +167,16 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
         ));
     }
     let (panels, flat) = without_flat(panels);
-    let has_levels = panels
+    let levels: Vec<&str> = panels
         .iter()
-        .any(|(_, chart)| matches!(chart, Chart::Lines(chart) if !chart.levels.is_empty()));
-    let levels = if has_levels {
-        " Dotted lines are the controls after the last step."
-    } else {
-        ""
-    };
+        .filter_map(|(_, chart)| match chart {
+            Chart::Lines(chart) => Some(&chart.levels),
+            _ => None,
+        })
+        .flatten()
+        .map(|level| level.name.as_str())
+        .collect();
+    let levels = said_of_levels(&levels);
     let caption = format!("At every evaluation; arrows say which way is better.{levels}{flat}");
     (!panels.is_empty()).then(|| {
         Figure::of_panels(
@@ -183,6 +186,18 @@ fn scores_by_step(chapter: &Chapter) -> Option<Figure> {
             panels,
         )
     })
+}
+
+/// The words of a caption for lines of these names: controls, or training rows.
+fn said_of_levels(names: &[&str]) -> &'static str {
+    let has_rows = names.contains(&TRAINING_ROWS);
+    let has_controls = names.iter().any(|name| *name != TRAINING_ROWS);
+    match (has_controls, has_rows) {
+        (true, true) => " Dotted lines are the controls and training rows after the last step.",
+        (true, false) => " Dotted lines are the controls after the last step.",
+        (false, true) => " Dotted lines are training rows after the last step.",
+        (false, false) => "",
+    }
 }
 
 /// The panels that show anything but zero, and a sentence that names the others.
@@ -274,7 +289,8 @@ fn difficulty(chapter: &Chapter, log: &Log) -> Option<Figure> {
         levels: Vec::new(),
     };
     let caption = format!(
-        "Mean over the rows of each step, in the unit of the stage's measure, in a window of {}. Stages without `difficulty` have no value.",
+        "Mean of {} over the rows of each step, in a window of {}. Stages without `difficulty` have no value.",
+        measures(chapter),
         steps(window)
     );
     Some(Figure::new(
@@ -283,6 +299,23 @@ fn difficulty(chapter: &Chapter, log: &Log) -> Option<Figure> {
         caption,
         Chart::Lines(chart),
     ))
+}
+
+/// The measures by which the stages of the recipe order rows, as they are written.
+fn measures(chapter: &Chapter) -> String {
+    let mut names: Vec<String> = Vec::new();
+    if let Some(recipe) = &chapter.run.recipe {
+        for (key, value) in &recipe.values {
+            let name = format!("`{value}`");
+            if key.ends_with(".difficulty.by") && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    match names.is_empty() {
+        true => "the stage's measure".to_owned(),
+        false => names.join(" and "),
+    }
 }
 
 fn learning_rate(chapter: &Chapter, log: &Log) -> Option<Figure> {

@@ -11,6 +11,7 @@ use crate::chart::number::Unit;
 use crate::chart::scale::Axis;
 use crate::chart::timeline;
 use crate::chart::timeline::Timeline;
+use crate::metric::Metric;
 use crate::page::Block;
 use crate::page::Section;
 use crate::page::escape::isolated;
@@ -18,6 +19,7 @@ use crate::page::table::Cell;
 use crate::page::table::Column;
 use crate::page::table::Table;
 use crate::sections::chapter::Chapter;
+use crate::sections::selection;
 use maqam_records::curves::Log;
 use maqam_records::curves::Seen;
 use maqam_records::recipe_keys::RecipeKeys;
@@ -29,6 +31,7 @@ pub fn section(chapter: &Chapter) -> Section {
         blocks.push(Block::Figure(stages(chapter, log)));
         blocks.push(Block::Figure(shares(chapter, log)));
         blocks.push(Block::Table(table(chapter, log)));
+        blocks.extend(selection::figure(chapter, log).map(Block::Figure));
         if !log.roll_backs.is_empty() {
             blocks.push(Block::Table(roll_backs(chapter, log)));
         }
@@ -115,7 +118,7 @@ fn roll_backs(chapter: &Chapter, log: &Log) -> Table {
         Column::number("other half"),
         Column::number("steps rolled back"),
     ];
-    let caption = "Training went on from each peak without the task. Scores are those at the peak: one half of dev selected it, and the other is reported. Steps that were rolled back are in the tables above, because they were computed.";
+    let caption = "Training went on from each peak without the task. Scores are those at the peak: one half of dev selected it, and the other is reported. Steps that were rolled back are in the tables above, because they were computed. A step counts as rolled back once, so behind an earlier roll-back the last column is less than the distance of both steps.";
     let mut table = Table::new(
         chapter.id("roll-backs"),
         "Tasks that left at their peak",
@@ -127,8 +130,9 @@ fn roll_backs(chapter: &Chapter, log: &Log) -> Table {
             .rounds
             .iter()
             .find(|round| round.at_step == record.to_step);
+        let metric = Metric::of(&record.score);
         let number = |value: Option<f64>| {
-            value.map_or(Cell::text(""), |value| Cell::number(value, Unit::Plain))
+            value.map_or(Cell::text(""), |value| Cell::number(value, metric.unit))
         };
         let whole = |value: u64| Cell::number(value as f64, Unit::Count);
         table.row(
@@ -136,7 +140,7 @@ fn roll_backs(chapter: &Chapter, log: &Log) -> Table {
             vec![
                 Cell::text(record.stage.clone()),
                 Cell::text(record.task.clone()),
-                Cell::text(record.score.clone()),
+                Cell::text(metric.heading_in_full()),
                 whole(record.at_step),
                 whole(record.to_step),
                 number(at_peak.and_then(|round| round.selection.get(&record.task).copied())),
@@ -156,6 +160,7 @@ fn shares_caption(recipe: Option<&RecipeKeys>) -> String {
     };
     let units = values_of_stages(recipe, "loss.normalise", "token");
     let meaning = match units.as_slice() {
+        _ if recipe.get("gradients.method").is_some() => "Under `gradients` every task of a step has a gradient of its own, whatever its shares.".to_owned(),
         ["token"] => "In the loss of a step every target token weighs the same, so the last bar is about what a task weighs.".to_owned(),
         ["example"] => "Under `normalise: example` every example weighs the same in the loss of its step, whatever its number of target tokens.".to_owned(),
         ["task"] => "Under `normalise: task` every task of a step weighs the same in its loss, whatever its shares.".to_owned(),

@@ -13,6 +13,7 @@ pub mod mixture;
 pub mod online;
 pub mod provenance;
 pub mod scores;
+pub mod selection;
 pub mod slices;
 pub mod utterance;
 pub mod worst;
