@@ -35,7 +35,7 @@ impl Chosen {
         config: &Config,
         key: Key,
     ) -> Result<Self> {
-        let quiet = match fit.quiet_db {
+        let quiet: Vec<Vec<bool>> = match fit.quiet_db {
             Some(quiet_db) => items
                 .par_iter()
                 .map(|item| quiet_frames(item, config, quiet_db))
