@@ -12,6 +12,7 @@ use maqam::ops::cross_entropy;
 use maqam::ops::cross_entropy::Targets;
 use maqam::ops::device;
 use maqam::ops::scalar::Scalar;
+use maqam::ops::weight::Weight;
 
 use crate::Both;
 use crate::ROUNDED;
@@ -74,7 +75,7 @@ fn the_loss_and_its_gradients() {
                 );
                 let alone = cross_entropy::linear_cross_entropy(
                     &x.gpu,
-                    &maqam::ops::weight::Weight::frozen(head.value),
+                    &Weight::frozen(head.value),
                     targets,
                     false,
                 )
@@ -108,12 +109,14 @@ fn logits_are_in_single_precision() {
     on_gpu(|gpu| {
         let x = Both::new(gpu, "x", &[7, 40]);
         let head = Both::new(gpu, "head", &[301, 40]);
-        let logits = cross_entropy::logits(&x.gpu, &head.gpu).unwrap();
+        let on_gpu = Weight::frozen(head.gpu);
+        let on_cpu = Weight::frozen(head.exact);
+        let logits = cross_entropy::logits(&x.gpu, &on_gpu).unwrap();
         assert_eq!(logits.dtype(), DType::F32);
         compare(
             "logits",
             &logits,
-            &cross_entropy::logits(&x.exact, &head.exact).unwrap(),
+            &cross_entropy::logits(&x.exact, &on_cpu).unwrap(),
             SINGLE,
         );
     });
