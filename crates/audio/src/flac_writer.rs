@@ -47,7 +47,11 @@ impl Piece {
 
     #[inline(always)]
     fn of_samples(samples: &[i16]) -> Self {
-        let mut piece = Self::default();
+        let mut piece = Self {
+            blocks: Vec::new(),
+            // No block is larger than its samples and a byte.
+            bytes: Vec::with_capacity(2 * samples.len() + samples.len() / BLOCK + 34),
+        };
         let mut scratch = Scratch::default();
         let mut rest = samples;
         let padded: Vec<i16>;

@@ -1,5 +1,7 @@
 //! Levels of a recording, frame by frame: shares of silent, clipped and active frames.
 
+use crate::pcm16::Sample;
+
 /// Seconds of a frame.
 const FRAME_S: f64 = 0.01;
 /// Level below which a frame is silent, in dB of full scale.
@@ -33,6 +35,15 @@ pub struct Levels {
 /// # Shapes
 /// `[num_samples]`, in `-1..=1`
 pub fn levels(samples: &[f32], rate: u32) -> Levels {
+    levels_of(samples, rate)
+}
+
+/// Measures mono samples of 16 bits, as [`levels`] does.
+pub fn levels_16(samples: &[i16], rate: u32) -> Levels {
+    levels_of(samples, rate)
+}
+
+fn levels_of<S: Sample>(samples: &[S], rate: u32) -> Levels {
     let frame = (FRAME_S * f64::from(rate)).round().max(1.0) as usize;
     let mut totals = Totals::default();
     let frames: Vec<f64> = samples
@@ -76,7 +87,7 @@ struct Totals {
 
 impl Totals {
     /// Adds a frame, and returns the sum of its squares. Lanes let the compiler use vectors.
-    fn add(&mut self, frame: &[f32]) -> f32 {
+    fn add<S: Sample>(&mut self, frame: &[S]) -> f32 {
         let mut squares = [0f32; LANES];
         let mut peaks = [0f32; LANES];
         let mut clipped = [0u32; LANES];
@@ -93,9 +104,11 @@ impl Totals {
         let chunks = frame.chunks_exact(LANES);
         let rest = chunks.remainder();
         for chunk in chunks {
-            (0..LANES).for_each(|lane| look(lane, chunk[lane]));
+            (0..LANES).for_each(|lane| look(lane, chunk[lane].part()));
         }
-        rest.iter().enumerate().for_each(|(lane, x)| look(lane, *x));
+        for (lane, sample) in rest.iter().enumerate() {
+            look(lane, sample.part());
+        }
         self.peak = peaks.into_iter().fold(self.peak, f32::max);
         self.num_clipped += clipped.into_iter().sum::<u32>() as usize;
         squares.into_iter().sum()
@@ -122,6 +135,16 @@ mod tests {
         assert!((found.active - 0.5).abs() < 0.01, "{found:?}");
         assert!((found.longest_pause_s - 2.0).abs() < 0.02, "{found:?}");
         assert!((found.peak - 0.5).abs() < 1e-3 && found.clipped == 0.0);
+    }
+
+    #[test]
+    fn samples_of_16_bits_have_the_same_levels() {
+        let values: Vec<i16> = (0..50_007)
+            .map(|i| ((i as f32 * 0.3).sin() * (i % 9_000) as f32 * 4.0) as i16)
+            .collect();
+        let samples: Vec<f32> = values.iter().map(|v| f32::from(*v) / 32_768.0).collect();
+        assert!(levels(&samples, 16_000).peak > 0.9);
+        assert_eq!(levels_16(&values, 16_000), levels(&samples, 16_000));
     }
 
     #[test]

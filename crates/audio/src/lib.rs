@@ -59,6 +59,7 @@ pub use self::read::num_samples_range;
 pub use self::read::read;
 pub use self::read::read_bytes;
 pub use self::read::read_range;
+pub use self::read::read_vec;
 
 /// Sampling rate of all samples that this crate returns, in Hz.
 pub const SAMPLE_RATE: u32 = 16_000;

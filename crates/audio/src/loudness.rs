@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use crate::pcm16::Sample;
 use crate::vectors::on_256_bits;
 
 /// Length of a gating block, in milliseconds.
@@ -28,6 +29,15 @@ const RELATIVE_GATE: f64 = -10.0;
 /// Source: ITU-R BS.1770-5 and EBU R 128. The filters are the standard's, which are given at 48
 /// kHz, for any rate by the bilinear transform of their analogue prototypes, as in libebur128.
 pub fn integrated_lufs(samples: &[f32], rate: u32) -> Option<f64> {
+    lufs_of(samples, rate)
+}
+
+/// Integrated loudness of samples of 16 bits, as [`integrated_lufs`] measures it.
+pub fn integrated_lufs_16(samples: &[i16], rate: u32) -> Option<f64> {
+    lufs_of(samples, rate)
+}
+
+fn lufs_of<S: Sample>(samples: &[S], rate: u32) -> Option<f64> {
     let powers = block_powers(samples, rate);
     let mean = |powers: &[f64]| powers.iter().sum::<f64>() / powers.len() as f64;
 
@@ -93,16 +103,16 @@ const LANES: usize = 4;
 const WARM_UP: usize = 5;
 
 /// Mean square of each gating block after both filters.
-fn block_powers(samples: &[f32], rate: u32) -> Vec<f64> {
+fn block_powers<S: Sample>(samples: &[S], rate: u32) -> Vec<f64> {
     let step = rate as usize * STEP_MS / 1000;
     if step == 0 {
         return Vec::new();
     }
     let num_steps = samples.len() / step;
     let energies = if num_steps < 2 * LANES * WARM_UP {
-        step_energies::<1>(samples, step, num_steps, rate)
+        step_energies::<S, 1>(samples, step, num_steps, rate)
     } else {
-        step_energies::<LANES>(samples, step, num_steps, rate)
+        step_energies::<S, LANES>(samples, step, num_steps, rate)
     };
     energies
         .windows(BLOCK_MS / STEP_MS)
@@ -112,13 +122,13 @@ fn block_powers(samples: &[f32], rate: u32) -> Vec<f64> {
 
 /// Sum of squares of each step of `step` samples after both filters, with the recording in `N`
 /// parts. Wider vectors change no bit of it.
-fn step_energies<const N: usize>(
-    samples: &[f32],
+fn step_energies<S: Sample, const N: usize>(
+    samples: &[S],
     step: usize,
     num_steps: usize,
     rate: u32,
 ) -> Vec<f64> {
-    on_256_bits(Energies::<N> {
+    on_256_bits(Energies::<S, N> {
         samples,
         step,
         num_steps,
@@ -127,18 +137,18 @@ fn step_energies<const N: usize>(
 }
 
 /// The work of [`step_energies`], compiled for the processor's vectors.
-struct Energies<'a, const N: usize> {
-    samples: &'a [f32],
+struct Energies<'a, S, const N: usize> {
+    samples: &'a [S],
     step: usize,
     num_steps: usize,
     rate: u32,
 }
 
-impl<const N: usize> pulp::WithSimd for Energies<'_, N> {
+impl<S: Sample, const N: usize> pulp::WithSimd for Energies<'_, S, N> {
     type Output = Vec<f64>;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<f64> {
+    fn with_simd<Vectors: pulp::Simd>(self, _: Vectors) -> Vec<f64> {
         let Self {
             samples,
             step,
@@ -149,16 +159,27 @@ impl<const N: usize> pulp::WithSimd for Energies<'_, N> {
         let mut energies = vec![0.0; num_steps];
         let mut shelf = Lanes::<N>::new(Biquad::shelf(rate));
         let mut high_pass = Lanes::<N>::new(Biquad::high_pass(rate));
-        let silence = vec![0.0; step];
+        // The lanes' steps at one time, each as it is read: the loop over all lanes waits for its
+        // last output, and has no time for conversions.
+        let mut steps = vec![0f32; N * step];
         let warm_up = if N == 1 { 0 } else { WARM_UP };
         for at in 0..warm_up + per_lane {
-            // The lanes' steps at this time; silence before the recording and after it.
-            let index = |lane: usize| (lane * per_lane + at).checked_sub(warm_up);
-            let parts: [&[f32]; N] = std::array::from_fn(|lane| {
-                index(lane)
-                    .and_then(|index| samples.get(index * step..(index + 1) * step))
-                    .unwrap_or(&silence)
-            });
+            for (lane, converted) in steps.chunks_exact_mut(step).enumerate() {
+                let source = (lane * per_lane + at)
+                    .checked_sub(warm_up)
+                    .and_then(|index| samples.get(index * step..(index + 1) * step));
+                match source {
+                    Some(source) => {
+                        for (value, sample) in converted.iter_mut().zip(source) {
+                            *value = sample.part();
+                        }
+                    }
+                    // Silence before the recording and after it.
+                    None => converted.fill(0.0),
+                }
+            }
+            let parts: [&[f32]; N] =
+                std::array::from_fn(|lane| &steps[lane * step..(lane + 1) * step]);
             let mut sums = [0.0; N];
             #[expect(
                 clippy::needless_range_loop,
@@ -342,6 +363,19 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_16_bits_have_the_same_loudness() {
+        for num_samples in [16_000, 200_123] {
+            let values: Vec<i16> = (0..num_samples)
+                .map(|i| ((i as f32 * 0.3).sin() * (i % 9_000) as f32) as i16)
+                .collect();
+            let samples: Vec<f32> = values.iter().map(|v| f32::from(*v) / 32_768.0).collect();
+            let expected = integrated_lufs(&samples, 16_000);
+            assert!(expected.is_some());
+            assert_eq!(integrated_lufs_16(&values, 16_000), expected);
+        }
+    }
+
+    #[test]
     fn lanes_equal_one_signal_filtered_at_once() {
         for (rate, num_steps) in [(16_000, 80), (16_000, 1001), (44_100, 93)] {
             let step = rate as usize * STEP_MS / 1000;
@@ -349,8 +383,8 @@ mod tests {
             let mut samples = tone(40.0, 0.0, 3.3, rate);
             samples.extend(tone(300.0, -30.0, 200.0, rate));
             samples.truncate(step * num_steps + 17);
-            let one = step_energies::<1>(&samples, step, num_steps, rate);
-            let many = step_energies::<LANES>(&samples, step, num_steps, rate);
+            let one = step_energies::<f32, 1>(&samples, step, num_steps, rate);
+            let many = step_energies::<f32, LANES>(&samples, step, num_steps, rate);
             for (i, (found, wanted)) in many.iter().zip(&one).enumerate() {
                 let error = (found - wanted).abs() / wanted;
                 assert!(error < 1e-12, "{rate} Hz, step {i}: {found} for {wanted}");

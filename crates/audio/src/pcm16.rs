@@ -5,34 +5,49 @@ use crate::vectors::on_256_bits;
 /// Size of the smallest 16-bit sample, which is -1.
 const FULL_SCALE: f32 = 32_768.0;
 
-/// The nearest 16-bit values, halves away from zero. Samples beyond full scale are clipped, and NaN
-/// becomes 0.
-///
-/// # Shapes
-/// `[n]` -> `[n]`
-pub fn rounded(samples: &[f32]) -> Vec<i16> {
-    on_256_bits(Rounding(samples))
+/// A sample at its size: full scale is 1.
+pub(super) trait Sample: Copy {
+    /// The sample as a part of full scale.
+    fn part(self) -> f32;
 }
 
-/// The work of [`rounded`], compiled for the processor's vectors.
-struct Rounding<'a>(&'a [f32]);
-
-impl pulp::WithSimd for Rounding<'_> {
-    type Output = Vec<i16>;
-
+impl Sample for f32 {
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<i16> {
-        let mut rounded = vec![0; self.0.len()];
-        for (value, sample) in rounded.iter_mut().zip(self.0) {
-            *value = nearest(*sample);
-        }
-        rounded
+    fn part(self) -> f32 {
+        self
     }
 }
 
-/// Appends 16-bit samples as parts of full scale.
-pub fn append(values: &[i16], samples: &mut Vec<f32>) {
-    samples.extend(values.iter().map(|value| f32::from(*value) / FULL_SCALE));
+impl Sample for i16 {
+    #[inline(always)]
+    fn part(self) -> f32 {
+        f32::from(self) / FULL_SCALE
+    }
+}
+
+/// Appends the nearest 16-bit values, halves away from zero. Samples beyond full scale are clipped,
+/// and NaN becomes 0.
+pub fn append_rounded(samples: &[f32], values: &mut Vec<i16>) {
+    on_256_bits(Rounding { samples, values });
+}
+
+/// The work of [`append_rounded`], compiled for the processor's vectors.
+struct Rounding<'a> {
+    samples: &'a [f32],
+    values: &'a mut Vec<i16>,
+}
+
+impl pulp::WithSimd for Rounding<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let start = self.values.len();
+        self.values.resize(start + self.samples.len(), 0);
+        for (value, sample) in self.values[start..].iter_mut().zip(self.samples) {
+            *value = nearest(*sample);
+        }
+    }
 }
 
 /// Appends little-endian 16-bit samples as parts of full scale; an odd last byte is left out.
@@ -42,7 +57,7 @@ pub(super) fn append_little_endian(bytes: &[u8], samples: &mut Vec<f32>) {
             .as_chunks::<2>()
             .0
             .iter()
-            .map(|pair| f32::from(i16::from_le_bytes(*pair)) / FULL_SCALE),
+            .map(|pair| i16::from_le_bytes(*pair).part()),
     );
 }
 
@@ -59,6 +74,13 @@ fn nearest(sample: f32) -> i16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rounded(samples: &[f32]) -> Vec<i16> {
+        let mut values = vec![7, -7];
+        append_rounded(samples, &mut values);
+        assert_eq!(values[..2], [7, -7]);
+        values.split_off(2)
+    }
 
     #[test]
     fn samples_round_to_the_nearest() {
@@ -86,9 +108,8 @@ mod tests {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut read = vec![9.0];
         append_little_endian(&bytes, &mut read);
-        let mut appended = vec![9.0];
-        append(&values, &mut appended);
-        assert_eq!(read, appended);
+        let parts: Vec<f32> = values.iter().map(|value| value.part()).collect();
+        assert_eq!(read[1..], parts);
         assert_eq!(
             (read[1], read[32_769], read[65_536]),
             (-1.0, 0.0, 32_767.0 / 32_768.0)

@@ -52,6 +52,12 @@ pub fn read_bytes(bytes: Arc<[u8]>, name: &str, span: Span) -> Result<Vec<f32>> 
     contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
 }
 
+/// Reads bytes in memory that nothing else needs, as [`read_bytes`] does.
+pub fn read_vec(bytes: Vec<u8>, name: &str, span: Span) -> Result<Vec<f32>> {
+    let source = Source::from_bytes(bytes);
+    contained(|| Recording::open(source)?.samples(span)).map_err(|e| e.at(name))
+}
+
 /// Reads the bytes `range` of a file as one recording, as [`read`] does; `name` is the recording's
 /// name in messages.
 pub fn read_range(path: &Path, range: Range<u64>, name: &str, span: Span) -> Result<Vec<f32>> {

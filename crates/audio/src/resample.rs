@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 
 use rubato::Fft;
 use rubato::FixedSync;
+use rubato::Indexing;
 use rubato::Resampler;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 
@@ -49,14 +50,47 @@ pub(super) fn resample(samples: Vec<f32>, rate: u32) -> Result<Vec<f32>> {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(plan(rate)?),
         };
-        let input = InterleavedSlice::new(&samples, 1, samples.len()).map_err(Error::bug_from)?;
-        let mut output = resampler
-            .process_all(&input, samples.len(), None)
-            .map_err(Error::bug_from)?
-            .take_data();
-        output.truncate(num_resampled(samples.len(), rate));
-        Ok(output)
+        let num_wanted = num_resampled(samples.len(), rate);
+        resample_whole(resampler, &samples, num_wanted)
     })
+}
+
+/// The first `num_wanted` samples of a clip at the new rate, block by block. `Resampler::process_all`
+/// gives the same, but first fills all of its output with zeros.
+fn resample_whole(
+    resampler: &mut Fft<f32>,
+    samples: &[f32],
+    num_wanted: usize,
+) -> Result<Vec<f32>> {
+    resampler.reset();
+    let input = InterleavedSlice::new(samples, 1, samples.len()).map_err(Error::bug_from)?;
+    let mut block = vec![0.0; resampler.output_frames_max()];
+    let mut output = Vec::with_capacity(num_wanted);
+    let mut delay = resampler.output_delay();
+    let mut start = 0;
+    while output.len() < num_wanted {
+        // Zeros follow the clip.
+        let num_read = resampler.input_frames_next().min(samples.len() - start);
+        let place = Indexing {
+            input_offset: start,
+            output_offset: 0,
+            active_channels_mask: None,
+            partial_len: Some(num_read),
+        };
+        let block_len = block.len();
+        let mut written =
+            InterleavedSlice::new_mut(&mut block, 1, block_len).map_err(Error::bug_from)?;
+        let (_, num_written) = resampler
+            .process_into_buffer(&input, &mut written, Some(&place))
+            .map_err(Error::bug_from)?;
+        start += num_read;
+
+        let first = delay.min(num_written);
+        delay -= first;
+        let end = num_written.min(first + num_wanted - output.len());
+        output.extend_from_slice(&block[first..end]);
+    }
+    Ok(output)
 }
 
 /// Number of samples that [`resample`] makes of `num_samples` at `rate`.
@@ -126,6 +160,24 @@ mod tests {
                 let alias_db = 20.0
                     * (rms(&out[2000..14_000]) / rms(&sine(hertz, rate, rate as usize))).log10();
                 assert!(alias_db < -80.0, "{hertz} Hz at {rate} Hz: {alias_db} dB");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_give_what_rubato_gives_for_a_whole_clip() {
+        for rate in RATES_HEARD {
+            for num_samples in [1, 700, 1764, 3528, 44_099] {
+                let clip = sine(440.0, rate, num_samples);
+                let input = InterleavedSlice::new(&clip, 1, num_samples).unwrap();
+                let mut expected = plan(rate)
+                    .unwrap()
+                    .process_all(&input, num_samples, None)
+                    .unwrap()
+                    .take_data();
+                expected.truncate(num_resampled(num_samples, rate));
+                let found = resample(clip, rate).unwrap();
+                assert_eq!(found, expected, "{num_samples} samples at {rate} Hz");
             }
         }
     }

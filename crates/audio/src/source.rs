@@ -29,7 +29,38 @@ pub(super) struct Source {
 
 enum Store {
     File(File),
-    Bytes(Arc<[u8]>),
+    Bytes(Bytes),
+}
+
+/// Bytes in memory, which are taken over without a copy.
+pub(super) enum Bytes {
+    /// Bytes of one owner.
+    Owned(Vec<u8>),
+    /// Bytes of several owners.
+    Shared(Arc<[u8]>),
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Owned(bytes)
+    }
+}
+
+impl From<Arc<[u8]>> for Bytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self::Shared(bytes)
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 impl Source {
@@ -76,7 +107,8 @@ impl Source {
     }
 
     /// Bytes in memory.
-    pub(super) fn from_bytes(bytes: Arc<[u8]>) -> Self {
+    pub(super) fn from_bytes(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
         let end = bytes.len() as u64;
         Self::new(Store::Bytes(bytes), end)
     }
@@ -160,7 +192,7 @@ impl Source {
             let message = format!("{} bytes of one recording", self.len());
             return Err(Error::input(message).hint("split it into recordings of less than 2 GiB"));
         }
-        if let Store::Bytes(bytes) = &self.store
+        if let Store::Bytes(Bytes::Shared(bytes)) = &self.store
             && (self.start, self.end) == (0, bytes.len() as u64)
         {
             return Ok(bytes.clone());

@@ -28,8 +28,8 @@ use crate::audio::Span;
 use crate::audio::flac_writer;
 use crate::audio::flac_writer::Piece;
 use crate::audio::levels::Levels;
-use crate::audio::levels::levels;
-use crate::audio::loudness::integrated_lufs;
+use crate::audio::levels::levels_16;
+use crate::audio::loudness::integrated_lufs_16;
 use crate::audio::pcm16;
 use crate::build::cache;
 use crate::build::cache::Cache;
@@ -244,7 +244,7 @@ impl<'a> Speaking<'a> {
             loudness_lufs: None,
             levels: Measured::default(),
         };
-        let mut samples: Vec<f32> = Vec::new();
+        let mut samples: Vec<i16> = Vec::new();
         for paragraph in found.text.lines() {
             for (i, text) in sentences(paragraph).into_iter().enumerate() {
                 let read = match self.read_form(text, &found.language)? {
@@ -259,7 +259,7 @@ impl<'a> Speaking<'a> {
                     let pause_s = self.settings.pause_s * long * drawn;
                     last.pause =
                         Piece::silence((pause_s * f64::from(SAMPLE_RATE)) as usize).num_samples();
-                    samples.resize(samples.len() + last.pause, 0.0);
+                    samples.resize(samples.len() + last.pause, 0);
                 }
                 let start_s = seconds(samples.len());
                 for part in divided(&read, self.settings.max_chars) {
@@ -284,8 +284,8 @@ impl<'a> Speaking<'a> {
             ));
         }
         spoken.duration_s = seconds(samples.len());
-        spoken.loudness_lufs = integrated_lufs(&samples, SAMPLE_RATE);
-        spoken.levels = levels(&samples, SAMPLE_RATE).into();
+        spoken.loudness_lufs = integrated_lufs_16(&samples, SAMPLE_RATE);
+        spoken.levels = levels_16(&samples, SAMPLE_RATE).into();
         Outcome::done(&spoken)
     }
 
@@ -340,7 +340,7 @@ impl<'a> Speaking<'a> {
         text: &str,
         voice: &Voice,
         language: &str,
-        samples: &mut Vec<f32>,
+        samples: &mut Vec<i16>,
     ) -> Result<Heard> {
         let engine = self.engine()?;
         let question = json!(["speech", FORMAT, engine.identity(voice), language, text]);
@@ -373,11 +373,8 @@ impl<'a> Speaking<'a> {
         };
         if samples.len() == start {
             let file = flac_writer::file([&Piece::from_bytes(&bytes)?]);
-            samples.extend(audio::read_bytes(
-                file.into(),
-                "a sentence in the cache",
-                Span::WHOLE,
-            )?);
+            let cached = audio::read_vec(file, "a sentence in the cache", Span::WHOLE)?;
+            pcm16::append_rounded(&cached, samples);
         }
         Ok(Heard::Stretch(Stretch {
             key: cache::shown(&cache::key(&question)),
@@ -445,7 +442,7 @@ fn seconds(num_samples: usize) -> f64 {
 /// Samples of an engine's recording, which must not be silent.
 fn audible_samples(mut file: Vec<u8>) -> Result<Vec<f32>> {
     mend_wav(&mut file);
-    let samples = audio::read_bytes(file.into(), "what the engine gave", Span::WHOLE)?;
+    let samples = audio::read_vec(file, "what the engine gave", Span::WHOLE)?;
     if samples.is_empty() {
         return Err(Error::input("the engine gave a recording without samples"));
     }
@@ -489,13 +486,12 @@ fn trimmed(samples: &[f32]) -> &[f32] {
     }
 }
 
-/// Encodes samples with 16 bits, and appends them as they will be decoded.
-fn encoded(samples: &[f32], decoded: &mut Vec<f32>) -> Piece {
-    let rounded = pcm16::rounded(samples);
-    let piece = Piece::encode(&rounded);
-    let padding = piece.num_samples() - rounded.len();
-    pcm16::append(&rounded, decoded);
-    decoded.extend(std::iter::repeat_n(0.0, padding));
+/// Rounds samples to 16 bits, encodes them, and appends them as they will be decoded.
+fn encoded(samples: &[f32], document: &mut Vec<i16>) -> Piece {
+    let start = document.len();
+    pcm16::append_rounded(samples, document);
+    let piece = Piece::encode(&document[start..]);
+    document.resize(start + piece.num_samples(), 0);
     piece
 }
 

@@ -33,9 +33,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Bytes that the system holds for this process to read.
 #[cfg(target_os = "linux")]
 const PIPE: libc::c_int = 1 << 20;
-/// Time between two reads of an output. A program writes a few KiB at a time, and each read that
-/// waits for them wakes both processes.
-const BETWEEN_READS: Duration = Duration::from_millis(1);
+/// Longest time between two reads of an output whose pipe was enlarged, in milliseconds. A program
+/// writes a few KiB at a time, and each read that waits for them wakes both processes.
+const BETWEEN_READS_MS: libc::c_int = 4;
+/// The same for a pipe of the system's own size, which a program fills sooner.
+const BETWEEN_SHORT_READS_MS: libc::c_int = 1;
 /// Characters of a message that are shown.
 const SHOWN: usize = 200;
 
@@ -79,7 +81,10 @@ pub(crate) fn run(
     let deadline = Instant::now() + timeout;
     let mut output = Stream::new(child.stdout.take().map(OwnedFd::from), LONGEST_OUTPUT);
     let mut message = Stream::new(child.stderr.take().map(OwnedFd::from), LONGEST_MESSAGE);
-    output.enlarge();
+    let pause_ms = match output.enlarge() {
+        true => BETWEEN_READS_MS,
+        false => BETWEEN_SHORT_READS_MS,
+    };
     let status = std::thread::scope(|scope| {
         // A program that does not read its input is no error.
         if let Some(mut stdin) = child.stdin.take() {
@@ -91,14 +96,15 @@ pub(crate) fn run(
                 });
             }
         }
-        let have_ended = read_both(&mut output, &mut message, deadline);
+        let have_ended = read_both(&mut output, &mut message, pause_ms, deadline);
         let status = match have_ended {
             true => wait(&mut child, deadline),
             false => Ok(None),
         };
         if matches!(status, Ok(None)) {
             end(&mut child);
-            read_both(&mut output, &mut message, Instant::now() + GRACE);
+            let deadline = Instant::now() + GRACE;
+            read_both(&mut output, &mut message, pause_ms, deadline);
             // Its status says only that it was ended.
             let _ = wait(&mut child, Instant::now() + GRACE);
         }
@@ -119,8 +125,13 @@ pub(crate) fn run(
 }
 
 /// Reads both streams of a program up to their ends or until the deadline, and returns whether they
-/// ended.
-fn read_both(output: &mut Stream, message: &mut Stream, deadline: Instant) -> bool {
+/// ended. It reads every `pause_ms` milliseconds, and once more when the program ends.
+fn read_both(
+    output: &mut Stream,
+    message: &mut Stream,
+    pause_ms: libc::c_int,
+    deadline: Instant,
+) -> bool {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if output.has_ended() && message.has_ended() {
@@ -129,12 +140,7 @@ fn read_both(output: &mut Stream, message: &mut Stream, deadline: Instant) -> bo
         if left.is_zero() {
             return false;
         }
-        let mut polled = [&*output, &*message].map(|stream| libc::pollfd {
-            // The system skips a negative descriptor.
-            fd: stream.pipe.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-            events: libc::POLLIN,
-            revents: 0,
-        });
+        let mut polled = [&*output, &*message].map(|stream| stream.polled(libc::POLLIN));
         let left_ms = libc::c_int::try_from(left.as_millis() + 1).unwrap_or(libc::c_int::MAX);
         // SAFETY: the array has two elements, whose descriptors are open or negative.
         let num_ready = unsafe { libc::poll(polled.as_mut_ptr(), 2, left_ms) };
@@ -146,7 +152,10 @@ fn read_both(output: &mut Stream, message: &mut Stream, deadline: Instant) -> bo
             }
         }
         if !(output.has_ended() && message.has_ended()) {
-            std::thread::sleep(BETWEEN_READS);
+            // Without events, only the end of the messages ends the pause: that of the program.
+            let mut end = message.polled(0);
+            // SAFETY: one element, whose descriptor is open or negative.
+            unsafe { libc::poll(&raw mut end, 1, pause_ms) };
         }
     }
 }
@@ -173,14 +182,25 @@ impl Stream {
         self.pipe.is_none()
     }
 
-    /// Prepares for an output of hundreds of KiB.
-    fn enlarge(&mut self) {
+    /// What `poll` waits for; the system skips the negative descriptor of a stream that has ended.
+    fn polled(&self, events: libc::c_short) -> libc::pollfd {
+        libc::pollfd {
+            fd: self.pipe.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            events,
+            revents: 0,
+        }
+    }
+
+    /// Prepares for an output of hundreds of KiB, and returns whether the pipe holds it.
+    fn enlarge(&mut self) -> bool {
         self.bytes.reserve(RESERVED);
         #[cfg(target_os = "linux")]
         if let Some(pipe) = &self.pipe {
             // SAFETY: the descriptor is open. A size that the system refuses changes nothing.
-            unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) };
+            let size = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) };
+            return size >= PIPE;
         }
+        false
     }
 
     /// Reads once, which waits if the stream has nothing to read.
