@@ -642,8 +642,12 @@ mod tests {
         assert_eq!(first("iterations.0.targets.0.pca=64").pca, Some(64));
         assert_eq!(first("iterations.0.targets.0.pca=9").pca, Some(9));
         assert_eq!(first("iterations.0.targets.0.random=9").random, Some(9));
-        let regression = first("iterations.0.targets.0.learn=features");
-        assert_eq!(regression.learn, Learn::Features);
+        let regression = changed(&[
+            "iterations.0.targets.0.learn=features",
+            "iterations.0.targets.0.fit=null",
+        ]);
+        assert_eq!(regression.targets[0].learn, Learn::Features);
+        assert_eq!(regression.targets[0].fit, None);
         let masked = changed(&[
             "iterations.0.masks.share=0.8",
             "iterations.0.loss.unmasked=0",

@@ -284,7 +284,10 @@ mod tests {
             refused(r#"{"id": 5, "loss": 1}"#),
             "found the number 5, expected a text"
         );
-        assert_eq!(refused(r#"{"id": "a"}"#), "`loss` is missing");
+        assert_eq!(
+            refused(r#"{"id": "a"}"#),
+            "`loss` is missing\nhint: add `loss`"
+        );
         assert_eq!(
             refused(r#""a""#),
             "found the text \"a\", expected fields with names (`key: value`)"
