@@ -306,7 +306,7 @@ fn what_has_no_kernels_is_refused_by_name() {
     place.write_rows("rows.jsonl", &command::asr_rows());
     let model = command::fixture_text("qwen3_asr");
     let arguments = ["score", "--model", &model, "--data", "rows.jsonl", "--out"];
-    let rest = ["scores.jsonl", "--device", "cuda"];
+    let rest = ["scores.jsonl", "--task", "asr", "--device", "cuda"];
     place
         .run(&[&arguments[..], &rest].concat())
         .fails(2, &["the encoder of Qwen3-ASR", "`--device cpu`"]);
