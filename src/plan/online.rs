@@ -6,6 +6,7 @@ use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::schedule::online::Rule;
 use crate::text_table::count;
+use crate::text_table::counted;
 
 /// Notes on stages whose picks depend on training through weights.
 pub fn notes(schedule: &Schedule) -> Vec<String> {
@@ -68,7 +69,7 @@ fn updates(schedule: &Schedule, stage: &Stage, rule: Rule) -> String {
 fn every(steps: u64) -> String {
     match steps {
         1 => "step".to_owned(),
-        _ => format!("{} steps", count(steps as f64)),
+        _ => counted(steps, "step"),
     }
 }
 
@@ -88,7 +89,7 @@ pub fn warnings(population: &Population, schedule: &Schedule) -> Vec<String> {
             };
             found.push(format!(
                 "stage `{name}` has {} and no update of its weights, which stay those before training; give it more steps, or lower `mix.{key}`",
-                steps(stage.steps)
+                counted(stage.steps, "step")
             ));
         }
         let Rule::Dynamix(dynamix) = rule else {
@@ -113,12 +114,6 @@ pub fn warnings(population: &Population, schedule: &Schedule) -> Vec<String> {
         }
     }
     found
-}
-
-/// `1 step`, `20 steps`.
-fn steps(number: u64) -> String {
-    let unit = if number == 1 { "step" } else { "steps" };
-    format!("{} {unit}", count(number as f64))
 }
 
 fn num_rows(population: &Population, task: &str) -> usize {

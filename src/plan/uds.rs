@@ -4,6 +4,7 @@
 use crate::schedule::Schedule;
 use crate::schedule::Stage;
 use crate::text_table::count;
+use crate::text_table::counted;
 
 /// Share of a training step's operations that a forward pass of its rows takes, about.
 const FORWARD: f64 = 1.0 / 3.0;
@@ -78,10 +79,4 @@ pub fn warnings(schedule: &Schedule) -> Vec<String> {
         ));
     }
     found
-}
-
-/// `1 row`, `20 rows`.
-fn counted(number: u64, unit: &str) -> String {
-    let end = if number == 1 { "" } else { "s" };
-    format!("{} {unit}{end}", count(number as f64))
 }
