@@ -179,12 +179,6 @@ pub fn count(number: f64) -> String {
     }
 }
 
-/// A number with its unit: `1 row`, `2,000 rows`.
-pub fn counted(number: u64, unit: &str) -> String {
-    let end = if number == 1 { "" } else { "s" };
-    format!("{} {unit}{end}", count(number as f64))
-}
-
 /// A length of audio or time, in the unit that reads best.
 pub fn duration(seconds: f64) -> String {
     match seconds {
