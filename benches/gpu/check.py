@@ -12,7 +12,7 @@ else is written below CHECK_SCRATCH (by default maqam-gpu-check in the folder fo
 `--second` finds the lines of the first command.
 
 `--pack FOLDER` names the folder with the programs: `bench`, or a whole `maqam`, and the tests `cuda_*`,
-there or in `programs`, as they are or under gzip. By default it is the folder of this script.
+there, in `programs` or in `programs.tar.xz`. By default it is the folder of this script.
 CHECK_BUDGET_S: seconds for everything; deadlines scale with it, or with CHECK_DEADLINES (1 is a GPU's).
 CHECK_STEPS (12): steps of a measurement.
 CHECK_TOOLS=none: leave out all that takes a tool of the toolkit, which needs NVIDIA's driver.
@@ -22,7 +22,6 @@ Nothing is built or downloaded and no setting of the GPU is changed. Exits with 
 
 import argparse
 import glob
-import gzip
 import json
 import os
 import re
@@ -31,6 +30,7 @@ import signal
 import site
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -145,25 +145,35 @@ class Check:
         }
         self.is_small = settings.tiny or settings.dry_run
         self.device = "cpu" if settings.dry_run else "cuda"
+        self.unpacked = scratch / "programs"
+        self.unpack()
         bench = self.program("bench")
         self.bench = [bench] if bench else [self.program("maqam") or self.pack / "bench", "bench"]
 
     # ---- Programs ----
 
     def program(self, name):
-        """The path of a program of the pack, unpacked where it is compressed; `None` where there is none."""
-        for place in (self.pack / "programs" / name, self.pack / name):
-            packed = place.with_name(name + ".gz")
-            if packed.is_file():
-                folder = self.scratch / "programs"
-                folder.mkdir(parents=True, exist_ok=True)
-                with gzip.open(packed) as source, open(folder / name, "wb") as target:
-                    shutil.copyfileobj(source, target)
-                (folder / name).chmod(0o755)
-                return folder / name
+        """The path of a program, in the pack or unpacked from it; `None` where there is none."""
+        for folder in (self.pack / "programs", self.pack, self.unpacked):
+            place = folder / name
             if place.is_file() and os.access(place, os.X_OK):
                 return place
         return None
+
+    def unpack(self):
+        """Unpacks the programs of `programs.tar.xz`, where the pack has it."""
+        archive = self.pack / "programs.tar.xz"
+        if not archive.is_file():
+            return
+        self.unpacked.mkdir(parents=True, exist_ok=True)
+        try:
+            with tarfile.open(archive, "r:xz") as programs:
+                for program in programs:
+                    with programs.extractfile(program) as source, open(self.unpacked / program.name, "wb") as target:
+                        shutil.copyfileobj(source, target)
+                    (self.unpacked / program.name).chmod(0o755)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            print(f"{archive} cannot be unpacked: {error}", file=sys.stderr)
 
     def part(self, name, command, most, expected, is_reserved=False, **environment):
         return Part(name, command, most, expected, is_reserved, {**self.ours, **environment})

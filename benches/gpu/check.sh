@@ -54,16 +54,15 @@ save() {
 trap save EXIT
 trap 'exit 143' TERM INT HUP
 
-# program NAME: the path of a program of the pack, unpacked if it is compressed.
+if [ -f "$pack/programs.tar.xz" ]; then
+  mkdir "$work/programs"
+  tar -C "$work/programs" -xJf "$pack/programs.tar.xz" || echo "programs.tar.xz cannot be unpacked: that needs xz" >&2
+fi
+
+# program NAME: the path of a program, in the pack or unpacked from it.
 program() {
   local place
-  for place in "$pack/programs/$1" "$pack/$1"; do
-    if [ -f "$place.gz" ]; then
-      [ -f "$work/$1" ] || gzip -dc "$place.gz" > "$work/$1"
-      chmod +x "$work/$1"
-      echo "$work/$1"
-      return
-    fi
+  for place in "$pack/programs/$1" "$pack/$1" "$work/programs/$1"; do
     if [ -x "$place" ]; then echo "$place"; return; fi
   done
   echo "$pack/$1"

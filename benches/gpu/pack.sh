@@ -50,7 +50,7 @@ if [ -z "$programs" ]; then
 fi
 
 rm -rf "$folder"
-mkdir -p "$folder/programs" "$folder/peers" "$folder/tests/fixtures" "$folder/wheels"
+mkdir -p "$folder/peers" "$folder/tests/fixtures" "$folder/wheels"
 cp "$here"/*.py "$here/check.sh" "$folder/"
 for peer in ceiling qwen_gpu shapes thinker variants; do cp "benches/peers/$peer.py" "$folder/peers/"; done
 (cd tests/fixtures && cp -r --parents $FIXTURES "$folder/tests/fixtures/")
@@ -59,10 +59,13 @@ for program in bench cuda_ops cuda_train; do
     echo "there is no program $programs/$program" >&2
     exit 1
   fi
-  gzip -9 -n -c "$programs/$program" > "$folder/programs/$program.gz"
   needed=$(objdump -p "$programs/$program" 2> /dev/null | awk '/NEEDED/ { printf " %s", $2 }' || true)
-  echo "$program: $(stat -Lc %s "$programs/$program") bytes, $(stat -c %s "$folder/programs/$program.gz") under gzip; needs$needed"
+  echo "$program: $(stat -Lc %s "$programs/$program") bytes; needs$needed"
 done
+# The programs share most of their code and kernels. One archive with a dictionary that reaches over all of them
+# holds what they share once.
+tar -C "$programs" --owner 0 --group 0 --mtime @0 --dereference -cf - bench cuda_ops cuda_train |
+  xz --x86 --lzma2=preset=9,dict=128MiB > "$folder/programs.tar.xz"
 
 # The wheel is pure Python: check.py unpacks it and adds it to PYTHONPATH for the peers.
 wheel=${PACK_LIGER:-}
