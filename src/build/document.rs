@@ -135,12 +135,14 @@ pub enum Outcome {
         /// Character error rate of its transcript, if there is one.
         cer: Option<f64>,
     },
-    /// An engine failed. The row counts as rejected, and the next run tries it again.
+    /// An engine failed. The row counts as rejected.
     Failed {
         /// A short name of the reason.
         reason: &'static str,
         /// The fault.
         detail: String,
+        /// Whether the next run tries the row again.
+        is_retried: bool,
     },
     /// The build ends; the row stays in its state.
     Ended,

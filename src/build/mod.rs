@@ -68,6 +68,7 @@ use crate::error::Result;
 use crate::files;
 use crate::files::Lock;
 use crate::stop::Stop;
+use crate::text_table::counted;
 
 /// A build, opened.
 pub struct Build<'a> {
@@ -117,12 +118,14 @@ impl Build<'_> {
         }
         cache.sync()?;
         let mut outcome = prepared.outcome(&journals);
-        let num_failed: usize = journals.iter().map(Journal::num_failed).sum();
-        let failed = (num_failed > 0).then(|| {
-            format!(
-                "the speech engine failed at {num_failed} rows; the same command tries them again"
-            )
-        });
+        let failed: Vec<String> = journals
+            .iter()
+            .flat_map(Journal::num_failed)
+            .map(|(reason, num)| {
+                let rows = counted(num as u64, "row");
+                format!("rejected as `{reason}`: {rows}, which the same command tries again")
+            })
+            .collect();
         if !self.shard.is_whole() {
             outcome.notes.extend(failed);
             return Ok(outcome);

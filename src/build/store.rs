@@ -376,9 +376,19 @@ impl Journal {
         Ok(self.line::<T>(row)?.and_then(|line| line.done))
     }
 
-    /// Rows at which an engine failed in this process.
-    pub fn num_failed(&self) -> usize {
-        self.failed.len()
+    /// Returns whether the step accepted any row.
+    pub fn has_passed_any(&self) -> bool {
+        self.entries.values().any(|entry| !entry.is_rejected)
+    }
+
+    /// Numbers of rows at which an engine failed in this process and that the next run tries again,
+    /// by reason.
+    pub fn num_failed(&self) -> BTreeMap<&str, usize> {
+        let mut found = BTreeMap::new();
+        for rejected in self.failed.values() {
+            *found.entry(rejected.reason.as_str()).or_default() += 1;
+        }
+        found
     }
 
     /// The reason for which the step rejected a row.
@@ -429,8 +439,8 @@ impl Journal {
         Ok(JournalWriter { log, at, number })
     }
 
-    /// Adds the result of the step for a row, first to the file. A failure of an engine stays in
-    /// memory.
+    /// Adds the result of the step for a row, first to the file. A failure of an engine that the
+    /// next run tries again stays in memory.
     ///
     /// # Errors
     /// Those of the disk.
@@ -454,14 +464,25 @@ impl Journal {
                     cer,
                 }),
             },
-            Outcome::Failed { reason, detail } => {
+            Outcome::Failed {
+                reason,
+                detail,
+                is_retried,
+            } => {
                 let failed = Rejected {
                     reason: reason.to_owned(),
                     detail,
                     cer: None,
                 };
-                self.failed.insert(row, failed);
-                return Ok(());
+                if is_retried {
+                    self.failed.insert(row, failed);
+                    return Ok(());
+                }
+                Line {
+                    row,
+                    done: None,
+                    rejected: Some(failed),
+                }
             }
             Outcome::Ended => return Ok(()),
         };
@@ -529,19 +550,25 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_engines_are_not_stored() {
+    fn failures_that_are_retried_are_not_stored() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path().join("speak-0")).unwrap();
         let mut writer = journal.writer(Shard::WHOLE).unwrap();
-        let failed = Outcome::Failed {
-            reason: "speech_failed",
-            detail: "no licence".into(),
-        };
-        journal.add(&mut writer, 4, failed).unwrap();
-        assert!(journal.is_rejected(4) && !journal.is_passed(4));
-        assert_eq!(journal.rejected(4).unwrap().unwrap().detail, "no licence");
+        for (row, is_retried) in [(4, true), (5, false)] {
+            let failed = Outcome::Failed {
+                reason: "speech_failed",
+                detail: "no licence".into(),
+                is_retried,
+            };
+            journal.add(&mut writer, row, failed).unwrap();
+            assert!(journal.is_rejected(row) && !journal.is_passed(row));
+            assert_eq!(journal.rejected(row).unwrap().unwrap().detail, "no licence");
+        }
+        assert_eq!(journal.num_failed(), BTreeMap::from([("speech_failed", 1)]));
+        assert!(!journal.has_passed_any());
         let again = Journal::open(dir.path().join("speak-0")).unwrap();
         assert!(!again.has(4) && !again.is_rejected(4));
+        assert!(again.has(5) && again.is_rejected(5));
     }
 
     #[test]

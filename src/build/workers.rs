@@ -20,6 +20,9 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::stop::Stop;
 
+/// Failures of an engine after which a build ends whose step has accepted no row.
+const MOST_FAILURES_AT_START: usize = 10;
+
 /// Results of earlier steps for the rows.
 pub(crate) struct EarlierResults<'a> {
     pub(crate) store: &'a Store,
@@ -57,7 +60,7 @@ impl Workers<'_> {
     /// in progress are finished and stored, and no new one is started.
     ///
     /// # Errors
-    /// The first failure; a requested stop.
+    /// The first error; an engine that fails at every row; a requested stop.
     pub(crate) fn run(
         &self,
         rows: Vec<usize>,
@@ -74,6 +77,11 @@ impl Workers<'_> {
         let next = AtomicUsize::new(0);
         let is_over = AtomicBool::new(false);
         let mut num_done = 0;
+        let mut at_start = AtStart {
+            step: self.step,
+            has_passed: journal.has_passed_any(),
+            num_failures: 0,
+        };
         observer.tell(name, 0, rows.len())?;
         std::thread::scope(|scope| {
             let (sender, found) = mpsc::sync_channel(2 * self.num_threads.max(1));
@@ -104,7 +112,9 @@ impl Workers<'_> {
                     .map_err(|e| e.or_hint("run the command again: what was finished is kept"))
                     .and_then(|outcome| {
                         num_done += usize::from(!matches!(outcome, Outcome::Ended));
-                        journal.add(&mut writer, row, outcome)
+                        let checked = at_start.check(&outcome);
+                        journal.add(&mut writer, row, outcome)?;
+                        checked
                     })
                     .and_then(|()| observer.tell(name, num_done, rows.len()));
                 if let Err(error) = stored {
@@ -119,6 +129,38 @@ impl Workers<'_> {
                 "stopped in {name} after {num_done} of {} rows; run the command again to go on",
                 rows.len()
             )));
+        }
+        Ok(())
+    }
+}
+
+/// Failures of an engine before the first row that the step accepts.
+struct AtStart {
+    step: Step,
+    has_passed: bool,
+    num_failures: usize,
+}
+
+impl AtStart {
+    /// Counts an outcome.
+    ///
+    /// # Errors
+    /// An engine that has failed too often and never worked.
+    fn check(&mut self, outcome: &Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Done(_) => self.has_passed = true,
+            Outcome::Failed { reason, detail, .. } if !self.has_passed => {
+                self.num_failures += 1;
+                if self.num_failures >= MOST_FAILURES_AT_START {
+                    return Err(Error::input(format!(
+                        "no row succeeded, and {} failed; the last one: `{reason}`: {detail}",
+                        self.num_failures
+                    ))
+                    .at(self.step.name())
+                    .hint("try the program or the endpoint by hand with one text, and run the command again when it works"));
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -494,7 +494,7 @@ fn longer_time_limits_take_effect() {
     assert!(
         stopped
             .stderr
-            .contains("the speech engine failed at 2 rows"),
+            .contains("rejected as `speech_failed`: 2 rows"),
         "{}",
         stopped.stderr
     );
@@ -526,6 +526,211 @@ fn diacritics_do_not_change_the_speed() {
     for row in place.lines("datasets/news/manifest.jsonl") {
         assert!(row["spoken_text"].as_str().unwrap().contains('\u{64e}'));
         assert!(!row["text"].as_str().unwrap().contains('\u{64e}'));
+    }
+}
+
+/// A diacritiser that drops a word, and fails at another. It notes each text that it was asked.
+const TASHKEEL: &str = r#"#!/usr/bin/env python3
+import sys
+text = sys.stdin.read()
+with open("asked", "a", encoding="utf-8") as asked:
+    print(text.strip(), file=asked)
+if "عطل" in text:
+    sys.exit("no model")
+text = text.replace("سقط ", "")
+print("".join(c + "\u064e" if c.isalpha() else c for c in text))
+"#;
+
+fn write_program(place: &Place, name: &str, script: &str) {
+    let path = place.write(name, script);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn rows_without_diacritics_are_rejected() {
+    if !has_python() {
+        return;
+    }
+    let mut rows = documents(16);
+    for (row, word) in [(3, "سقط"), (5, "عطل")] {
+        rows[row]["text"] = json!(format!("{word} {}", rows[row]["text"].as_str().unwrap()));
+    }
+    let open = || {
+        let place = place(&rows);
+        write_program(&place, "tashkeel", TASHKEEL);
+        place
+    };
+    let build = [
+        "build",
+        "recipe.yaml",
+        "--set",
+        "speak.diacritiser=[./tashkeel]",
+    ];
+    let undisturbed = open();
+    let done = undisturbed.run(&build).succeeds();
+    assert_eq!(done.stdout, "16 collected = 14 published + 2 rejected\n");
+    let note = "rejected as `diacritics_failed`: 1 row, which the same command tries again";
+    assert!(done.stderr.contains(note), "{}", done.stderr);
+    let (_, rejected) = assert_reconciled(&undisturbed, 16);
+    let of = |id: &str| rejected.iter().find(|row| row["id"] == id).unwrap();
+    assert_eq!(of("d3")["reason"], "letters_changed");
+    let detail = of("d3")["detail"].as_str().unwrap();
+    assert!(detail.contains("from `سقط"), "{detail}");
+    assert_eq!(of("d5")["reason"], "diacritics_failed");
+    assert_eq!(of("d5")["detail"], "the diacritiser failed: no model");
+    for file in ["README.md", "report.html"] {
+        let text = undisturbed.text(&format!("datasets/news/{file}"));
+        let text = text.replace('\\', "");
+        assert!(
+            text.contains("letters_changed") && text.contains("diacritics_failed"),
+            "{file}"
+        );
+    }
+    let expected = contents(&undisturbed.path("datasets/news"));
+
+    let killed = open();
+    let key = Key::new(12, "kills");
+    let mut num_killed = 0;
+    for i in 0..40 {
+        let mut child = killed.command(&build).spawn().unwrap();
+        let wait_ms = 1.0 + 300.0 * key.uniform(i);
+        std::thread::sleep(Duration::from_secs_f64(wait_ms / 1e3));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            num_killed += 1;
+        }
+        child.wait().unwrap();
+        if num_killed == 8 {
+            break;
+        }
+    }
+    assert!(num_killed > 0);
+    killed.run(&build).succeeds();
+    assert_same(
+        &contents(&killed.path("datasets/news")),
+        &expected,
+        "after kills",
+    );
+
+    // Without the state between steps, the cached answer decides again. Only the text at which the
+    // program failed is asked anew.
+    std::fs::remove_dir_all(undisturbed.path("datasets/news")).unwrap();
+    std::fs::remove_dir_all(undisturbed.path("datasets/.work")).unwrap();
+    std::fs::remove_file(undisturbed.path("asked")).unwrap();
+    undisturbed.run(&build).succeeds();
+    assert_same(
+        &contents(&undisturbed.path("datasets/news")),
+        &expected,
+        "from the cache",
+    );
+    let asked = undisturbed.text("asked");
+    assert!(
+        asked.lines().count() == 1 && asked.contains("عطل"),
+        "{asked}"
+    );
+    // The program is repaired, and its earlier answers stay.
+    write_program(&undisturbed, "tashkeel", &TASHKEEL.replace("عطل", "none"));
+    let done = undisturbed.run(&build).succeeds();
+    assert_eq!(done.stdout, "16 collected = 15 published + 1 rejected\n");
+    assert_reconciled(&undisturbed, 16);
+}
+
+#[test]
+fn slow_diacritisers_are_tried_again() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(2));
+    let script = TASHKEEL.replace("text = sys", "import time; time.sleep(1); text = sys");
+    write_program(&place, "tashkeel", &script);
+    // The calibration sentences of the voices are in the cache after a build without diacritics, so
+    // the short limit meets the diacritiser alone.
+    place
+        .run(&["build", "recipe.yaml", "--until", "speak"])
+        .succeeds();
+    let run = |timeout: &str| {
+        let timeout = format!("speak.timeout_s={timeout}");
+        place.run(&[
+            "build",
+            "recipe.yaml",
+            "--until",
+            "speak",
+            "--set",
+            "speak.diacritiser=[./tashkeel]",
+            "--set",
+            &timeout,
+        ])
+    };
+    let stopped = run("0.2").succeeds();
+    assert_eq!(
+        stopped.stdout,
+        "2 collected, 2 rejected, 0 go on after speak\n"
+    );
+    assert!(
+        stopped
+            .stderr
+            .contains("rejected as `diacritics_failed`: 2 rows"),
+        "{}",
+        stopped.stderr
+    );
+    let done = run("300").succeeds();
+    assert_eq!(
+        done.stdout,
+        "2 collected, 0 rejected, 2 go on after speak\n"
+    );
+}
+
+#[test]
+fn engines_that_never_work_end_the_build() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(14));
+    write_program(&place, "fails", "#!/bin/sh\necho no model >&2\nexit 1\n");
+    write_program(&place, "other", "#!/bin/sh\necho xyz\n");
+    for (set, step, words) in [
+        (
+            "speak.command=[./fails]",
+            "speak",
+            "`speech_failed`: the calibration sentence: the command failed: no model",
+        ),
+        (
+            "speak.diacritiser=[./fails]",
+            "speak",
+            "`diacritics_failed`: the diacritiser failed: no model",
+        ),
+        (
+            "speak.diacritiser=[./other]",
+            "speak",
+            "`letters_changed`: the diacritiser changed letters",
+        ),
+        (
+            "listen.quality={command: [./fails, \"{audio}\"], min: 1}",
+            "listen",
+            "`quality_failed`: the program printed no grade: no model",
+        ),
+    ] {
+        let message = format!("{step}: no row succeeded, and 10 failed; the last one: {words}");
+        let hint = "hint: try the program or the endpoint by hand";
+        place
+            .run(&["build", "recipe.yaml", "--set", set])
+            .fails(2, &[&message, hint]);
+        assert!(!place.path("datasets/news/manifest.jsonl").exists());
+    }
+
+    // One row that succeeds shows that the engine works, in this run and in the next.
+    let rows = documents(14);
+    let first = rows[0]["text"].as_str().unwrap();
+    let script = format!(
+        "#!/usr/bin/env python3\nimport sys\ntext = sys.stdin.read()\nif text.strip('. \\n') not in '''{first}''':\n    sys.exit('no model')\nprint(text)\n"
+    );
+    write_program(&place, "first", &script);
+    let set = "speak.diacritiser=[./first]";
+    for _ in 0..2 {
+        let done = place
+            .run(&["build", "recipe.yaml", "--workers", "1", "--set", set])
+            .succeeds();
+        assert_eq!(done.stdout, "14 collected = 1 published + 13 rejected\n");
     }
 }
 

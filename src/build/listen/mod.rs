@@ -23,6 +23,7 @@ use crate::build::listen::maqam::Model;
 use crate::build::listen::maqam::Recogniser;
 use crate::build::listen::matching::Compared;
 use crate::build::listen::matching::Matching;
+use crate::build::listen::quality::Answer;
 use crate::build::listen::quality::Quality;
 use crate::build::listen::transcriber::Compares;
 use crate::build::listen::transcriber::Transcriber;
@@ -164,12 +165,19 @@ impl<'a> Listening<'a> {
         let file: Arc<[u8]> = spoken.file(self.calls.cache())?.into();
         if let Some(quality) = &self.quality {
             match quality.of(&file)? {
-                Some(grade) if grade < quality.least() => {
+                Answer::Grade(grade) if grade < quality.least() => {
                     let detail = format!("its grade is {grade}, below {}", quality.least());
                     return Ok(Outcome::rejected("low_quality", detail));
                 }
-                Some(grade) => listened.quality = Some(grade),
-                None => return Ok(Outcome::Ended),
+                Answer::Grade(grade) => listened.quality = Some(grade),
+                Answer::Failed(detail) => {
+                    return Ok(Outcome::Failed {
+                        reason: "quality_failed",
+                        detail,
+                        is_retried: true,
+                    });
+                }
+                Answer::Ended => return Ok(Outcome::Ended),
             }
         }
         if let Some(transcriber) = &self.transcriber {

@@ -13,6 +13,15 @@ use crate::build::speak::run;
 use crate::error::Error;
 use crate::error::Result;
 
+/// Answer of the program.
+pub(super) enum Answer {
+    Grade(f64),
+    /// No grade, with the reason.
+    Failed(String),
+    /// The build ends.
+    Ended,
+}
+
 /// The program, found.
 pub(super) struct Quality<'a> {
     settings: &'a listen::Quality,
@@ -38,16 +47,17 @@ impl<'a> Quality<'a> {
         self.settings.min
     }
 
-    /// The grade of a FLAC file; none if the build ends.
+    /// The grade of a FLAC file.
     ///
     /// # Errors
-    /// A program that fails or prints no number.
-    pub(super) fn of(&self, file: &[u8]) -> Result<Option<f64>> {
+    /// A program that cannot be started; the disk's.
+    pub(super) fn of(&self, file: &[u8]) -> Result<Answer> {
         let question = json!([
             "quality",
             self.settings.command,
             blake3::hash(file).to_hex().as_str()
         ]);
+        let mut failed = None;
         let answer = self.calls.answer(&question, || {
             let (_folder, path) = temporary(file)?;
             let path = path.display().to_string();
@@ -61,27 +71,25 @@ impl<'a> Quality<'a> {
                 .split_first()
                 .ok_or_else(|| Error::bug("an empty command"))?;
             let timeout = Duration::from_secs_f64(self.settings.timeout_s);
-            let ended = run(program, arguments, "", timeout)?;
+            let ended =
+                run(program, arguments, "", timeout).map_err(|e| e.at("listen.quality.command"))?;
             let printed = String::from_utf8_lossy(&ended.output).into_owned();
             let grade = printed
                 .split_whitespace()
                 .rev()
                 .find_map(|word| word.parse::<f64>().ok());
-            match grade.filter(|grade| ended.is_success && grade.is_finite()) {
-                Some(grade) => Ok(Some(grade.to_string().into_bytes())),
-                None => Err(Error::input(format!(
-                    "the program printed no grade: {}",
-                    ended.told(self.calls)
-                ))
-                .at("listen.quality.command")
-                .hint("try the command by hand: it prints one number for a recording")),
+            let grade = grade.filter(|grade| ended.is_success && grade.is_finite());
+            if grade.is_none() {
+                let told = ended.told(self.calls);
+                failed = Some(format!("the program printed no grade: {told}"));
             }
+            Ok(grade.map(|grade| grade.to_string().into_bytes()))
         })?;
         match answer {
-            None => Ok(None),
+            None => Ok(failed.map_or(Answer::Ended, Answer::Failed)),
             Some(bytes) => String::from_utf8_lossy(&bytes)
                 .parse()
-                .map(Some)
+                .map(Answer::Grade)
                 .map_err(Error::bug_from),
         }
     }

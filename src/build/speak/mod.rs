@@ -41,6 +41,7 @@ use crate::build::sentences::sentences;
 use crate::build::settings::speak::Engine;
 use crate::build::settings::speak::Settings;
 use crate::build::settings::speak::Voice;
+use crate::build::speak::diacritise::Answer;
 use crate::build::speak::diacritise::Diacritiser;
 use crate::build::speak::speaker::Said;
 use crate::build::speak::speaker::Speaker;
@@ -65,6 +66,8 @@ const PARAGRAPH: f64 = 2.0;
 const JITTER: f64 = 0.25;
 /// Version of the processing of an engine's sound; a change repeats the requests.
 const FORMAT: u32 = 1;
+/// Version of the use of a diacritiser's answers; a change repeats the step.
+const MARKS: u32 = 1;
 
 /// One sentence of a spoken document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,9 +251,9 @@ impl<'a> Speaking<'a> {
         for paragraph in found.text.lines() {
             for (i, text) in sentences(paragraph).into_iter().enumerate() {
                 let read = match self.read_form(text, &found.language)? {
-                    Some(read) if read.chars().any(char::is_alphabetic) => read,
-                    Some(_) => continue,
-                    None => return Ok(Outcome::Ended),
+                    ReadForm::Text(read) if read.chars().any(char::is_alphabetic) => read,
+                    ReadForm::Text(_) => continue,
+                    ReadForm::Without(outcome) => return Ok(outcome),
                 };
                 if let Some(last) = spoken.stretches.last_mut() {
                     let long = if i == 0 { PARAGRAPH } else { 1.0 };
@@ -298,24 +301,42 @@ impl<'a> Speaking<'a> {
     /// The outcome of a row at which the engine failed. A program may be repaired, and its next
     /// attempt costs nothing.
     fn failed(&self, detail: String) -> Outcome {
-        let reason = "speech_failed";
-        match self.settings.engine {
-            Engine::Endpoint => Outcome::rejected(reason, detail),
-            Engine::EspeakNg | Engine::Command => Outcome::Failed { reason, detail },
+        Outcome::Failed {
+            reason: "speech_failed",
+            detail,
+            is_retried: self.settings.engine != Engine::Endpoint,
         }
     }
 
-    /// The form of a sentence that an engine reads; none if the build ends.
-    fn read_form(&self, text: &str, language: &str) -> Result<Option<String>> {
+    /// The form of a sentence that an engine reads.
+    fn read_form(&self, text: &str, language: &str) -> Result<ReadForm> {
         let read = if self.settings.verbalise {
             spoken(text, language)
         } else {
             text.to_owned()
         };
-        match &self.diacritiser {
-            Some(diacritiser) if diacritised(&read) < 0.3 => diacritiser.diacritise(&read),
-            _ => Ok(Some(read)),
-        }
+        let Some(diacritiser) = self
+            .diacritiser
+            .as_ref()
+            .filter(|_| diacritised(&read) < 0.3)
+        else {
+            return Ok(ReadForm::Text(read));
+        };
+        Ok(match diacritiser.diacritise(&read)? {
+            Answer::Text(marked) => ReadForm::Text(marked),
+            // The answer is cached, so the next run would have the same.
+            Answer::OtherLetters(detail) => ReadForm::Without(Outcome::Failed {
+                reason: "letters_changed",
+                detail,
+                is_retried: false,
+            }),
+            Answer::Failed(detail) => ReadForm::Without(Outcome::Failed {
+                reason: "diacritics_failed",
+                detail,
+                is_retried: true,
+            }),
+            Answer::Ended => ReadForm::Without(Outcome::Ended),
+        })
     }
 
     /// Characters per second of a voice on the calibration sentence of its language.
@@ -398,6 +419,9 @@ pub(crate) fn files_read(recipe: &Recipe) -> Vec<Value> {
     if recipe.speak.verbalise {
         found.push(json!(SPOKEN_AR));
     }
+    if !recipe.speak.diacritiser.is_empty() {
+        found.push(json!(["marks", MARKS]));
+    }
     found
 }
 
@@ -422,6 +446,13 @@ enum Rate {
     Failed(String),
     /// The build ends.
     Ended,
+}
+
+/// Form of a sentence that an engine reads.
+enum ReadForm {
+    Text(String),
+    /// No form, and the outcome of the row.
+    Without(Outcome),
 }
 
 enum Heard {
