@@ -11,6 +11,8 @@ use crate::build::settings::summarise;
 use crate::build::settings::verify::Judge;
 use crate::build::store::Store;
 use crate::error::Result;
+use crate::text_table::counted;
+use crate::text_table::duration;
 
 /// Characters per second of speech, in Arabic news read by espeak-ng at its usual speed.
 const CHARS_PER_S: f64 = 14.0;
@@ -54,8 +56,9 @@ impl Estimate {
         let remaining = self.collected - self.rejected;
         let mut lines = vec![
             format!(
-                "{} documents collected, {} rejected so far, {remaining} to go on with",
-                self.collected, self.rejected
+                "{} collected, {} rejected so far, {remaining} to go on with",
+                counted(self.collected as u64, "document"),
+                self.rejected
             ),
             SPLITS
                 .iter()
@@ -64,9 +67,9 @@ impl Estimate {
                 .collect::<Vec<_>>()
                 .join(", "),
             format!(
-                "about {:.1} hours of speech, {:.1} GB with the cache",
-                self.hours,
-                self.bytes / 1e9
+                "about {} of speech, {} with the cache",
+                duration(3600.0 * self.hours),
+                size(self.bytes)
             ),
         ];
         let [written, spoken, transcribed] = self.requests;
@@ -96,12 +99,20 @@ impl Estimate {
             lines.push(format!("about {chars:.0} characters spoken, {dollars}"));
         }
         if transcribed > 0 {
-            let hours = self.hours;
+            let length = duration(3600.0 * self.hours);
             lines.push(format!(
-                "about {hours:.1} hours transcribed, at a price that is not estimated"
+                "about {length} transcribed, at a price that is not estimated"
             ));
         }
         lines
+    }
+}
+
+/// A size on the disk.
+fn size(bytes: f64) -> String {
+    match bytes {
+        bytes if bytes < 99.5e6 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.1} GB", bytes / 1e9),
     }
 }
 

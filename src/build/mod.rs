@@ -162,7 +162,7 @@ impl Build<'_> {
                 outcome.pending = 0;
             }
         }
-        publish::account::accounts(
+        let reasons = publish::account::accounts(
             &folder,
             &store,
             &prepared,
@@ -170,6 +170,7 @@ impl Build<'_> {
             hashes.as_ref(),
             &described,
         )?;
+        outcome.notes.extend(rejections(&reasons, &folder));
         outcome.notes.extend(failed);
         Ok(outcome)
     }
@@ -276,6 +277,24 @@ impl Build<'_> {
             }),
         }
     }
+}
+
+/// Numbers of rejected rows by reason, the most frequent first; none if no row was rejected.
+fn rejections(reasons: &BTreeMap<String, usize>, folder: &Path) -> Option<String> {
+    let mut listed: Vec<(&String, &usize)> = reasons.iter().collect();
+    listed.sort_by_key(|(_, num)| std::cmp::Reverse(**num));
+    let listed: Vec<String> = listed
+        .into_iter()
+        .map(|(reason, num)| format!("{num} as `{reason}`"))
+        .collect();
+    (!listed.is_empty()).then(|| {
+        let file = folder.join("rejected.jsonl");
+        format!(
+            "rejected: {}; {} says why",
+            listed.join(", "),
+            file.display()
+        )
+    })
 }
 
 /// Engines of the steps between `clean` and `split`.

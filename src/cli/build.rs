@@ -90,13 +90,23 @@ impl StepName {
 }
 
 /// Progress on the terminal.
-struct Screen<'a>(Stages<'a>);
+struct Screen<'a> {
+    stages: Stages<'a>,
+    stop: &'a Stop,
+}
 
 impl Observer for Screen<'_> {
     fn tell(&mut self, step: &'static str, done: usize, total: usize) -> Result<()> {
-        // Nobody knows how many documents a source holds before it is read.
+        let place = match total {
+            // Nobody knows how many documents a source holds before it is read.
+            0 => String::new(),
+            total => format!(" after {done} of {total} rows"),
+        };
+        self.stop.check(format_args!(
+            "stopped in {step}{place}; run the command again to go on"
+        ))?;
         let total = if total == 0 { done + 1 } else { total };
-        self.0.tell(step, done, total)
+        self.stages.tell(step, done, total)
     }
 
     fn line(&mut self, text: &str) {
@@ -133,10 +143,13 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
         models,
         stop,
     };
-    let mut screen = Screen(Stages::new(stop));
+    let mut screen = Screen {
+        stages: Stages::new(stop),
+        stop,
+    };
     if arguments.dry_run {
         let estimate = opened.estimate(&mut screen);
-        screen.0.clear();
+        screen.stages.clear();
         for line in estimate?.lines() {
             print::line(line)?;
         }
@@ -144,7 +157,7 @@ pub fn run(arguments: &Arguments, stop: &Stop) -> Result<()> {
     }
 
     let outcome = opened.run(until, &mut screen);
-    screen.0.clear();
+    screen.stages.clear();
     let outcome = outcome?;
     for note in &outcome.notes {
         print::message(format_args!("note: {note}"));

@@ -195,6 +195,9 @@ fn a_data_set_is_built_completely() {
     let place = place(&rows);
     let done = place.run(&["build", "recipe.yaml"]).succeeds();
     assert_eq!(done.stdout, "25 collected = 20 published + 5 rejected\n");
+    // Equally frequent reasons are in the order of the alphabet.
+    let note = "note: rejected: 1 as `duplicate_id`, 1 as `exact_duplicate`, 1 as `no_summary`, 1 as `too_short`, 1 as `wrong_script`; datasets/news/rejected.jsonl says why\n";
+    assert!(done.stderr.contains(note), "{}", done.stderr);
 
     let (manifest, rejected) = assert_reconciled(&place, 25);
     let reasons: Vec<(&str, &str)> = rejected
@@ -400,6 +403,44 @@ fn kills_and_shards_change_no_byte() {
 }
 
 #[test]
+fn interrupts_say_how_far_a_build_is() {
+    if !has_python() {
+        return;
+    }
+    let place = place(&documents(8));
+    place.write(
+        "engine",
+        ENGINE.replace(
+            "text = ",
+            "import time; open('started', 'w').close(); time.sleep(0.3); text = ",
+        ),
+    );
+    let mut child = place
+        .command(&["build", "recipe.yaml", "--workers", "1"])
+        .spawn()
+        .unwrap();
+    while !place.path("started").is_file() {
+        assert!(child.try_wait().unwrap().is_none(), "the build ended early");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: no one has waited for this child process, so its id is still its own.
+    let sent = unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+    assert_eq!(sent, 0);
+    let stopped = crate::command::outcome(child.wait_with_output().unwrap());
+    assert_eq!(stopped.code, Some(130), "{}", stopped.stderr);
+    let is_told = |done: usize| {
+        let words =
+            format!("error: stopped in speak after {done} of 8 rows; run the command again");
+        stopped.stderr.contains(&words)
+    };
+    assert!((0..8).any(is_told), "{}", stopped.stderr);
+
+    let done = place.run(&["build", "recipe.yaml"]).succeeds();
+    assert_eq!(done.stdout, "8 collected = 8 published + 0 rejected\n");
+    assert!(!done.stderr.contains("rejected:"), "{}", done.stderr);
+}
+
+#[test]
 fn a_full_disk_stops_and_space_continues() {
     if !has_python() {
         return;
@@ -569,8 +610,12 @@ fn rows_without_diacritics_are_rejected() {
     let undisturbed = open();
     let done = undisturbed.run(&build).succeeds();
     assert_eq!(done.stdout, "16 collected = 14 published + 2 rejected\n");
-    let note = "rejected as `diacritics_failed`: 1 row, which the same command tries again";
-    assert!(done.stderr.contains(note), "{}", done.stderr);
+    for note in [
+        "rejected: 1 as `diacritics_failed`, 1 as `letters_changed`; datasets/news/rejected.jsonl",
+        "rejected as `diacritics_failed`: 1 row, which the same command tries again",
+    ] {
+        assert!(done.stderr.contains(note), "{}", done.stderr);
+    }
     let (_, rejected) = assert_reconciled(&undisturbed, 16);
     let of = |id: &str| rejected.iter().find(|row| row["id"] == id).unwrap();
     assert_eq!(of("d3")["reason"], "letters_changed");
@@ -979,7 +1024,7 @@ fn a_dry_run_counts_and_sends_no_request() {
         "{said}"
     );
     assert!(
-        said.contains("train 6, dev 2, test 2") && said.contains("hours of speech"),
+        said.contains("train 6, dev 2, test 2") && said.contains(" of speech, "),
         "{said}"
     );
     assert!(!place.path("asked").exists() && !place.path("datasets/news").exists());

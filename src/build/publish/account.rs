@@ -1,6 +1,7 @@
 //! `rows.jsonl` and `rejected.jsonl`: the state of every collected document, and reasons of
 //! rejection.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -94,7 +95,7 @@ struct RejectedRow {
     source: String,
 }
 
-/// Writes both files.
+/// Writes both files, and returns the numbers of rejected rows by reason.
 ///
 /// # Errors
 /// The disk's.
@@ -105,13 +106,14 @@ pub(crate) fn accounts(
     journals: &[Journal],
     published: Option<&Hashes>,
     engines: &Described,
-) -> Result<()> {
+) -> Result<BTreeMap<String, usize>> {
     let rows = EarlierResults {
         store,
         prepared,
         before: journals,
     };
     let mut rejected = String::new();
+    let mut reasons = BTreeMap::new();
     files::write_atomic_with(&folder.join("rows.jsonl"), |file| {
         for row in 0..prepared.rows.len() {
             let document = rows.document(row)?;
@@ -119,6 +121,7 @@ pub(crate) fn accounts(
                 Some(found) => {
                     let line = rejected_row(&document, &found);
                     rejected += &(to_line(&line)? + "\n");
+                    *reasons.entry(line.reason).or_default() += 1;
                     rejected_state(row, document, found)
                 }
                 None => state(&rows, row, document, published, engines)?,
@@ -127,7 +130,8 @@ pub(crate) fn accounts(
         }
         Ok(())
     })?;
-    files::write_atomic(&folder.join("rejected.jsonl"), rejected.as_bytes())
+    files::write_atomic(&folder.join("rejected.jsonl"), rejected.as_bytes())?;
+    Ok(reasons)
 }
 
 fn to_line(line: &impl Serialize) -> Result<String> {

@@ -77,7 +77,7 @@ impl Publishing<'_> {
         let mut num_bytes = 0;
         for (i, row) in self.rows.iter().enumerate() {
             stop.check(format_args!(
-                "stopped in publish after {i} of {} rows",
+                "stopped in publish after {i} of {} rows; run the command again to go on",
                 self.rows.len()
             ))?;
             observer.tell(Step::Publish.name(), i, self.rows.len())?;

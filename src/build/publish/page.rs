@@ -116,8 +116,8 @@ pub(super) fn splits(statistics: &Statistics) -> Table {
             Column::text("split"),
             Column::number("rows"),
             Column::number("hours"),
-            Column::number("words a text"),
-            Column::number("words a summary"),
+            Column::number("words per text"),
+            Column::number("words per summary"),
         ],
     );
     for (name, measures) in statistics.splits() {
@@ -175,8 +175,8 @@ pub(super) fn copying(statistics: &Statistics) -> Table {
             Column::text("summaries"),
             Column::number("rows"),
             Column::number("compression"),
-            Column::number("copied"),
-            Column::number("shared"),
+            Column::number("copied %"),
+            Column::number("shared %"),
         ],
     );
     for found in statistics.copying() {
