@@ -1,6 +1,6 @@
 """Detection and false rejection of the checks of `maqam build` for speech, on recordings with known faults.
 
-    python benches/build_gates.py FOLDER --documents documents.jsonl [--maqam target/release/maqam] [--rows 870] [--whisper DIR --floor CER]
+    python benches/build_gates.py FOLDER --documents documents.jsonl [--maqam target/release/maqam] [--rows 870] [--sound N] [--whisper DIR --floor CER]
 
 Every row is one sentence of a document (fields `document` and `summary`) in Arabic letters, and espeak-ng speaks it. Every tenth row, in the order of
 a hash, gets one of five faults, each as often as the others:
@@ -14,6 +14,7 @@ a hash, gets one of five faults, each as often as the others:
 One build runs for each check, with the bounds of all other checks as wide as they go. The builds share the cache, so each sentence is spoken once.
 FOLDER gets the recipes, the data sets and `gates.json`. The table is printed as Markdown: rows with the fault that were rejected, of all such rows.
 
+--sound keeps only so many rows without a fault, the first in the order of the hash, and all rows with one: a recogniser takes seconds for each row.
 With --whisper, the folder of a multilingual Whisper, the checks that need a recogniser run too. --floor is its character error rate on real speech.
 
 Needs espeak-ng and Python 3.10.
@@ -168,6 +169,7 @@ def main():
     parser.add_argument("--documents", required=True)
     parser.add_argument("--maqam", default="target/release/maqam")
     parser.add_argument("--rows", type=int, default=870)
+    parser.add_argument("--sound", type=int)
     parser.add_argument("--whisper")
     parser.add_argument("--floor", type=float)
     arguments = parser.parse_args()
@@ -178,6 +180,9 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     rows = sentences(arguments.documents, arguments.rows)
     faults = inject(rows)
+    if arguments.sound is not None:
+        sound = [row["id"] for row in rows if text_hash(row["text"]) not in faults][: arguments.sound]
+        rows = [row for row in rows if text_hash(row["text"]) in faults or row["id"] in sound]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     (folder / "faults.json").write_text(json.dumps(faults, ensure_ascii=False), encoding="utf-8")
     script = folder / "engine"
