@@ -64,8 +64,7 @@ pub struct Agreement {
 pub fn read(path: &Path) -> Result<Vec<Rating>> {
     let mut ratings = Vec::new();
     jsonl::each_line(path, LastLine::Row, |_, line| {
-        let rating: Rating = json::parse_slice(line)
-            .map_err(|e| e.or_hint("give files that review.html exported"))?;
+        let rating: Rating = json::parse_slice(line)?;
         if let Some((name, grade)) = rating
             .grades
             .iter()
@@ -76,7 +75,8 @@ pub fn read(path: &Path) -> Result<Vec<Rating>> {
         }
         ratings.push(rating);
         Ok(())
-    })?;
+    })
+    .map_err(|e| e.or_hint("give files that review.html exported"))?;
     Ok(ratings)
 }
 

@@ -102,7 +102,9 @@ fn check_id(model: &str) -> Result<()> {
     if model.split('/').count() == 2 && model.split('/').all(is_name) {
         return Ok(());
     }
-    Err(Error::input("no such folder").at(model).hint("`model` is the folder of a Qwen2.5-Omni checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"))
+    Err(Error::input("no such folder")
+        .at(model)
+        .hint("`model` is the folder of a checkpoint, or a Hub id such as Qwen/Qwen2.5-Omni-7B"))
 }
 
 /// The snapshot's folder, if every file that is needed is there.

@@ -1129,4 +1129,23 @@ fn mistakes_in_recipes_have_hints() {
         place.write("recipe.yaml", written);
         place.run(&["build", "recipe.yaml"]).fails(2, words);
     }
+    // The word "text" in the encoding of old Arabic files.
+    place.write("texts/old.txt", b"\xe4\xd5");
+    place.write(
+        "recipe.yaml",
+        "name: news\ncollect: {from: \"texts/*.txt\"}\nsummarise: {engine: headline}\nspeak: {engine: command, command: [./engine]}\n",
+    );
+    place.run(&["build", "recipe.yaml"]).fails(
+        2,
+        &[
+            "texts/old.txt: cannot read: it is not UTF-8 text",
+            "hint: convert the file",
+        ],
+    );
+    place
+        .run(&["build", "recipe.yaml", "--ratings", "none.json"])
+        .fails(
+            2,
+            &["none.json: cannot read", "hint: give files that review"],
+        );
 }

@@ -141,6 +141,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| {
         let found = io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
         Error::io(path, "read", found)
+            .hint("convert the file, for example with `iconv -f WINDOWS-1256 -t UTF-8`")
     })
 }
 
