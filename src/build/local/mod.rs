@@ -11,6 +11,7 @@ mod gguf;
 mod models;
 mod network;
 mod whisper;
+mod whisper_decoder;
 
 pub(crate) use chat::Chat;
 pub use models::Model;

@@ -11,7 +11,8 @@ use candle_core::IndexOp;
 use candle_core::Tensor;
 use candle_nn::ops::log_softmax;
 use candle_transformers::models::whisper::Config;
-use candle_transformers::models::whisper::model::Whisper as Network;
+use candle_transformers::models::whisper::model::AudioEncoder;
+use candle_transformers::models::whisper::model::Whisper as Checkpoint;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -22,6 +23,7 @@ use crate::audio::LogMelExtractor;
 use crate::audio::MelForm;
 use crate::build::local::config;
 use crate::build::local::network;
+use crate::build::local::whisper_decoder::Decoder;
 use crate::error::Error;
 use crate::error::Result;
 use crate::stop::Stop;
@@ -45,6 +47,12 @@ struct Marks {
     transcribe: Option<u32>,
     without_times: Option<u32>,
     end: u32,
+}
+
+/// Encoder of candle-transformers, and a decoder with a cache.
+struct Network {
+    encoder: AudioEncoder,
+    decoder: Decoder,
 }
 
 /// A Whisper checkpoint. Its weights are read for the first stretch that is not cached.
@@ -160,8 +168,8 @@ impl Whisper {
             return Ok(None);
         }
         let network = self.opened(&mut network)?;
-        let heard = self.encode(network, &self.log_mel(samples)?)?;
-        let chosen = self.choose(network, &heard, &prompt, stop)?;
+        encode(network, &self.log_mel(samples)?)?;
+        let chosen = self.choose(network, &prompt, stop)?;
         Ok(chosen.map(|ids| self.codec.decode(&ids).trim().to_owned()))
     }
 
@@ -183,7 +191,7 @@ impl Whisper {
             return Ok(None);
         }
         let network = self.opened(&mut network)?;
-        let heard = self.encode(network, &self.log_mel(samples)?)?;
+        encode(network, &self.log_mel(samples)?)?;
         let mut means = Vec::with_capacity(texts.len());
         for text in texts {
             if stop.is_requested() {
@@ -195,7 +203,8 @@ impl Whisper {
             said.push(self.marks.end);
             let mut ids = prompt.clone();
             ids.extend(&said[..said.len() - 1]);
-            let logits = self.logits(network, &heard, &ids, prompt.len() - 1)?;
+            network.decoder.restart();
+            let logits = network.decoder.logits(&ids, prompt.len() - 1)?;
             let known = log_softmax(&logits, D::Minus1)?;
             let targets = Tensor::new(said.as_slice(), &Device::Cpu)?.unsqueeze(1)?;
             let sum = known.gather(&targets, 1)?.sum_all()?.to_scalar::<f32>()?;
@@ -235,47 +244,24 @@ impl Whisper {
         Ok(mel.transpose(1, 2)?.contiguous()?)
     }
 
-    /// # Shapes
-    /// `[1, mels, frames]` -> `[1, frames / 2, d_model]`
-    fn encode(&self, network: &mut Network, mel: &Tensor) -> Result<Tensor> {
-        network.reset_kv_cache();
-        Ok(network.encoder.forward(mel, true)?)
-    }
-
-    /// Logits after each token from `first` on.
-    ///
-    /// # Shapes
-    /// -> `[ids - first, vocabulary]`
-    fn logits(
-        &self,
-        network: &mut Network,
-        heard: &Tensor,
-        ids: &[u32],
-        first: usize,
-    ) -> Result<Tensor> {
-        let tokens = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
-        // Keys and values of the recording stay from call to call; `encode` has dropped those of
-        // the one before.
-        let states = network.decoder.forward(&tokens, heard, false)?;
-        let states = states.narrow(1, first, ids.len() - first)?;
-        Ok(network.decoder.final_linear(&states.contiguous()?)?.i(0)?)
-    }
-
     /// The likeliest tokens after a prompt, up to the end of the transcript or of the decoder's
     /// positions; none if the user asked to stop.
     fn choose(
         &self,
         network: &mut Network,
-        heard: &Tensor,
         prompt: &[u32],
         stop: &Stop,
     ) -> Result<Option<Vec<u32>>> {
+        network.decoder.restart();
         let mut ids = prompt.to_vec();
+        let mut num_read = 0;
         while ids.len() < self.context {
             if stop.is_requested() {
                 return Ok(None);
             }
-            let logits = self.logits(network, heard, &ids, ids.len() - 1)?;
+            let unread = &ids[num_read..];
+            let logits = network.decoder.logits(unread, unread.len() - 1)?;
+            num_read = ids.len();
             let mut logits: Vec<f32> = logits.i(0)?.to_vec1()?;
             let [always, first] = &self.suppressed;
             let is_first = ids.len() == prompt.len();
@@ -303,14 +289,26 @@ impl Whisper {
             let path = self.dir.join("config.json");
             let config: Config = network::read(self.config.clone(), &path)?;
             let weights = network::weights(&self.dir)?;
-            let loaded = Network::load(&weights, config)
-                .map_err(|e| Error::from(e).in_input().at_path(&self.dir))?;
-            *network = Some(loaded);
+            let failed = |e: candle_core::Error| Error::from(e).in_input().at_path(&self.dir);
+            let encoder = Checkpoint::load(&weights, config.clone())
+                .map_err(failed)?
+                .encoder;
+            let decoder = Decoder::load(&weights, &config).map_err(failed)?;
+            *network = Some(Network { encoder, decoder });
         }
         network
             .as_mut()
             .ok_or_else(|| Error::bug("a Whisper that was opened"))
     }
+}
+
+/// Encodes a recording for the decoder.
+///
+/// # Shapes
+/// `[1, mels, frames]`
+fn encode(network: &mut Network, mel: &Tensor) -> Result<()> {
+    let states = network.encoder.forward(mel, true)?;
+    Ok(network.decoder.begin(&states)?)
 }
 
 /// Returns whether the last tokens are one phrase over and over. A greedy transcript seldom leaves
@@ -398,10 +396,20 @@ mod tests {
         let expected = expected();
         let mut open = None;
         let network = whisper.opened(&mut open).unwrap();
-        let heard = whisper.encode(network, &mel(&whisper)).unwrap();
+        encode(network, &mel(&whisper)).unwrap();
         let ids: Vec<u32> = serde_json::from_value(expected["prompt"].clone()).unwrap();
-        let logits = whisper.logits(network, &heard, &ids, 0).unwrap();
+        let logits = network.decoder.logits(&ids, 0).unwrap();
         let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+        // A text in parts has the same logits.
+        network.decoder.restart();
+        for (start, end) in [(0, 3), (3, 4), (4, ids.len())] {
+            let part = network.decoder.logits(&ids[start..end], 0).unwrap();
+            let part: Vec<Vec<f32>> = part.to_vec2().unwrap();
+            for (whole, part) in logits[start..end].iter().zip(part) {
+                let farthest = whole.iter().zip(&part).map(|(a, b)| (a - b).abs());
+                assert!(farthest.fold(0.0, f32::max) < 1e-4, "{start} to {end}");
+            }
+        }
         let positions: Vec<usize> = serde_json::from_value(expected["positions"].clone()).unwrap();
         // candle-transformers approximates GELU by tanh, so it is that close to transformers with
         // the same approximation, and farther from transformers as it is.
@@ -419,7 +427,7 @@ mod tests {
         }
         let greedy: Vec<u32> = serde_json::from_value(expected["greedy"].clone()).unwrap();
         let chosen = whisper
-            .choose(network, &heard, &ids[..4], &Stop::new())
+            .choose(network, &ids[..4], &Stop::new())
             .unwrap()
             .unwrap();
         assert_eq!(chosen[..greedy.len()], greedy);
@@ -439,9 +447,7 @@ mod tests {
             .unwrap();
         let mut open = None;
         let network = whisper.opened(&mut open).unwrap();
-        let heard = whisper
-            .encode(network, &whisper.log_mel(&samples).unwrap())
-            .unwrap();
+        encode(network, &whisper.log_mel(&samples).unwrap()).unwrap();
         for (text, found) in texts.iter().zip(found) {
             let prompt = whisper.prompt("ar").unwrap();
             let mut said = whisper.codec.encode(&format!(" {text}")).unwrap();
@@ -449,9 +455,8 @@ mod tests {
             let mut sum = 0.0;
             for i in 0..said.len() {
                 let ids = [&prompt[..], &said[..i]].concat();
-                let logits = whisper
-                    .logits(network, &heard, &ids, ids.len() - 1)
-                    .unwrap();
+                network.decoder.restart();
+                let logits = network.decoder.logits(&ids, ids.len() - 1).unwrap();
                 let logits: Vec<f32> = logits.i(0).unwrap().to_vec1().unwrap();
                 let largest = logits.iter().copied().fold(f32::MIN, f32::max);
                 let total: f32 = logits.iter().map(|x| (x - largest).exp()).sum();
