@@ -153,9 +153,12 @@ impl Build<'_> {
             if until == Step::Publish {
                 // If no row is left to publish, the user needs the reasons.
                 if rows.is_empty() {
-                    publish::account::accounts(
+                    let reasons = publish::account::accounts(
                         &folder, &store, &prepared, &journals, None, &described,
                     )?;
+                    if let Some(line) = rejections(&reasons, &folder) {
+                        observer.line(&line);
+                    }
                 }
                 hashes = Some(publishing.publish(self.stop, observer)?);
                 outcome.published = Some(rows.len());

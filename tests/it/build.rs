@@ -497,6 +497,7 @@ fn sentences_are_spoken_once() {
     place.run(&["build", "recipe.yaml"]).fails(
         2,
         &[
+            "rejected: 6 as `speech_failed`; datasets/news/rejected.jsonl says why",
             "every document was rejected",
             "hint: rejected.jsonl says why",
         ],

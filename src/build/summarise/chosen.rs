@@ -3,6 +3,7 @@
 use crate::build::document::Document;
 use crate::build::sentences::sentences;
 use crate::data::repeats::words;
+use crate::text_table::counted;
 
 /// Text and summaries; or a reason and its details.
 pub(super) type Chosen = std::result::Result<(String, Vec<String>), (&'static str, String)>;
@@ -28,7 +29,7 @@ pub(super) fn headline(document: Document) -> Chosen {
 pub(super) fn lead(document: Document, num_sentences: usize) -> Chosen {
     let all = sentences(&document.text);
     if all.len() <= num_sentences {
-        let detail = format!("the text has {} sentences", all.len());
+        let detail = format!("the text has {}", counted(all.len() as u64, "sentence"));
         return Err(("nothing_but_lead", detail));
     }
     let (lead, rest) = all.split_at(num_sentences);
