@@ -12,13 +12,11 @@
 // to products in f32. MAQAM_EMULATED_EVEN_PRODUCTS refuses products of 8 bits whose columns are no multiple of 16.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "../emulator/types.h"
@@ -27,6 +25,8 @@ using Status = int;
 
 extern "C" void maqam_gpu_require(const char* what, const void* pointer, size_t bytes);
 extern "C" void maqam_gpu_account(const char* name, double seconds);
+extern "C" double maqam_gpu_now();
+extern "C" void maqam_gpu_pretend(double seconds);
 extern "C" int maqam_gpu_fault(const char* name);
 
 namespace {
@@ -290,7 +290,7 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
         case 2: return EXECUTION_FAILED;
     }
     std::lock_guard<std::mutex> held(lock);
-    auto start = std::chrono::steady_clock::now();
+    double start = maqam_gpu_now();
     require("cublasLtMatmul reads A outside of an allocation", a, *of_a);
     require("cublasLtMatmul reads B outside of an allocation", b, *of_b);
     require("cublasLtMatmul writes outside of an allocation", d, *of_d);
@@ -304,10 +304,9 @@ EXPORTED Status cublasLtMatmul(void*, const Description* description, const floa
     if (operands.has_bias()) vector("cublasLtMatmul reads a bias outside of an allocation", BIAS_POINTER, of_d->rows * 2);
     uint64_t number = algorithm == nullptr ? 0 : algorithm[1];
     multiply(operands, *alpha, a, b, *beta, c, d, number % 2 == 1);
-    auto took = std::chrono::steady_clock::now() - start;
+    double seconds = maqam_gpu_now() - start;
     uint64_t offered = setting("MAQAM_EMULATED_CANDIDATES", 1);
-    if (offered > 1 && number != setting("MAQAM_EMULATED_FASTEST", offered - 1)) std::this_thread::sleep_for(took + std::chrono::milliseconds(1));
-    double seconds = std::chrono::duration<double>(took).count();
+    if (offered > 1 && number != setting("MAQAM_EMULATED_FASTEST", offered - 1)) maqam_gpu_pretend(seconds + 1e-3);
     maqam_gpu_account(of_a->type == E4M3 ? "product of fp8" : of_a->type == BF16 ? "product of bf16" : "product of f32", seconds);
     return SUCCESS;
 }

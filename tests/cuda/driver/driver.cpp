@@ -15,7 +15,7 @@
 //   MAQAM_EMULATED_DRIVER      CUDA that the driver knows, 13000 otherwise
 
 #include <atomic>
-#include <chrono>
+#include <ctime>
 #include <dlfcn.h>
 #include <set>
 #include <string>
@@ -68,7 +68,15 @@ int primary_context, the_pool;
 
 void complain(const char* function, const std::string& what) { fprintf(stderr, "emulated GPU: %s: %s\n", function, what.c_str()); }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+// Time that products pretend to have taken on top, in seconds.
+thread_local double pretended;
+
+// Processor time of this thread, which computes all that it launches: other programs do not change what is fast.
+double now() {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec) + pretended;
+}
 
 __attribute__((destructor)) void report() {
     if (getenv("MAQAM_EMULATED_REPORT") == nullptr) return;
@@ -91,6 +99,10 @@ long maqam_emulate_parameters(const char*, const char**, const size_t**);
 
 // For the emulated libraries beside this one.
 EXPORTED void maqam_gpu_require(const char* what, const void* pointer, size_t bytes) { gpu::memory().require(what, pointer, bytes); }
+EXPORTED double maqam_gpu_now() { return now(); }
+
+EXPORTED void maqam_gpu_pretend(double seconds) { pretended += seconds; }
+
 EXPORTED void maqam_gpu_account(const char* name, double seconds) {
     std::lock_guard<std::mutex> held(lock);
     Account& account = (*accounts)[name];
