@@ -68,14 +68,14 @@ int primary_context, the_pool;
 
 void complain(const char* function, const std::string& what) { fprintf(stderr, "emulated GPU: %s: %s\n", function, what.c_str()); }
 
-// Time that products pretend to have taken on top, in seconds.
-thread_local double pretended;
+// Time that products pretend to have taken on top, in nanoseconds.
+std::atomic<int64_t> pretended{0};
 
-// Processor time of this thread, which computes all that it launches: other programs do not change what is fast.
+// Processor time of this process, so that other programs do not change what is fast. Threads of the process begin and end events.
 double now() {
     timespec time;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec) + pretended;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec + pretended);
 }
 
 __attribute__((destructor)) void report() {
@@ -101,7 +101,7 @@ long maqam_emulate_parameters(const char*, const char**, const size_t**);
 EXPORTED void maqam_gpu_require(const char* what, const void* pointer, size_t bytes) { gpu::memory().require(what, pointer, bytes); }
 EXPORTED double maqam_gpu_now() { return now(); }
 
-EXPORTED void maqam_gpu_pretend(double seconds) { pretended += seconds; }
+EXPORTED void maqam_gpu_pretend(double seconds) { pretended += static_cast<int64_t>(1e9 * seconds); }
 
 EXPORTED void maqam_gpu_account(const char* name, double seconds) {
     std::lock_guard<std::mutex> held(lock);
